@@ -1,0 +1,1 @@
+"""The `trs` command: one module per group of commands, loaded only when called."""

@@ -1,0 +1,54 @@
+"""The `trs` command: assembles the groups of commands and turns our errors into one line and an exit code."""
+
+import importlib
+import sys
+
+import typer
+from rich.console import Console
+
+from processors.errors import FullDiskError, TrsError
+from trs import __version__
+
+_GROUPS = ("settings", "devstack", "generate", "bootstrap", "worker", "etl", "features", "lake")
+"""Modules of app.cli; each has `register(app)`."""
+
+
+def build() -> typer.Typer:
+    """The command line with all groups."""
+    app = typer.Typer(
+        name="trs",
+        help="Row changes of the TRS point-of-sale database, through Kafka, into feature tables in Delta Lake.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback(invoke_without_command=True)
+    def version(
+        show: bool = typer.Option(False, "--version", help="Show the version and exit."),
+    ) -> None:
+        if show:
+            typer.echo(f"trs-stream {__version__}")
+            raise typer.Exit
+
+    for group in _GROUPS:
+        importlib.import_module(f"app.cli.{group}").register(app)
+    return app
+
+
+def main() -> None:
+    """Entry point of the `trs` script."""
+    try:
+        build()()
+    except TrsError as error:
+        fail(error)
+    except OSError as error:
+        if error.errno != 28:
+            raise
+        fail(FullDiskError("no space left on the device", hint="free some, or move TRS_HOME"))
+
+
+def fail(error: TrsError) -> None:
+    """Prints the error as one line on stderr and leaves with its exit code."""
+    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {error}", highlight=False)
+    sys.exit(error.exit_code)

@@ -1,0 +1,7 @@
+"""Commands of the group `settings`."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""

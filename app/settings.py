@@ -1,0 +1,135 @@
+"""Every setting, declared once: environment variable, type, default, unit and meaning.
+
+Precedence: environment variable, `.env` in the working directory, the running embedded stack (its own file below
+`TRS_HOME`), default. `trs settings` shows each with its origin.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from processors.errors import SettingsError
+
+ENV_PREFIX = "TRS_"
+STACK_FILE = "devstack/env.json"
+"""Below TRS_HOME: written by `trs devstack up`, removed by `down`; environment variables as a JSON object."""
+
+
+def default_home() -> Path:
+    """Where state lives unless TRS_HOME says otherwise: `.trs` in the working directory."""
+    return Path.cwd() / ".trs"
+
+
+class StackSource(PydanticBaseSettingsSource):
+    """Values of the running embedded stack, so that commands find it by themselves."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        home = Path(os.environ.get("TRS_HOME") or self.current_state.get("home") or default_home())
+        try:
+            values = json.loads((home / STACK_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        fields = self.settings_cls.model_fields
+        names = {k.removeprefix(ENV_PREFIX).lower(): v for k, v in values.items()}
+        return {k: v for k, v in names.items() if k in fields}
+
+
+class Settings(BaseSettings):
+    """All settings of every command. Field names are the variables' names without `TRS_`, in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    home: Path = Field(default_factory=default_home, description="Folder of all local state.")
+
+    kafka: str = Field("localhost:9092", description="Bootstrap servers of the Kafka cluster, comma-separated.")
+    kafka_security: Literal["plaintext", "ssl", "sasl_ssl", "sasl_plaintext"] = Field(
+        "plaintext", description="Security protocol of the brokers."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="SASL mechanism, with a sasl_* security protocol."
+    )
+    kafka_user: str | None = Field(None, description="SASL user.")
+    kafka_password: SecretStr | None = Field(None, description="SASL password.")
+    kafka_ca_file: Path | None = Field(None, description="CA certificates that the brokers' certificates chain to.")
+    topic_prefix: str = Field("aurora.trs", description="Topics are named PREFIX.table.", pattern=r"^[A-Za-z0-9._-]+$")
+    partitions: int = Field(8, ge=1, le=1024, description="Partitions of every keyed topic; fixed at installation.")
+    replication: int = Field(1, ge=1, le=5, description="Replication factor of topics that we create.")
+    group: str = Field("trs-worker", description="Kafka consumer group of the workers.")
+
+    database: SecretStr | None = Field(
+        None, description="The source database: mysql://USER:PASSWORD@HOST:PORT/DATABASE."
+    )
+    source_names: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("aurora",), description="Names of sources with a binlog, oldest first, comma-separated (R2)."
+    )
+
+    lake: str = Field("", description="Root of the lake: s3://BUCKET/PREFIX or a folder. Default: TRS_HOME/lake.")
+    aws_region: str = Field("us-east-1", description="AWS region.")
+    aws_endpoint: str | None = Field(None, description="Endpoint of an S3 and Glue server other than AWS.")
+    aws_access_key: SecretStr | None = Field(
+        None, description="Access key for that server; on AWS leave it to the task role."
+    )
+    aws_secret_key: SecretStr | None = Field(None, description="Secret key for that server.")
+
+    price_at: Literal["creation", "current"] = Field(
+        "creation", description="Which price a line is charged: of its creation, or today's."
+    )
+    epoch_interval_s: float = Field(10.0, gt=0, le=3600, description="Seconds between commits of a stage.")
+    epoch_max_events: int = Field(400_000, ge=1, description="Events after which a commit starts early.")
+    idle_epoch_s: float = Field(30.0, gt=0, description="Seconds after which an idle bucket commits an empty epoch.")
+    memory_mb: int = Field(2000, ge=64, description="Memory for the worker's state in MB; beyond it, it spills to disk.")
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 2, ge=1, description="Threads for computation.")
+    fold_min_rows: int = Field(100_000, ge=1, description="Rows in a log's tail before the worker folds it.")
+    session_timeout_s: float = Field(45.0, gt=0, description="Kafka session time-out of a worker.")
+    web_port: int = Field(6066, ge=0, le=65535, description="Port of the worker's pages; 0 picks a free one.")
+    web_host: str = Field("127.0.0.1", description="Address that the worker's pages listen on.")
+    log_format: Literal["text", "json"] = Field("text", description="Format of the worker's log.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
+
+    @field_validator("source_names", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
+
+    @property
+    def lake_uri(self) -> str:
+        """The lake's root without a trailing slash: `s3://…` or an absolute path."""
+        if self.lake.startswith("s3://"):
+            return self.lake.rstrip("/")
+        return str(Path(self.lake).absolute() if self.lake else (self.home / "lake").absolute())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings, StackSource(settings_cls)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings of this process. Raises SettingsError that names the first wrong variable."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ENV_PREFIX + str(first["loc"][0]).upper() if first["loc"] else ENV_PREFIX + "*"
+        raise SettingsError(f"{name}: {first['msg']}", hint="`trs settings --describe` lists every setting") from None

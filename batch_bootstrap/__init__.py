@@ -1,0 +1,1 @@
+"""Emitters of row events from a source at rest: the same events as change data capture would send."""

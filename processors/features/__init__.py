@@ -1,0 +1,1 @@
+"""Feature sets: one SQL file each plus a short declaration."""

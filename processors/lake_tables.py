@@ -1,0 +1,306 @@
+"""The tables of the lake, declared once: what the worker writes, what folds, what people read.
+
+All timestamps are UTC microseconds; `known_date` is the UTC day on which a row was committed, the only partition column of
+append-only tables. `bucket` is the Kafka partition number that a key lives in. Folded tables repeat the columns of their log
+and add `is_mark`, `mark_bucket` and `mark_date`; they are partitioned by `home_bucket`.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from processors.features.declarations import FEATURE_SETS, FeatureSet
+from processors.keyed_table import KeyedTable
+from processors.records import DEAD_SCHEMA, ORDER_ARROW_TYPE, TIMESTAMP
+
+MONEY = pa.decimal128(38, 10)
+PRICE = pa.decimal128(20, 10)
+
+
+@dataclass(frozen=True)
+class LakeTable:
+    """One Delta table: its schema, partition columns and what it is for."""
+
+    name: str
+    doc: str
+    schema: pa.Schema
+    partition_by: tuple[str, ...] = ("known_date",)
+
+
+def _field(name: str, kind: pa.DataType, doc: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"comment": doc})
+
+
+BUCKET = _field("bucket", pa.int32(), "Kafka partition number that the key lives in.")
+EPOCH = _field("epoch", pa.int64(), "The bucket's commit number; the highest of a key counts.")
+KNOWN_DATE = _field("known_date", pa.date32(), "UTC day of the commit.")
+DELETED = _field("deleted", pa.bool_(), "The row is gone at the source; kept as a tombstone with its order.")
+ROW_ORDER = _field("row_order", ORDER_ARROW_TYPE, "Place in the source's history (processors/order.py).")
+ROW_OFFSET = _field("row_offset", pa.int64(), "Kafka offset of the record, which breaks ties of row_order.")
+SOURCE_TS = _field("source_ts", TIMESTAMP, "When the source committed the latest change that is in this row.")
+
+SKU_LOG = LakeTable(
+    "sku_log",
+    "States of SKUs with all their price versions; the worker tails it for prices.",
+    pa.schema(
+        [
+            BUCKET,
+            EPOCH,
+            _field("item_id", pa.string(), "Identifies the article."),
+            _field("item_name", pa.string(), "The article's name."),
+            _field("item_description", pa.string(), "The article's description."),
+            _field("item_cost_price", PRICE, "What TRS pays for one."),
+            _field("item_retail_price", PRICE, "What a customer pays for one, latest version."),
+            DELETED,
+            ROW_ORDER,
+            ROW_OFFSET,
+            SOURCE_TS,
+            _field(
+                "prices",
+                pa.list_(
+                    pa.struct(
+                        [("row_order", ORDER_ARROW_TYPE), ("item_retail_price", PRICE), ("source_ts", TIMESTAMP)]
+                    )
+                ),
+                "Every retail price ever seen, in source order; a removed SKU keeps them.",
+            ),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+INVOICE_LOG = LakeTable(
+    "invoice_log",
+    "Merged states of invoices (kind 'invoice') and their lines (kind 'line').",
+    pa.schema(
+        [
+            BUCKET,
+            EPOCH,
+            _field("kind", pa.string(), "'invoice' or 'line'."),
+            _field("invoice_id", pa.int64(), "Identifies the invoice."),
+            _field("item_id", pa.string(), "The line's article; empty for kind 'invoice'."),
+            _field("account_id", pa.int64(), "The invoice's account (kind 'invoice')."),
+            _field("left_account_id", pa.int64(), "The account that the invoice left in this epoch, else null."),
+            _field("date_issued", pa.date32(), "Day of issue (kind 'invoice')."),
+            _field("payment_dates", pa.date32(), "Day of payment, null while unpaid (kind 'invoice')."),
+            _field("quantity", pa.int32(), "How many (kind 'line')."),
+            DELETED,
+            ROW_ORDER,
+            ROW_OFFSET,
+            SOURCE_TS,
+            _field("deleted_order", ORDER_ARROW_TYPE, "Order of the line's last delete, null if never."),
+            _field("created_order", ORDER_ARROW_TYPE, "Smallest order of its creates after that delete."),
+            _field("later_creates", pa.list_(ORDER_ARROW_TYPE), "Orders of further creates, ascending; null if none."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+LINES_TYPE = pa.list_(pa.struct([("item_id", pa.string()), ("quantity", pa.int64()), ("price", PRICE)]))
+
+ACCOUNT_LOG = LakeTable(
+    "account_log",
+    "States of accounts (kind 'account', no personal data) and of invoice documents (kind 'document').",
+    pa.schema(
+        [
+            BUCKET,
+            EPOCH,
+            _field("kind", pa.string(), "'account' or 'document'."),
+            _field("account_id", pa.int64(), "The account."),
+            _field("invoice_id", pa.int64(), "The document's invoice; -1 for kind 'account'."),
+            _field("company_name", pa.string(), "The company's name (kind 'account')."),
+            _field("joining_date", pa.date32(), "Day of joining (kind 'account')."),
+            _field("document_state", pa.string(), "'live', 'left' (moved to another account) or 'deleted'."),
+            _field("document_version", pa.int64(), "Epoch of the invoice's own bucket: a total order per invoice."),
+            _field("invoice_bucket", pa.int32(), "The invoice's own bucket."),
+            _field("date_issued", pa.date32(), "Day of issue."),
+            _field("payment_dates", pa.date32(), "Day of payment, null while unpaid."),
+            _field("inv_total", MONEY, "Sum of quantity x price over priced lines."),
+            _field("inv_items", pa.int64(), "Sum of quantity over all lines."),
+            _field("unpriced_lines", pa.int32(), "Lines whose SKU is not known yet."),
+            _field("lines", LINES_TYPE, "Lines with the price charged; price is null while the SKU is unknown."),
+            DELETED,
+            ROW_ORDER,
+            ROW_OFFSET,
+            SOURCE_TS,
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+ACCOUNTS_PRIVATE = LakeTable(
+    "accounts_private_changes",
+    "Personal columns of accounts, every change; guarded, erased on request, never joined into other tables.",
+    pa.schema(
+        [
+            BUCKET,
+            _field("account_id", pa.int64(), "The account."),
+            _field("company_address", pa.string(), "Postal address."),
+            _field("contact_person", pa.string(), "The person to talk to."),
+            _field("contact_phone", pa.string(), "Telephone number."),
+            _field("gender", pa.string(), "Gender."),
+            DELETED,
+            ROW_ORDER,
+            ROW_OFFSET,
+            SOURCE_TS,
+            _field("known_from", TIMESTAMP, "When the lake knew."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+DEAD_LETTERS = LakeTable(
+    "dead_letters",
+    "Every record that was refused, whole, with its place and the reason.",
+    pa.schema(
+        [
+            *DEAD_SCHEMA,
+            _field("known_from", TIMESTAMP, "When it was refused."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+EPOCHS = LakeTable(
+    "epochs",
+    "One row per stage, bucket and commit: what had been read, and through which time the lake is complete.",
+    pa.schema(
+        [
+            _field("stage", pa.string(), "'skus', 'invoices' (A) or 'accounts' (B)."),
+            BUCKET,
+            EPOCH,
+            _field("known_through", TIMESTAMP, "No row with known_from at or before this will follow."),
+            _field(
+                "offsets",
+                pa.list_(pa.struct([("topic", pa.string()), ("topic_id", pa.string()), ("next_offset", pa.int64())])),
+                "Next offset per input topic.",
+            ),
+            _field("sku_versions", pa.list_(pa.int64()), "Per SKU bucket the epoch of sku_log that was used."),
+            _field("control_version", pa.int64(), "Entry of control_log that was used."),
+            _field("rows", pa.int64(), "Log rows of this bucket in this epoch."),
+            _field("writer", pa.string(), "The worker that committed."),
+            _field("commit_id", pa.string(), "Unique id of the commit."),
+            _field("committed_at", TIMESTAMP, "The writer's clock at the commit."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+CONTROL_LOG = LakeTable(
+    "control_log",
+    "What all workers must know, in one order: bootstrap runs, truncates, the lake's generation.",
+    pa.schema(
+        [
+            _field("entry", pa.int64(), "Serial number, 1 for the first."),
+            _field("kind", pa.string(), "'generation', 'run_opened', 'run_closed', 'truncate'."),
+            _field("table_name", pa.string(), "The truncated table."),
+            _field("row_order", ORDER_ARROW_TYPE, "Rows of table_name below this order are gone."),
+            _field("run", pa.int64(), "Bootstrap run number."),
+            _field("source_name", pa.string(), "The run's source."),
+            _field("detail", pa.string(), "JSON: generation id, position, rows."),
+            _field("at", TIMESTAMP, "When the entry was written."),
+            KNOWN_DATE,
+        ]
+    ),
+    partition_by=(),
+)
+
+QUALITY_RESULTS = LakeTable(
+    "quality_results",
+    "Outcomes of declared checks.",
+    pa.schema(
+        [
+            _field("check_name", pa.string(), "The check."),
+            _field("table_name", pa.string(), "What was checked."),
+            _field("passed", pa.bool_(), "Whether it held."),
+            _field("failures", pa.int64(), "Rows that failed."),
+            _field("detail", pa.string(), "A sentence."),
+            _field("at", TIMESTAMP, "When."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+
+def changes_name(feature_set: FeatureSet) -> str:
+    """`invoice_features` is kept in `invoice_features_changes`."""
+    return f"{feature_set.name}_changes"
+
+
+def feature_changes(feature_set: FeatureSet) -> LakeTable:
+    """The append-only history of one feature set: its columns, then when and from what."""
+    return LakeTable(
+        changes_name(feature_set),
+        f"Every change of {feature_set.name}: {feature_set.doc}",
+        pa.schema(
+            [
+                *(_field(c.name, c.arrow_type, c.doc) for c in feature_set.columns),
+                BUCKET,
+                EPOCH,
+                _field("entity_bucket", pa.int32(), "Bucket of the entity's own key."),
+                _field("document_version", pa.int64(), "Version of the invoice document that was used; 0 if none."),
+                DELETED,
+                _field("feature_version", pa.int32(), "Version of the feature set's SQL."),
+                _field("valid_from", TIMESTAMP, "Latest source commit among the inputs that changed the row."),
+                _field("known_from", TIMESTAMP, "When the lake knew; never decreases within a bucket."),
+                KNOWN_DATE,
+            ]
+        ),
+    )
+
+
+SKUS_KEYED = KeyedTable("sku_log", "sku_log_folded", key=("item_id",))
+INVOICES_KEYED = KeyedTable("invoice_log", "invoice_log_folded", key=("kind", "invoice_id", "item_id"))
+ACCOUNTS_KEYED = KeyedTable("account_log", "account_log_folded", key=("kind", "account_id", "invoice_id"))
+
+
+def feature_keyed(feature_set: FeatureSet) -> KeyedTable:
+    """How a feature set's history folds: the greatest (document version, B epoch) per entity over all buckets (R7)."""
+    return KeyedTable(
+        changes_name(feature_set),
+        f"{feature_set.name}_folded",
+        key=feature_set.entity_key,
+        rank=("document_version", "epoch"),
+        home_bucket="entity_bucket",
+    )
+
+
+KEYED_TABLES: tuple[KeyedTable, ...] = (
+    SKUS_KEYED,
+    INVOICES_KEYED,
+    ACCOUNTS_KEYED,
+    *(feature_keyed(f) for f in FEATURE_SETS),
+)
+
+_APPEND_ONLY = (
+    SKU_LOG,
+    INVOICE_LOG,
+    ACCOUNT_LOG,
+    ACCOUNTS_PRIVATE,
+    DEAD_LETTERS,
+    EPOCHS,
+    CONTROL_LOG,
+    QUALITY_RESULTS,
+    *(feature_changes(f) for f in FEATURE_SETS),
+)
+
+
+def folded_table(keyed: KeyedTable, log: LakeTable) -> LakeTable:
+    """The folded table of a log: its columns without known_date's partitioning, plus the marks."""
+    return LakeTable(
+        keyed.folded,
+        f"Current rows and tombstones of {log.name}; one mark row per bucket.",
+        pa.schema(
+            [
+                *log.schema,
+                _field("is_mark", pa.bool_(), "This row is a mark, not a state."),
+                _field("mark_bucket", pa.int32(), "The log bucket that the mark speaks of."),
+                _field("mark_date", pa.date32(), "Rows of that bucket beyond the mark have at least this known_date."),
+            ]
+        ),
+        partition_by=(keyed.home_bucket,),
+    )
+
+
+LAKE_TABLES: dict[str, LakeTable] = {t.name: t for t in _APPEND_ONLY}
+LAKE_TABLES |= {k.folded: folded_table(k, LAKE_TABLES[k.log]) for k in KEYED_TABLES}
