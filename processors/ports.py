@@ -1,0 +1,88 @@
+"""What the pure core asks of the outside, and what the worker's shell asks of the core, as Protocols."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from processors.records import RawBatch
+
+
+@dataclass(frozen=True)
+class StoredPosition:
+    """Where the lake stands in one topic-partition: the next offset to read, and the topic's Kafka id when it was read."""
+
+    next_offset: int
+    topic_id: str
+
+
+@dataclass(frozen=True)
+class LakeProgress:
+    """How far the lake is, over all buckets and all workers, read afresh from the lake.
+
+    `positions`: next offset per (topic, partition) that is committed; a missing entry means nothing was read.
+    `documents_settled`: every document that committed invoice epochs caused was acknowledged by the broker.
+    `features_settled`: every feature set is derived through the last account epoch of every bucket.
+    """
+
+    positions: Mapping[tuple[str, int], int]
+    documents_settled: bool
+    features_settled: bool
+
+
+class Engine(Protocol):
+    """The three stages of one worker, driven by the shell that owns the Kafka consumer.
+
+    All methods are thread-safe and blocking; the shell calls those that touch the lake (`assign`, `revoke`, `progress`,
+    `stop`) in a thread. A failure inside ends the worker: `failure` is then completed with the exception.
+    """
+
+    failure: "Future[None]"
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Every topic to subscribe to; all have the same number of partitions."""
+
+    def start(self) -> None:
+        """Begins to work; buckets come with `assign`."""
+
+    def assign(self, buckets: frozenset[int]) -> Mapping[tuple[str, int], StoredPosition | None]:
+        """Takes over exactly these buckets: opens those gained, keeps those held, drops the others.
+
+        Returns for each topic and each bucket where to read next; None: the lake has no entry, start at the beginning.
+        Whatever was offered before and not applied is forgotten: the shell must seek to the returned positions.
+        """
+
+    def revoke(self) -> None:
+        """A rebalance begins: finishes the commit in flight and accepts nothing until the next `assign`."""
+
+    def offer(self, batch: RawBatch) -> None:
+        """Takes a batch. Batches of a partition must be contiguous (`start_offset` = the previous `next_offset`, at
+        first the position returned by `assign` or the one the shell chose in its place). Batches of a partition that
+        is not assigned, or offered between `revoke` and `assign`, are dropped: they will be fetched again."""
+
+    def has_room(self) -> bool:
+        """False while so much is buffered that the shell should wait before it offers more."""
+
+    def set_draining(self) -> None:
+        """The shell wants everything settled soon: cursors that wait for a next epoch are committed at once."""
+
+    def progress(self) -> LakeProgress:
+        """Reads the lake afresh."""
+
+    def status(self) -> Mapping[str, object]:
+        """What the pages show: per stage the buckets, last epoch, its seconds and rows, buffered events, counts of
+        applied, ignored (by reason) and dead records."""
+
+    def stop(self) -> None:
+        """Finishes the commit in flight, commits nothing new, releases everything."""
+
+
+class DocumentSink(Protocol):
+    """Where stage A sends documents: a Kafka topic, partitioned by murmur2 of the key."""
+
+    def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Sends the messages and returns when the broker has acknowledged them all.
+
+        Raises UnavailableError when it did not; some may have arrived, so the caller sends them again later.
+        """
