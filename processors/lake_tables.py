@@ -58,9 +58,7 @@ SKU_LOG = LakeTable(
             _field(
                 "prices",
                 pa.list_(
-                    pa.struct(
-                        [("row_order", ORDER_ARROW_TYPE), ("item_retail_price", PRICE), ("source_ts", TIMESTAMP)]
-                    )
+                    pa.struct([("row_order", ORDER_ARROW_TYPE), ("item_retail_price", PRICE), ("source_ts", TIMESTAMP)])
                 ),
                 "Every retail price ever seen, in source order; a removed SKU keeps them.",
             ),
@@ -68,6 +66,8 @@ SKU_LOG = LakeTable(
         ]
     ),
 )
+
+PLACE_TYPE = pa.struct([("row_order", ORDER_ARROW_TYPE), ("row_offset", pa.int64())])
 
 INVOICE_LOG = LakeTable(
     "invoice_log",
@@ -89,8 +89,10 @@ INVOICE_LOG = LakeTable(
             ROW_OFFSET,
             SOURCE_TS,
             _field("deleted_order", ORDER_ARROW_TYPE, "Order of the line's last delete, null if never."),
+            _field("deleted_offset", pa.int64(), "Kafka offset of that delete."),
             _field("created_order", ORDER_ARROW_TYPE, "Smallest order of its creates after that delete."),
-            _field("later_creates", pa.list_(ORDER_ARROW_TYPE), "Orders of further creates, ascending; null if none."),
+            _field("created_offset", pa.int64(), "Kafka offset of that create."),
+            _field("later_creates", pa.list_(PLACE_TYPE), "Further creates after it, ascending; null if none."),
             KNOWN_DATE,
         ]
     ),

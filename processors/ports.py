@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import duckdb
+import pyarrow as pa
 
 from processors.records import RawBatch
 
 
 @dataclass(frozen=True)
 class StoredPosition:
-    """Where the lake stands in one topic-partition: the next offset to read, and the topic's Kafka id when it was read."""
+    """Where the lake stands in one topic-partition: the next offset to read, and the topic's Kafka id then."""
 
     next_offset: int
     topic_id: str
@@ -86,3 +89,87 @@ class DocumentSink(Protocol):
 
         Raises UnavailableError when it did not; some may have arrived, so the caller sends them again later.
         """
+
+
+@dataclass(frozen=True)
+class ControlEntry:
+    """One row of the control log; `detail` is its JSON."""
+
+    entry: int
+    kind: str
+    table_name: str | None = None
+    row_order: int | None = None
+    run: int | None = None
+    source_name: str | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A bootstrap run that was registered and has not ended."""
+
+    run: int
+    source_name: str
+    detail: Mapping[str, Any]
+
+
+class FencedLog(Protocol):
+    """A table written by one worker for the buckets that it owns (R5, R8)."""
+
+    name: str
+
+    def stored(self, ids: tuple[str, ...]) -> dict[str, int]:
+        """What a fresh look at the table shows for these application ids; absent ones are left out."""
+
+    def open(self, ids: Mapping[str, int], metadata: Mapping[str, Any]) -> None:
+        """Commits an opening with all ids that this writer owns. Raises FencedError on a concurrent opening."""
+
+    def append(self, rows: pa.Table | None, ids: Mapping[str, int], metadata: Mapping[str, Any] | None = None) -> str:
+        """Appends rows and moves these ids, atomically; returns the commit's id.
+
+        Raises FencedError or StateUnknownError; waits while the table is busy.
+        """
+
+
+class NewFiles(Protocol):
+    """Follows the files of an append-only table."""
+
+    def new_files(self) -> list[str]:
+        """Files that were not returned before."""
+
+
+class Control(Protocol):
+    """The control log, as the worker uses it."""
+
+    def entries(self) -> list[ControlEntry]:
+        """All entries in order."""
+
+    def truncate(self, table_name: str, row_order: int, source_ts_ms: int) -> None:
+        """Records a truncate (R4); a repetition changes nothing."""
+
+
+class Lake(Protocol):
+    """What the stages need of the lake."""
+
+    @property
+    def control(self) -> Control:
+        """The control log."""
+
+    @property
+    def generation(self) -> str:
+        """The lake's generation (R12)."""
+
+    def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Makes the lake's files readable from this connection."""
+
+    def relation(self, name: str, files: Sequence[str] | None = None) -> str:
+        """SQL of a subquery over a table's active files as of now, or over the given files."""
+
+    def fenced(self, name: str) -> FencedLog:
+        """A new writer of a table."""
+
+    def follow(self, name: str) -> NewFiles:
+        """A new follower of a table's files."""
+
+    def commit_metadata(self, name: str, stage: str, bucket: int, epoch: int) -> Mapping[str, Any] | None:
+        """The metadata of the commit in which the bucket of the stage reached the epoch, or None if it is gone."""

@@ -46,6 +46,7 @@ class Truncate:
     partition: int
     offset: int
     row_order: int
+    source_ts_ms: int = 0  # when the source committed it, UTC
 
 
 @dataclass(frozen=True)
