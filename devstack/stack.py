@@ -1,0 +1,180 @@
+"""One embedded stack below a TRS_HOME: starts its parts in parallel, tells their state, ends them.
+
+Files: `devstack/<part>/` (data, log, process record), `devstack/ports.json`, `devstack/env.json` (settings for the
+commands, while the stack is up) and `devstack/lock` (one `up` or `down` at a time).
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from filelock import FileLock
+
+from devstack import ports, processes
+from devstack.declared import Endpoints
+from devstack.kafka import Kafka
+from devstack.mariadb import MariaDb
+from devstack.part import Advance, Part
+from devstack.s3 import S3
+from processors.errors import UnavailableError
+
+PARTS: tuple[type[Part], ...] = (Kafka, MariaDb, S3)
+ENVIRONMENT_FILE = "env.json"
+_POLL_S = 0.05
+
+
+class PartFailedError(UnavailableError):
+    """A part did not start. `log_tail` holds the last lines that it wrote."""
+
+    def __init__(self, part: str, reason: str, *, log: Path) -> None:
+        super().__init__(f"{part} {reason}", hint=f"its log is {log}")
+        self.part = part
+        self.log_tail = processes.tail(log)
+
+
+class State(StrEnum):
+    """State of a part: crashed means that nobody stopped it and its process is gone."""
+
+    RUNNING = "running"
+    CRASHED = "crashed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    """What `status` tells of a part. `memory_bytes` is resident memory; `log_tail` is set for a crashed part."""
+
+    name: str
+    state: State
+    port: int | None
+    pid: int | None
+    memory_bytes: int | None
+    log: Path
+    log_tail: str
+
+
+class Stack:
+    """The stack whose files live in `home`/devstack."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home.absolute() / "devstack"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.folder / ENVIRONMENT_FILE
+
+    def up(
+        self,
+        *,
+        download: Callable[[int], Advance] = lambda _total: lambda _count: None,
+        report: Callable[[str, str], None] = lambda _part, _message: None,
+    ) -> dict[str, str]:
+        """Starts what does not run and returns the settings that lead to the stack.
+
+        `download` is called with the number of bytes to fetch, if any, and returns what takes the progress; `report`
+        is told (part, message), from several threads. Raises PartFailedError for the first part that does not start;
+        the others stay up.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / "lock"):
+            running = [p for p in self._parts() if processes.find(p.record) is not None]
+            names = [n for p in PARTS for n in p.port_names]
+            numbers = ports.assign(
+                self.folder / "ports.json", needed=names, in_use=[n for p in running for n in p.port_names]
+            )
+            parts = self._parts(numbers)
+            missing = sum(p.download_bytes() for p in parts)
+            advance: Advance = download(missing) if missing else lambda _count: None
+            with ThreadPoolExecutor(len(parts)) as pool:
+                starts = [pool.submit(_start, p, advance, report) for p in parts]
+            for start in starts:
+                start.result()
+            environment = Endpoints(
+                kafka=numbers["kafka"], database=numbers["database"], s3=numbers["s3"]
+            ).environment
+            self._write_environment(environment, parts)
+        return environment
+
+    def down(self, *, wipe: bool) -> list[str]:
+        """Ends the parts that this stack started and waits for them; returns the names of those that ran."""
+        if not self.folder.exists():
+            return []
+        with FileLock(self.folder / "lock"):
+            self.environment_file.unlink(missing_ok=True)
+            parts = self._parts()
+            with ThreadPoolExecutor(len(parts)) as pool:
+                ended = list(pool.map(lambda p: processes.stop(p.record, timeout_s=p.stop_timeout_s), parts))
+            if wipe:
+                for part in parts:
+                    shutil.rmtree(part.folder, ignore_errors=True)
+        return [p.name for p, lived in zip(parts, ended, strict=True) if lived]
+
+    def status(self) -> list[PartStatus]:
+        """The state of every part."""
+        return [_status(p) for p in self._parts()]
+
+    def environment(self) -> dict[str, str] | None:
+        """The settings that lead to the stack, or None if it is not up."""
+        try:
+            values = json.loads(self.environment_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return {k: v for k, v in values.items() if k.startswith("TRS_")}
+
+    def _parts(self, numbers: dict[str, int] | None = None) -> list[Part]:
+        known = ports.remembered(self.folder / "ports.json") if numbers is None else numbers
+        return [part(self.folder, known) for part in PARTS]
+
+    def _write_environment(self, environment: dict[str, str], parts: Sequence[Part]) -> None:
+        alive = [process.pid for p in parts if (process := processes.find(p.record)) is not None]
+        temporary = self.environment_file.with_suffix(".new")
+        temporary.write_text(json.dumps({**environment, "pids": alive}, indent=1), encoding="utf-8")
+        temporary.replace(self.environment_file)
+
+
+def _start(part: Part, advance: Advance, report: Callable[[str, str], None]) -> None:
+    if processes.find(part.record) is not None:
+        _wait_until_it_answers(part)
+        report(part.name, "was running")
+        return
+    part.folder.mkdir(parents=True, exist_ok=True)
+    part.fetch(advance)
+    began = time.monotonic()
+    command = part.prepare()
+    processes.spawn(command, folder=part.folder, record=part.record, log=part.log, env=part.environment())
+    _wait_until_it_answers(part)
+    report(part.name, f"started in {time.monotonic() - began:.1f} s")
+
+
+def _wait_until_it_answers(part: Part) -> None:
+    deadline = time.monotonic() + part.ready_timeout_s
+    while not part.answers():
+        if processes.find(part.record) is None:
+            raise PartFailedError(part.name, "ended while it started", log=part.log)
+        if time.monotonic() > deadline:
+            raise PartFailedError(part.name, f"did not answer within {part.ready_timeout_s:.0f} s", log=part.log)
+        time.sleep(_POLL_S)
+
+
+def _status(part: Part) -> PartStatus:
+    process = processes.find(part.record)
+    if process is not None:
+        state = State.RUNNING
+    else:
+        state = State.CRASHED if part.record.exists() else State.STOPPED
+    return PartStatus(
+        name=part.name,
+        state=state,
+        port=part.port,
+        pid=None if process is None else process.pid,
+        memory_bytes=None if process is None else processes.memory_bytes(process),
+        log=part.log,
+        log_tail=processes.tail(part.log) if state is State.CRASHED else "",
+    )
+
+
