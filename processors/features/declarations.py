@@ -82,7 +82,9 @@ INVOICE_FEATURES = FeatureSet(
         FeatureColumn("inv_items", "BIGINT", "Sum of quantity."),
         FeatureColumn("acct_age", "INTEGER", "Days from the account's joining to the issue; null: unknown account."),
         FeatureColumn("num_inv_120d", "BIGINT", "The account's invoices of the 120 days before the issue."),
-        FeatureColumn("cum_tot_inv_acct", "DECIMAL(38,10)", "Total of the account's invoices up to that day, inclusive."),
+        FeatureColumn(
+            "cum_tot_inv_acct", "DECIMAL(38,10)", "Total of the account's invoices up to that day, inclusive."
+        ),
         FeatureColumn("is_late", "INTEGER", "1 when paid more than 30 days after the issue, else 0; unpaid is 0."),
     ),
 )
@@ -100,7 +102,9 @@ ACCOUNT_FEATURES = FeatureSet(
         FeatureColumn("revenue", "DECIMAL(38,10)", "Total of all invoices."),
         FeatureColumn("avg_basket", "DECIMAL(38,10)", "Revenue per invoice, rounded half up to 10 decimals."),
         FeatureColumn("share_late", "DOUBLE", "Share of invoices that were paid late."),
-        FeatureColumn("avg_days_to_pay", "DOUBLE", "Mean days from issue to payment of paid invoices; null: none paid."),
+        FeatureColumn(
+            "avg_days_to_pay", "DOUBLE", "Mean days from issue to payment of paid invoices; null: none paid."
+        ),
         FeatureColumn("first_invoice", "DATE", "Day of the first invoice."),
         FeatureColumn("last_invoice", "DATE", "Day of the last invoice."),
         FeatureColumn("days_between_inv", "DOUBLE", "Mean days between invoices; null for fewer than two."),
