@@ -1,0 +1,163 @@
+"""Producers: acknowledged by all in-sync replicas, idempotent, routed as Kafka's Java clients route (murmur2)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import Producer as LibraryProducer
+
+from connectors.kafka_config import KafkaConfig, check_reachable, make_client, wrap_error
+from processors.errors import FencedError, InvariantError, UnavailableError
+
+_QUEUE_MESSAGES = 400_000
+_QUEUE_KBYTES = 384 * 1024
+_SLICE = 20_000
+"""Messages handed over at once; the queue must have room for them, so that order is kept under back-pressure."""
+_FLUSH_S = 90.0
+_DELIVERY_MS = 60_000
+_TRANSACTION_MS = 90_000
+_INIT_S = 30.0
+
+
+class Producer:
+    """Sends key and value bytes to topics; nothing is certain before `flush` returned."""
+
+    def __init__(self, config: KafkaConfig, **properties: Any) -> None:
+        """Connects. Raises UnavailableError or AccessDeniedError within about ten seconds."""
+        self._config = config
+        self._failed: KafkaError | None = None
+        self._client, self._errors = make_client(
+            LibraryProducer,
+            config,
+            **{
+                "enable.idempotence": True,
+                "acks": "all",
+                "partitioner": "murmur2_random",
+                "compression.type": "lz4",
+                "linger.ms": 50,
+                "batch.size": 1_000_000,
+                "batch.num.messages": 100_000,
+                "queue.buffering.max.messages": _QUEUE_MESSAGES,
+                "queue.buffering.max.kbytes": _QUEUE_KBYTES,
+                "delivery.timeout.ms": _DELIVERY_MS,
+                "delivery.report.only.error": True,
+                "on_delivery": self._on_failure,
+                **properties,
+            },
+        )
+        check_reachable(self._client, config, self._errors)
+
+    def _on_failure(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None and self._failed is None:
+            self._failed = error
+
+    def send(self, topic: str, keys: Sequence[bytes | None], values: Sequence[bytes]) -> None:
+        """Queues messages in order, waits while the queue is full. Raises UnavailableError after a failed delivery."""
+        for start in range(0, len(values), _SLICE):
+            end = start + _SLICE
+            batch = [{"key": k, "value": v} for k, v in zip(keys[start:end], values[start:end], strict=True)]
+            while batch:
+                while len(self._client) > _QUEUE_MESSAGES - _SLICE:
+                    self._client.poll(0.05)
+                    self._raise_failure()
+                batch = self._produce(topic, batch)
+            self._client.poll(0)
+            self._raise_failure()
+
+    def _produce(self, topic: str, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Hands a batch to the library; returns the messages for which its queue had no room."""
+        try:
+            if self._client.produce_batch(topic, batch) == len(batch):
+                return []
+        except KafkaException as error:
+            raise wrap_error(error, self._config, f"write to {topic}", self._errors) from None
+        rest = [message for message in batch if "_error" in message]
+        for message in rest:
+            error = message.pop("_error")
+            if error.code() != KafkaError._QUEUE_FULL:
+                raise wrap_error(KafkaException(error), self._config, f"write to {topic}", self._errors)
+        self._client.poll(0.1)
+        return rest
+
+    def flush(self) -> None:
+        """Returns when the brokers have acknowledged everything sent. Raises UnavailableError when they did not."""
+        left = self._client.flush(_FLUSH_S)
+        self._raise_failure()
+        if left:
+            raise UnavailableError(
+                f"Kafka at {self._config.bootstrap_servers} left {left} messages without acknowledgement",
+                hint="check the brokers, then call again",
+            )
+
+    def _raise_failure(self) -> None:
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise wrap_error(KafkaException(failed), self._config, "write", self._errors)
+
+    def close(self) -> None:
+        """Drops what is queued and unacknowledged, and ends the client's threads."""
+        self._client.purge()
+        self._client.flush(1.0)
+        self._failed = None
+
+
+class TransactionalProducer(Producer):
+    """A producer whose messages appear per transaction, all or none; a newer one of the same id fences it."""
+
+    def __init__(self, config: KafkaConfig, transactional_id: str) -> None:
+        """Connects, aborts what an earlier producer of this id left open, and fences that producer."""
+        super().__init__(
+            config, **{"transactional.id": transactional_id, "transaction.timeout.ms": _TRANSACTION_MS, "linger.ms": 20}
+        )
+        self._open = False
+        self._call("start transactions", lambda: self._client.init_transactions(_INIT_S))
+
+    def begin(self) -> None:
+        """Opens a transaction; messages are sent inside it."""
+        if self._open:
+            raise InvariantError("a Kafka transaction is open already")
+        self._call("begin a transaction", self._client.begin_transaction)
+        self._open = True
+
+    def commit(self) -> None:
+        """Makes the transaction's messages visible. Raises FencedError or UnavailableError; it is then aborted."""
+        self._call("commit a transaction", lambda: self._client.commit_transaction(_FLUSH_S))
+        self._open = False
+
+    def abort(self) -> None:
+        """Discards the open transaction, if any."""
+        if not self._open:
+            return
+        self._open = False
+        self._call("abort a transaction", lambda: self._client.abort_transaction(_INIT_S))
+        self._failed = None
+
+    def _call(self, doing: str, call: Any) -> None:
+        try:
+            call()
+        except KafkaException as error:
+            wrapped = wrap_error(error, self._config, doing, self._errors)
+            if not isinstance(wrapped, FencedError) and error.args[0].txn_requires_abort():
+                self._open = False
+                try:
+                    self._client.abort_transaction(_INIT_S)
+                except KafkaException as abort_error:
+                    wrapped.add_note(f"abort: {abort_error.args[0].str()}")
+            raise wrapped from None
+
+
+class KafkaDocumentSink:
+    """`processors.ports.DocumentSink` over one topic."""
+
+    def __init__(self, config: KafkaConfig, topic: str) -> None:
+        self._producer = Producer(config, **{"linger.ms": 5})
+        self._topic = topic
+
+    def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Sends the documents and returns when all are acknowledged. Raises UnavailableError when they are not."""
+        self._producer.send(self._topic, keys, values)
+        self._producer.flush()
+
+    def close(self) -> None:
+        """Ends the client."""
+        self._producer.close()
