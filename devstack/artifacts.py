@@ -6,7 +6,6 @@ run the same jars. `python -m devstack.lock` writes it anew.
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -40,7 +39,7 @@ class Artifact:
         return f"{name}-{version}.{packaging}"
 
 
-class _Incomplete(Exception):
+class _IncompleteError(Exception):
     """A download broke off or its hash is wrong; worth another try."""
 
 
@@ -70,7 +69,7 @@ def fetch(artifacts: tuple[Artifact, ...], advance: Callable[[int], None]) -> li
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
-            list(pool.map(lambda item: _download(*item, advance), missing))
+            list(pool.map(lambda item: _download(item[0], item[1], advance), missing))
     return paths
 
 
@@ -120,14 +119,14 @@ def _download(artifact: Artifact, target: Path, advance: Callable[[int], None]) 
             advance(artifact.size_bytes)
             return
         attempt = retry(
-            retry=retry_if_exception_type((requests.RequestException, _Incomplete)),
+            retry=retry_if_exception_type((requests.RequestException, _IncompleteError)),
             stop=stop_after_attempt(4),
             wait=wait_exponential(multiplier=0.5, max=8),
             reraise=True,
         )(_download_once)
         try:
             attempt(artifact, target, advance)
-        except (requests.RequestException, _Incomplete, RuntimeError) as error:
+        except (requests.RequestException, _IncompleteError, RuntimeError) as error:
             raise UnavailableError(
                 f"download of {artifact.coordinate} failed: {type(error).__name__}: {str(error)[:200]}",
                 hint="check the network (HTTPS_PROXY, or `repositories` in ~/.config/jgo.conf), then start again: "
@@ -163,8 +162,8 @@ def _download_once(artifact: Artifact, target: Path, advance: Callable[[int], No
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != artifact.sha256:
             advance(-received)
-            raise _Incomplete(f"SHA-256 is {digest}, locked is {artifact.sha256}")
-        os.replace(path, target)
+            raise _IncompleteError(f"SHA-256 is {digest}, locked is {artifact.sha256}")
+        path.replace(target)
 
 
 def clean_leftovers() -> None:

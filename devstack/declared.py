@@ -10,6 +10,8 @@ HOST = "127.0.0.1"
 
 KAFKA_VERSION = "4.4.0"
 MARIADB_VERSION = "11.4.5"
+MOTO_VERSION = "5.2.5"
+"""Of the container; embedded, the installed one serves."""
 
 DATABASE = "trs"
 DATABASE_USER = "trs"
@@ -57,6 +59,7 @@ MARIADB_OPTIONS = {
     "innodb-buffer-pool-size": "128M",
     "innodb-flush-log-at-trx-commit": "2",
     "sync-binlog": "0",
+    "ssl": "OFF",  # else every start makes an RSA key, which takes up to 25 s
 }
 """Server options besides folders and ports: the binlog as Debezium and Aurora's own parameter groups need it."""
 

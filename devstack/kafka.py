@@ -8,9 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-
 from devstack import artifacts
 from devstack.declared import HOST, KAFKA_OPTIONS
 from devstack.part import Advance, Part
@@ -51,7 +48,10 @@ class Kafka(Part):
             self._format(properties)
         return [*self._java(), "kafka.Kafka", properties]
 
-    def answers(self) -> bool:
+    def serves(self) -> bool:
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
+
         client = AdminClient({"bootstrap.servers": f"{HOST}:{self.port}", "log_level": 0, "socket.timeout.ms": 2000})
         try:
             return len(client.list_topics(timeout=2).brokers) > 0

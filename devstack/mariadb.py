@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-import pymysql
-
 from devstack import artifacts
 from devstack.declared import (
     DATABASE,
@@ -57,7 +55,7 @@ class MariaDb(Part):
         if not (self.data / "mysql").exists():
             self._install(base)
         init = self.folder / "init.sql"
-        init.write_text("".join(f"{s};\n" for s in (*database_init_sql(), _CLOSE_ROOT)), encoding="utf-8")
+        init.write_text("".join(f"{s};\n" for s in (*database_init_sql(), *_CLOSE_ROOT)), encoding="utf-8")
         return [
             base / "bin" / "mariadbd",
             "--no-defaults",
@@ -70,7 +68,9 @@ class MariaDb(Part):
             *(f"--{name}={value}" for name, value in MARIADB_OPTIONS.items()),
         ]
 
-    def answers(self) -> bool:
+    def serves(self) -> bool:
+        import pymysql
+
         try:
             pymysql.connect(
                 host=HOST,
@@ -111,11 +111,14 @@ class MariaDb(Part):
         return Path(tempfile.gettempdir()) / f"trs-{digest}.sock"
 
 
-_CLOSE_ROOT = f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{DATABASE_PASSWORD}'"
+_CLOSE_ROOT = (
+    "DELETE FROM mysql.global_priv WHERE User = 'root' AND Host <> 'localhost'",
+    "FLUSH PRIVILEGES",
+    f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{DATABASE_PASSWORD}'",
+)
+"""The server is installed with password-less roots for several host names; one with a password is left."""
 
 
 def _places(base: Path, data: Path) -> tuple[str, ...]:
     user = ("--user=root",) if os.geteuid() == 0 else ()
     return (f"--basedir={base}", f"--datadir={data}", f"--lc-messages-dir={base / 'share'}", *user)
-
-

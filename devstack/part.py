@@ -1,10 +1,12 @@
 """What a part of the stack is: a server process with a folder, ports, a way to prepare it and to ask if it answers."""
 
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from devstack.declared import HOST
 
 Advance = Callable[[int], None]
 """Takes the number of bytes that just arrived."""
@@ -52,12 +54,18 @@ class Part(ABC):
     def prepare(self) -> list[str | Path]:
         """Writes configuration, initialises an empty data folder, and returns the command to start."""
 
-    @abstractmethod
     def answers(self) -> bool:
         """Whether clients are served; what clients take for granted (database, bucket) exists then."""
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            listening = self.port is not None and probe.connect_ex((HOST, self.port)) == 0
+        return listening and self.serves()
+
+    @abstractmethod
+    def serves(self) -> bool:
+        """Asks the server, which listens by now, as a client would. Imports its client only here: `status` and `env`
+        do without."""
 
     def environment(self) -> dict[str, str]:
         """Variables for the process besides the inherited ones."""
         return {}
-
-

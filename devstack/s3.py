@@ -1,12 +1,8 @@
-"""The object store and the catalog: moto's server. Its content lives in memory and ends with the process."""
+"""The object store and the catalog: moto's server, which keeps its content over an orderly stop (see s3_server)."""
 
 import sys
 from pathlib import Path
 from typing import ClassVar
-
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from devstack.declared import HOST, S3_ACCESS_KEY, S3_BUCKET, S3_REGION, S3_SECRET_KEY
 from devstack.part import Advance, Part
@@ -17,7 +13,6 @@ class S3(Part):
 
     name: ClassVar[str] = "s3"
     port_names: ClassVar[tuple[str, ...]] = ("s3",)
-    stop_timeout_s: ClassVar[float] = 5.0
 
     def download_bytes(self) -> int:
         return 0
@@ -26,12 +21,25 @@ class S3(Part):
         """Nothing: moto comes with the `devstack` extra."""
 
     def prepare(self) -> list[str | Path]:
-        return [sys.executable, "-m", "devstack.s3_server", "-H", HOST, "-p", str(self.port)]
+        return [
+            sys.executable,
+            "-m",
+            "devstack.s3_server",
+            self.folder / "content.pickle",
+            "-H",
+            HOST,
+            "-p",
+            str(self.port),
+        ]
 
     def environment(self) -> dict[str, str]:
         return {"PYTHONPATH": str(Path(__file__).parent.parent), "PYTHONDONTWRITEBYTECODE": "1"}
 
-    def answers(self) -> bool:
+    def serves(self) -> bool:
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
+
         client = boto3.client(
             "s3",
             endpoint_url=f"http://{HOST}:{self.port}",

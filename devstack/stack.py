@@ -94,9 +94,7 @@ class Stack:
                 starts = [pool.submit(_start, p, advance, report) for p in parts]
             for start in starts:
                 start.result()
-            environment = Endpoints(
-                kafka=numbers["kafka"], database=numbers["database"], s3=numbers["s3"]
-            ).environment
+            environment = Endpoints(kafka=numbers["kafka"], database=numbers["database"], s3=numbers["s3"]).environment
             self._write_environment(environment, parts)
         return environment
 
@@ -163,10 +161,8 @@ def _wait_until_it_answers(part: Part) -> None:
 
 def _status(part: Part) -> PartStatus:
     process = processes.find(part.record)
-    if process is not None:
-        state = State.RUNNING
-    else:
-        state = State.CRASHED if part.record.exists() else State.STOPPED
+    absent = State.CRASHED if part.record.exists() else State.STOPPED
+    state = absent if process is None else State.RUNNING
     return PartStatus(
         name=part.name,
         state=state,
@@ -176,5 +172,3 @@ def _status(part: Part) -> PartStatus:
         log=part.log,
         log_tail=processes.tail(part.log) if state is State.CRASHED else "",
     )
-
-

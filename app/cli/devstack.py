@@ -109,11 +109,15 @@ def status(as_json: _JSON = False) -> None:
 
 
 @group.command(epilog='Example: eval "$(trs devstack env)"')
-def env(as_json: _JSON = False) -> None:
+def env(
+    as_json: _JSON = False,
+    compose: Annotated[bool, typer.Option("--compose", help="Of docker-compose.yml instead.")] = False,
+) -> None:
     """Print the settings that lead to the running stack, as lines for a shell."""
+    from devstack.declared import Endpoints
     from processors.errors import UnavailableError
 
-    values = _stack().environment()
+    values = Endpoints().environment if compose else _stack().environment()
     if values is None:
         raise UnavailableError("the embedded stack is not up", hint="start it: trs devstack up")
     if as_json:

@@ -1,0 +1,131 @@
+"""Fixtures for all tests: the stack (started once per run), settings of one's own per test, the real extracts.
+
+    stack            environment of a running stack: containers where a Docker engine answers, else embedded
+    stack_settings   Settings on that stack with a topic prefix, consumer group, S3 lake and database of the test's own
+    local_settings   the same with the lake in a local folder
+    fresh_database   URL of an empty database of the test's own (part of both)
+    extracts         folder of the real CSV extracts; the test is skipped without them
+
+Tests that use the stack form one xdist group, so that they share one stack. TRS_TEST_HOME names a folder whose embedded
+stack is used and left running: it saves a start per run.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from filelock import FileLock
+
+from app.settings import ENV_PREFIX, Settings
+
+_REPOSITORY = Path(__file__).parent.parent
+_KEPT_HOME = os.environ.get("TRS_TEST_HOME")
+_EXTRACTS = Path(os.environ.get("TRS_EXTRACTS") or _REPOSITORY.parent / "shared" / "data" / "trs_extracts")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what uses the stack, and keeps it on one xdist worker."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.stack)
+            item.add_marker(pytest.mark.xdist_group("stack"))
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of the developer's own shell, `.env` or stack reaches a test."""
+    for name in [n for n in os.environ if n.startswith(ENV_PREFIX)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TRS_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment variables that lead to a running stack, shared by all workers of the run."""
+    from devstack.stack import Stack
+    from tests.containers import docker_answers, running_containers
+
+    if _KEPT_HOME is not None:
+        yield Stack(Path(_KEPT_HOME)).up()
+        return
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    if docker_answers():
+        with running_containers(tmp_path_factory.mktemp("containers")) as environment:
+            yield environment
+        return
+    embedded = Stack(shared / "stack-home")
+    with _counted(shared / "stack-users.json") as users:
+        environment = embedded.up()
+        users.append(os.getpid())
+    try:
+        yield environment
+    finally:
+        with _counted(shared / "stack-users.json") as users:
+            users.remove(os.getpid())
+            if not users:
+                embedded.down(wipe=True)
+
+
+@pytest.fixture
+def fresh_database(stack: dict[str, str]) -> Iterator[str]:
+    """URL of an empty database that is dropped afterwards."""
+    import pymysql
+
+    name = f"trs_{uuid.uuid4().hex[:12]}"
+    url = urlsplit(stack["TRS_DATABASE"])
+    connection = pymysql.connect(
+        host=url.hostname, port=url.port or 3306, user=url.username, password=url.password or "", autocommit=True
+    )
+    with connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE `{name}`")
+        yield url._replace(path=f"/{name}").geturl()
+        cursor.execute(f"DROP DATABASE `{name}`")
+
+
+@pytest.fixture
+def stack_settings(stack: dict[str, str], fresh_database: str, tmp_path: Path) -> Settings:
+    """Settings on the stack that no other test shares; the lake is on S3."""
+    unique = uuid.uuid4().hex[:12]
+    own = {
+        **stack,
+        "TRS_HOME": str(tmp_path / "home"),
+        "TRS_DATABASE": fresh_database,
+        "TRS_TOPIC_PREFIX": f"t{unique}.trs",
+        "TRS_GROUP": f"trs-worker-{unique}",
+        "TRS_LAKE": f"{stack['TRS_LAKE'].rsplit('/', 1)[0]}/{unique}",
+        "TRS_EPOCH_INTERVAL_S": "0.2",
+        "TRS_SESSION_TIMEOUT_S": "10",
+        "TRS_WEB_PORT": "0",
+    }
+    return Settings(**{name.removeprefix(ENV_PREFIX).lower(): value for name, value in own.items()})
+
+
+@pytest.fixture
+def local_settings(stack_settings: Settings, tmp_path: Path) -> Settings:
+    """The same with the lake in a local folder."""
+    return stack_settings.model_copy(update={"lake": str(tmp_path / "lake")})
+
+
+@pytest.fixture(scope="session")
+def extracts() -> Path:
+    """The real extracts: TRS_EXTRACTS, or shared/data/trs_extracts beside the repository."""
+    if not (_EXTRACTS / "invoices.csv").exists():
+        pytest.skip(f"the real extracts are not at {_EXTRACTS} (TRS_EXTRACTS names another folder)")
+    return _EXTRACTS
+
+
+@contextmanager
+def _counted(file: Path) -> Iterator[list[int]]:
+    """The pids of the stack's users, from a file that the workers share; changes are written back."""
+    with FileLock(f"{file}.lock"):
+        pids: list[int] = json.loads(file.read_text()) if file.exists() else []
+        yield pids
+        file.write_text(json.dumps(pids))
