@@ -1,0 +1,241 @@
+"""Reading the lake: Delta tells which files are active, DuckDB reads them natively.
+
+DuckDB fetches only the columns, row groups and partitions that a query names. On S3 it does so through a small
+read-only filesystem of ours, which serves byte ranges with obstore (the HTTP extension of DuckDB is not on PyPI).
+"""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Self, cast
+from urllib.parse import urlsplit
+
+import duckdb
+import obstore
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from fsspec import AbstractFileSystem
+from obstore.store import S3Store
+
+from connectors.lake import wrap_error
+from processors.lake_tables import LAKE_TABLES, LakeTable
+from processors.state import duckdb_type
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, S3Config
+
+_TAIL_BYTES = 64 * 1024
+"""Fetched at the first look at a file: nearly always its whole Parquet footer, which DuckDB reads several times."""
+_TAILS_KEPT = 512
+_CLIENT_OPTIONS = {"allow_http", "allow_invalid_certificates", "connect_timeout", "timeout", "proxy_url"}
+_STORE_OPTIONS = {
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "region",
+    "default_region",
+    "skip_signature",
+    "virtual_hosted_style_request",
+    "unsigned_payload",
+    "imdsv1_fallback",
+    "request_payer",
+}
+
+
+class S3RangeFile:
+    """One object, read by ranges; what DuckDB needs of a file and no more."""
+
+    def __init__(self, fetch: Callable[[int, int], bytes], tail: Callable[[], bytes], size_bytes: int) -> None:
+        self.size = size_bytes
+        self._fetch = fetch
+        self._tail = tail
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (0, self._position, self.size)[whence]
+        return self._position
+
+    def read(self, length: int = -1) -> bytes:
+        start = self._position
+        end = self.size if length < 0 else min(self.size, start + length)
+        if start >= end:
+            return b""
+        self._position = end
+        tail_start = max(0, self.size - _TAIL_BYTES)
+        if start < tail_start:
+            return self._fetch(start, end)
+        return self._tail()[start - tail_start : end - tail_start]
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class S3RangeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """Read-only `s3://` for DuckDB over the bucket of one lake. Objects are immutable: Delta never rewrites a file."""
+
+    protocol = "s3"
+    cachable = False
+
+    def __init__(self, bucket: str, storage_options: Mapping[str, str]) -> None:
+        super().__init__()
+        self._bucket = bucket
+        self._store = _s3_store(bucket, storage_options)
+        self._sizes: dict[str, int] = {}
+        self._tail = lru_cache(maxsize=_TAILS_KEPT)(self._fetch_tail)
+
+    def remember(self, sizes_bytes: Mapping[str, int]) -> None:
+        """Sizes that the Delta log told, by `s3://` address: they save one request per file."""
+        self._sizes |= {self._key(uri): size for uri, size in sizes_bytes.items()}
+
+    def _key(self, path: str) -> str:
+        return path.removeprefix("s3://").removeprefix(f"{self._bucket}/")
+
+    def open(self, path: str, mode: str = "rb", **_: Any) -> S3RangeFile:
+        if mode != "rb":
+            raise PermissionError(f"{path}: the lake is open for reading only")
+        key = self._key(path)
+        return S3RangeFile(partial(self._fetch, key), partial(self._tail, key), self._size(path))
+
+    def _fetch(self, key: str, start: int, end: int) -> bytes:
+        # DuckDB wants real bytes, not obstore's buffer.
+        return bytes(obstore.get_range(self._store, key, start=start, end=end))
+
+    def _fetch_tail(self, key: str) -> bytes:
+        size = self._size(key)
+        return self._fetch(key, max(0, size - _TAIL_BYTES), size)
+
+    def _size(self, path: str) -> int:
+        key = self._key(path)
+        if key not in self._sizes:
+            self._sizes[key] = int(obstore.head(self._store, key)["size"])
+        return self._sizes[key]
+
+    def info(self, path: str, **_: Any) -> dict[str, object]:
+        return {"name": path, "size": self._size(path), "type": "file"}
+
+    def exists(self, path: str, **_: Any) -> bool:
+        try:
+            self._size(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def glob(self, path: str, **_: Any) -> list[str]:
+        return [path]  # we are only ever asked for whole names
+
+    def modified(self, path: str) -> datetime:
+        return datetime.fromtimestamp(0, UTC)  # immutable, so the age does not matter
+
+
+def _s3_store(bucket: str, storage_options: Mapping[str, str]) -> S3Store:
+    """The store that delta-rs would open with these options (`AWS_REGION`, `AWS_ENDPOINT_URL`, …)."""
+    short = {k.lower().removeprefix("aws_"): v for k, v in storage_options.items()}
+    config: dict[str, Any] = {k: v for k, v in short.items() if k in _STORE_OPTIONS}
+    endpoint = short.get("endpoint_url", short.get("endpoint"))
+    if endpoint is not None:
+        config["endpoint"] = endpoint
+    client: dict[str, Any] = {k: v for k, v in short.items() if k in _CLIENT_OPTIONS}
+    client = {k: v.lower() == "true" if k.startswith("allow_") else v for k, v in client.items()}
+    return S3Store(bucket, config=cast("S3Config", config), client_options=cast("ClientConfig", client))
+
+
+class LakeReader:
+    """The tables of one lake, for reading. A context manager; `close` also closes every connection that it opened."""
+
+    def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
+        self.uri = uri.rstrip("/")
+        self._options = dict(storage_options or {})
+        self._connections: list[duckdb.DuckDBPyConnection] = []
+        parts = urlsplit(self.uri)
+        self._s3 = S3RangeFileSystem(parts.netloc, self._options) if parts.scheme == "s3" else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections made by `connect`: one that lives at exit makes DuckDB print complaints."""
+        for con in self._connections:
+            con.close()
+        self._connections.clear()
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A new in-memory DuckDB whose clock is UTC and which reads this lake's files."""
+        con = duckdb.connect()
+        self._connections.append(con)
+        self.prepare(con)
+        return con
+
+    def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
+        """The same for a connection of one's own."""
+        con.execute("SET TimeZone = 'UTC'")
+        if self._s3 is not None:
+            con.register_filesystem(self._s3)
+
+    def open(self, name: str) -> DeltaTable | None:
+        """A fresh handle on a table, None where it does not exist. Raises UnavailableError, AccessDeniedError."""
+        uri = f"{self.uri}/{name}"
+        try:
+            return DeltaTable(uri, storage_options=self._options or None)
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise wrap_error(error, f"table {name} at {uri}") from error
+
+    def version(self, name: str) -> int | None:
+        """The table's newest version, None where it does not exist."""
+        table = self.open(name)
+        return None if table is None else int(table.version())
+
+    def files(self, name: str) -> list[str]:
+        """Addresses of the files that make up the table now; none where it does not exist."""
+        table = self.open(name)
+        if table is None:
+            return []
+        # Not file_uris(): it percent-encodes the lake's own folder, so that a space in it would not be found.
+        actions = pa.table(table.get_add_actions(flatten=True)).select(["path", "size_bytes"]).to_pylist()
+        sizes = {f"{self.uri}/{name}/{a['path']}": a["size_bytes"] for a in actions}
+        if self._s3 is not None:
+            self._s3.remember(sizes)
+        return sorted(sizes)
+
+    def relation(self, name: str, files: list[str] | None = None) -> str:
+        """SQL in parentheses over the declared columns of the table as it is now, or of the given files of it.
+
+        A table that does not exist or has no rows is an empty relation; a column that old files lack is null there.
+        """
+        return relation_sql(LAKE_TABLES[name], self.files(name) if files is None else files)
+
+    def relations(self, names: list[str]) -> dict[str, str]:
+        """`relation` of several tables, opened side by side."""
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            return dict(zip(names, pool.map(self.relation, names), strict=True))
+
+
+def relation_sql(table: LakeTable, files: list[str]) -> str:
+    """SQL in parentheses that reads these Parquet files as the declared columns."""
+    types = {f.name: duckdb_type(f.type) for f in table.schema}
+    # The empty half fixes names and types where no file has a column yet; the optimizer drops it.
+    declared = "SELECT " + ", ".join(f"CAST(NULL AS {t}) AS {n}" for n, t in types.items()) + " WHERE false"
+    if not files:
+        return f"({declared})"
+    listed = ", ".join("'" + f.replace("'", "''") + "'" for f in files)
+    hive = ", ".join(f"'{n}': {types[n]}" for n in table.partition_by)
+    partitions = f", hive_partitioning = true, hive_types = {{{hive}}}" if hive else ""
+    return f"""(
+  SELECT {", ".join(types)}
+  FROM ({declared} UNION ALL BY NAME FROM read_parquet([{listed}], union_by_name = true{partitions}))
+)"""
