@@ -1,0 +1,84 @@
+"""Sources at rest behind one Protocol: a folder of CSV extracts, a MySQL-family database."""
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from connectors.source_rows import BinlogPosition, Chunk, Finding, Reject, Resume
+from processors.errors import UsageError
+from processors.tables import Table
+
+__all__ = ["BinlogPosition", "Chunk", "Finding", "Reject", "Resume", "Source", "open_source"]
+
+DEFAULT_CHUNK_ROWS = 50_000
+
+
+class Source(Protocol):
+    """Tables read in chunks, in bounded memory."""
+
+    @property
+    def description(self) -> str:
+        """What is read, without secrets: identifies the source when a run is resumed."""
+
+    @property
+    def origin(self) -> str:
+        """'csv' or 'mysql'."""
+
+    @property
+    def has_binlog(self) -> bool:
+        """Whether chunks carry a binlog position; known after `preflight`."""
+
+    @property
+    def notices(self) -> list[str]:
+        """What `preflight` noticed and a person should know, one line each."""
+
+    def preflight(self) -> None:
+        """Checks everything that can be checked before the first row. Raises SourceError with what to do."""
+
+    def fingerprint(self) -> str:
+        """Changes when a resumed read would not continue the same data."""
+
+    def tables(self) -> tuple[Table, ...]:
+        """The tables, in the order in which they must be read."""
+
+    def row_estimate(self, table: Table) -> int | None:
+        """About how many rows the table has, for progress bars."""
+
+    def numeric_keys(self, table: Table) -> frozenset[str]:
+        """Columns declared as text that are whole numbers in the source: change data capture keys them as numbers."""
+
+    def chunks(self, table: Table, resume: Resume | None = None) -> Iterator[Chunk]:
+        """The table's chunks, in key order (MySQL) or file order (CSV), after those that `resume` says were read."""
+
+    def close(self) -> None:
+        """Releases files and connections."""
+
+
+def open_source(
+    spec: str,
+    *,
+    database: str | None = None,
+    date_formats: Mapping[str, str] | None = None,
+    chunk_rows: int = DEFAULT_CHUNK_ROWS,
+) -> Source:
+    """The source that `spec` names: `csv:FOLDER`, `mysql://user:password@host:port/database`, or `mysql` (`database`).
+
+    `date_formats` maps `table.column` to a strptime format (CSV only). Raises UsageError for a wrong `spec`.
+    """
+    if spec.startswith("csv:"):
+        from connectors.csv_extracts import CsvSource
+
+        return CsvSource(spec.removeprefix("csv:"), date_formats=date_formats or {}, chunk_rows=chunk_rows)
+    if spec == "mysql":
+        if database is None:
+            raise UsageError("no source database is set", hint="set TRS_DATABASE, or give --source")
+        spec = database
+    if spec.startswith("mysql://"):
+        from connectors.mysql import MySqlSource
+
+        if date_formats:
+            raise UsageError("--date-format is for CSV extracts; a database has real dates")
+        return MySqlSource(spec, chunk_rows=chunk_rows)
+    raise UsageError(
+        f"--source {spec.split('@')[-1]!r} is none of csv:FOLDER, mysql://USER:PASSWORD@HOST:PORT/DATABASE",
+        hint="for example --source csv:extracts",
+    )

@@ -1,0 +1,194 @@
+"""What a source at rest is read into: chunks of typed rows, and the rows that do not fit the declared table.
+
+`type_rows` casts text to the declared types and only ever exactly: what does not cast without loss, is null where a
+value must stand, or is longer than its column becomes a reject with a reason and, where known, its line.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from processors.records import arrow_type
+from processors.tables import Column, Kind, Table
+
+ISO_DATE = "%Y-%m-%d"
+_TEXT_BYTES = 65_535  # MySQL's TEXT
+
+
+@dataclass(frozen=True)
+class BinlogPosition:
+    """A place in the source's binlog: everything committed before it is in a read that began after it."""
+
+    file: str
+    pos: int
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One row that is not sent. `line` is the physical line on which its record starts (1 is the first), if known.
+
+    `reason` is a short code: malformed, encoding, null, bad_value, too_long, duplicate_key.
+    """
+
+    table: str
+    file: str | None
+    line: int | None
+    raw: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row that is sent although it is odd: `kind` is 'orphan' (a line without its invoice) or 'return'."""
+
+    kind: str
+    table: str
+    file: str | None
+    line: int | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of one table in the order of the source.
+
+    `rows` has the declared columns and types. `number` counts the table's chunks from 1. `position` was read before the
+    chunk's own consistent read; None: the source has no binlog. `last_key` is the primary key of the last row read,
+    from which a read can go on. `findings` shows the first few of the `orphans` and `returns` counted.
+    """
+
+    table: Table
+    number: int
+    rows: pa.Table
+    rejects: list[Reject]
+    position: BinlogPosition | None = None
+    last_key: tuple[Any, ...] | None = None
+    orphans: int = 0
+    returns: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a table's reading goes on: after `chunks` chunks, the last of which ended with `last_key`."""
+
+    chunks: int
+    last_key: tuple[Any, ...] | None
+
+
+def declared_schema(table: Table) -> pa.Schema:
+    """The declared columns as Arrow fields."""
+    return pa.schema([(c.name, arrow_type(c.duckdb_type)) for c in table.columns])
+
+
+@dataclass(frozen=True)
+class Typed:
+    """The outcome of `type_rows`: `rows` and, of equal length, `lines`; both without the rejects."""
+
+    rows: pa.Table
+    lines: pa.Array
+    rejects: list[Reject]
+
+
+def new_connection() -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB as all sources use it: UTC, input order kept."""
+    con = duckdb.connect()
+    con.execute("SET TimeZone='UTC'")
+    con.execute("SET preserve_insertion_order=true")
+    return con
+
+
+def type_rows(
+    con: duckdb.DuckDBPyConnection,
+    table: Table,
+    cells: pa.Table,
+    *,
+    file: str | None = None,
+    date_formats: Mapping[str, str] | None = None,
+) -> Typed:
+    """Casts text cells to the declared types.
+
+    `cells` has text columns named as declared (an optional one may be absent) and `line` (BIGINT). A null cell is null;
+    so is an empty one, save in a text column that is not nullable, where it is the empty text. `date_formats` maps a
+    column's name to its strptime format; ISO by default.
+    """
+    formats = date_formats or {}
+    present = [c for c in table.columns if c.name in cells.schema.names]
+    values = [f"{value_sql(c, formats.get(c.name, ISO_DATE))} AS v{i}" for i, c in enumerate(present)]
+    problems = [problem_sql(c, f"v{i}", f"c.{c.name}") for i, c in enumerate(present)]
+    columns = [
+        f"v{present.index(c)} AS {c.name}" if c in present else f"NULL::{c.duckdb_type} AS {c.name}"
+        for c in table.columns
+    ]
+    con.register("cells", cells)
+    try:
+        typed = con.sql(
+            f"SELECT {', '.join(columns)}, c.line AS line, coalesce({', '.join(problems)}) AS problem,"
+            f" CASE WHEN problem IS NOT NULL THEN to_json(struct_pack({', '.join(f'{c.name} := c.{c.name}' for c in present)}))::VARCHAR END AS raw"
+            f" FROM (SELECT *, {', '.join(values)} FROM cells) AS c"
+        ).to_arrow_table()
+    finally:
+        con.unregister("cells")
+    problem = typed.column("problem")
+    rejects = []
+    if problem.null_count < len(problem):
+        bad = typed.filter(problem.is_valid()).select(["line", "problem", "raw"]).to_pylist()
+        rejects = [Reject(table.name, file, row["line"], row["raw"], *row["problem"].split(": ", 1)) for row in bad]
+        typed = typed.filter(problem.is_null())
+    rows = typed.select(list(table.column_names)).cast(declared_schema(table))
+    return Typed(rows, typed.column("line").combine_chunks(), rejects)
+
+
+def value_sql(column: Column, date_format: str = ISO_DATE) -> str:
+    """The typed value of a text column as DuckDB SQL; null where it is null or does not cast exactly."""
+    cell = column.name
+    if column.kind is Kind.TEXT:
+        return f"nullif({cell}, '')" if column.nullable else cell
+    text = f"trim({cell})"
+    if column.kind is Kind.DATE:
+        if date_format == ISO_DATE:  # a time of midnight is no loss
+            return (
+                rf"CASE WHEN regexp_full_match({text}, '\d{{4}}-\d\d-\d\d([ T]00:00(:00(\.0+)?)?)?')"
+                f" THEN try_cast(left({text}, 10) AS DATE) END"
+            )
+        return f"try_strptime({text}, '{date_format.replace(chr(39), chr(39) * 2)}')::DATE"
+    if column.kind is Kind.DECIMAL:
+        exact = r"[+-]?(\d+(\.\d{0,10}0*)?|\.\d{1,10}0*)"
+    else:
+        exact = r"[+-]?\d+(\.0*)?"
+    return f"CASE WHEN regexp_full_match({text}, '{exact}') THEN try_cast({text} AS {column.duckdb_type}) END"
+
+
+def problem_sql(column: Column, value: str, cell: str) -> str:
+    """'reason: detail' as DuckDB SQL where the cell cannot be taken, else null. Says nothing of personal values."""
+    wanted = {
+        Kind.BIGINT: "a whole number of 64 bits",
+        Kind.INT: "a whole number of 32 bits",
+        Kind.DECIMAL: "a number with at most 10 digits before and 10 after the point",
+        Kind.DATE: "a date in the format of its column",
+        Kind.TEXT: "text",
+    }[column.kind]
+    empty = "false" if column.kind is Kind.TEXT else f"trim({cell}) = ''"
+    cases = []
+    if not column.nullable:
+        cases.append(f"WHEN {cell} IS NULL OR {empty} THEN 'null: {column.name} has no value'")
+    if column.kind is Kind.TEXT:
+        if column.size is None:
+            cases.append(
+                f"WHEN strlen({value}) > {_TEXT_BYTES} THEN 'too_long: {column.name} is longer than {_TEXT_BYTES} bytes'"
+            )
+        else:
+            cases.append(
+                f"WHEN length({value}) > {column.size}"
+                f" THEN 'too_long: {column.name} is longer than {column.size} characters'"
+            )
+    else:
+        cases.append(
+            f"WHEN {value} IS NULL AND {cell} IS NOT NULL AND NOT ({empty})"
+            f" THEN 'bad_value: {column.name} is not {wanted}'"
+        )
+    return f"CASE {' '.join(cases)} END" if cases else "NULL::VARCHAR"
