@@ -6,6 +6,11 @@ Precedence: environment variable, `.env` in the working directory, the running e
 
 import json
 import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +18,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -22,7 +29,10 @@ from processors.errors import SettingsError
 
 ENV_PREFIX = "TRS_"
 STACK_FILE = "devstack/env.json"
-"""Below TRS_HOME: written by `trs devstack up`, removed by `down`; environment variables as a JSON object."""
+"""Below TRS_HOME: written by `trs devstack up`, removed by `down`; environment variables as a JSON object, and the
+stack's process ids under `pids`."""
+FOR_DEVELOPMENT = frozenset({"TRS_TEST_HOME", "TRS_EXTRACTS"})
+"""Variables of the tests and benchmarks: no settings, but not mistaken ones either."""
 
 
 def default_home() -> Path:
@@ -31,7 +41,10 @@ def default_home() -> Path:
 
 
 class StackSource(PydanticBaseSettingsSource):
-    """Values of the running embedded stack, so that commands find it by themselves."""
+    """Values of the running embedded stack, so that commands find it by themselves.
+
+    A file whose processes are all gone (the machine was restarted) counts as none.
+    """
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         return self().get(field_name), field_name, False
@@ -41,6 +54,8 @@ class StackSource(PydanticBaseSettingsSource):
         try:
             values = json.loads((home / STACK_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError:
+            return {}
+        if not any(_lives(pid) for pid in values.pop("pids", ())):
             return {}
         fields = self.settings_cls.model_fields
         names = {k.removeprefix(ENV_PREFIX).lower(): v for k, v in values.items()}
@@ -92,7 +107,9 @@ class Settings(BaseSettings):
     epoch_interval_s: float = Field(10.0, gt=0, le=3600, description="Seconds between commits of a stage.")
     epoch_max_events: int = Field(400_000, ge=1, description="Events after which a commit starts early.")
     idle_epoch_s: float = Field(30.0, gt=0, description="Seconds after which an idle bucket commits an empty epoch.")
-    memory_mb: int = Field(2000, ge=64, description="Memory for the worker's state in MB; beyond it, it spills to disk.")
+    memory_mb: int = Field(
+        2000, ge=64, description="Memory for the worker's state in MB; beyond it, it spills to disk."
+    )
     threads: int = Field(default_factory=lambda: os.cpu_count() or 2, ge=1, description="Threads for computation.")
     fold_min_rows: int = Field(100_000, ge=1, description="Rows in a log's tail before the worker folds it.")
     session_timeout_s: float = Field(45.0, gt=0, description="Kafka session time-out of a worker.")
@@ -125,11 +142,71 @@ class Settings(BaseSettings):
         return init_settings, env_settings, dotenv_settings, StackSource(settings_cls)
 
 
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def variable(field_name: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + field_name.upper()
+
+
 def load_settings(**overrides: Any) -> Settings:
-    """The settings of this process. Raises SettingsError that names the first wrong variable."""
+    """The settings of this process. Raises SettingsError that names every wrong variable.
+
+    A variable that looks like a setting but is none is told once per process, on stderr.
+    """
+    _warn_of_unknown_variables()
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = ENV_PREFIX + str(first["loc"][0]).upper() if first["loc"] else ENV_PREFIX + "*"
-        raise SettingsError(f"{name}: {first['msg']}", hint="`trs settings --describe` lists every setting") from None
+        wrong = [
+            f"{variable(str(e['loc'][0])) if e['loc'] else ENV_PREFIX + '*'}: {e['msg']}"
+            for e in error.errors(include_url=False, include_input=False)
+        ]
+        raise SettingsError("; ".join(wrong), hint="`trs settings --describe` lists every setting") from None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a setting's value comes from: environment, .env, embedded stack or default."""
+
+    name: str
+    detail: str | None = None
+
+
+def origins(settings: Settings) -> dict[str, Origin]:
+    """The origin of every setting, by field name, in the order of declaration."""
+    stack = StackSource(Settings)
+    stack._set_current_state({"home": settings.home})
+    sources = (
+        (Origin("environment"), EnvSettingsSource(Settings)()),
+        (Origin(".env", str(Path.cwd() / ".env")), DotEnvSettingsSource(Settings)()),
+        (Origin("embedded stack", str(settings.home / STACK_FILE)), stack()),
+    )
+    default = Origin("default")
+    return {
+        name: next((origin for origin, values in sources if name in values), default) for name in Settings.model_fields
+    }
+
+
+def unknown_variables() -> Iterator[tuple[str, str | None]]:
+    """Variables of the environment and `.env` that look like settings but are none, each with the likeliest one."""
+    known = {variable(name): None for name in Settings.model_fields}
+    given = {*os.environ, *(name.upper() for name in DotEnvSettingsSource(Settings).env_vars)}
+    for name in sorted(given):
+        if name.startswith(ENV_PREFIX) and name not in known and name not in FOR_DEVELOPMENT:
+            yield name, next(iter(get_close_matches(name, known, n=1)), None)
+
+
+@cache
+def _warn_of_unknown_variables() -> None:
+    for name, likely in unknown_variables():
+        advice = "`trs settings --describe` lists every setting" if likely is None else f"did you mean {likely}?"
+        sys.stderr.write(f"warning: {name} is not a setting and has no effect ({advice})\n")
