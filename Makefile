@@ -1,0 +1,59 @@
+# `make help` lists the targets. Needed: Python 3.11 or newer and its venv module; all else comes into .venv.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--extra devstack --extra dev pyproject.toml
+# Arguments for pytest, e.g. make test ARGS="tests/app -k settings"
+ARGS ?=
+
+.PHONY: help setup demo test check format bench lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with everything; .venv/bin/trs is the command
+
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=... setup")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+demo: setup ## Show the whole path on real parts: database, Kafka, worker, lake, features as of two times
+	$(BIN)/trs demo
+
+test: setup ## Run all tests; those of the stack start it by themselves
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+check: setup ## Lint, format, types, import rules, lock file and compose file
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@echo "requirements.lock agrees with pyproject.toml" && copy=$$(mktemp) && trap 'rm -f "$$copy"' EXIT && \
+		cp requirements.lock "$$copy" && $(COMPILE) --output-file "$$copy" > /dev/null && diff requirements.lock "$$copy"
+	@echo "docker-compose.yml agrees with devstack/declared.py" && \
+		$(BIN)/python -m devstack.compose | diff docker-compose.yml -
+	@! command -v docker > /dev/null || docker compose config --quiet
+
+format: setup ## Sort imports and format the code
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+
+bench: setup ## Measure the catch-up on generated data
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lock: setup ## Resolve requirements.lock (newest versions) and the stack's Maven artifacts anew
+	$(COMPILE) --upgrade --output-file requirements.lock > /dev/null
+	$(BIN)/python -m devstack.lock
+
+clean: ## Remove .venv, caches and the stack of this folder (.trs)
+	@test ! -x $(BIN)/trs || TRS_HOME=.trs $(BIN)/trs devstack down --wipe
+	rm -rf .venv .trs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
