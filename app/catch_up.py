@@ -1,0 +1,74 @@
+"""`--until-caught-up`: when is everything done that stood in the topics at the start?"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from connectors.kafka import KafkaConfig, watermarks
+from processors.ports import Engine
+
+_POLL_S = 0.5
+
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """What a catch-up did: source records (offsets advanced, over all workers) and the seconds it took."""
+
+    events: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.events / self.seconds if self.seconds > 0 else 0.0
+        return f"caught up: {self.events:,} events in {self.seconds:.1f} s ({rate:,.0f} events/s)"
+
+
+def remaining(positions: Mapping[Place, int], ends: Mapping[Place, int]) -> int:
+    """Offsets below `ends` that `positions` have not reached; a missing position counts from 0."""
+    return sum(max(0, end - positions.get(place, 0)) for place, end in ends.items())
+
+
+async def catch_up(engine: Engine, kafka: KafkaConfig, documents_topic: str) -> CaughtUp:
+    """Returns when all that was in the topics at the call is committed, the documents it caused and their features too.
+
+    Looks at the lake, hence at the work of all workers together. First the input topics up to their present ends and
+    every document sent; only then is the documents' end known, and awaited in its turn.
+    """
+    started = time.monotonic()
+    engine.set_draining()
+    sources = tuple(topic for topic in engine.topics if topic != documents_topic)
+    ends = await _ends(kafka, sources)
+    first = await asyncio.to_thread(engine.progress)
+    todo = remaining(first.positions, ends)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
+        await _reach(engine, ends, bar, "records", documents=True)
+        documents_ends = await _ends(kafka, (documents_topic,))
+        await _reach(engine, documents_ends, bar, "documents", documents=False)
+    return CaughtUp(todo, time.monotonic() - started)
+
+
+async def _reach(engine: Engine, ends: Mapping[Place, int], bar: Progress, what: str, *, documents: bool) -> None:
+    task = bar.add_task(what, total=None)
+    total: int | None = None
+    while True:
+        progress = await asyncio.to_thread(engine.progress)
+        left = remaining(progress.positions, ends)
+        total = left if total is None else total
+        bar.update(task, total=total, completed=total - left)
+        settled = progress.documents_settled if documents else progress.features_settled
+        if left == 0 and settled:
+            return
+        await asyncio.sleep(_POLL_S)
+
+
+async def _ends(kafka: KafkaConfig, topics: Sequence[str]) -> dict[Place, int]:
+    held = await asyncio.to_thread(watermarks, kafka, topics)
+    return {place: end for place, (_, end) in held.items()}

@@ -1,0 +1,53 @@
+"""The worker's log: one event per line on stderr, as text for people or as JSON for machines; libraries only warn."""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+
+from app.settings import Settings
+
+_NOISY = ("faust", "mode", "aiokafka", "asyncio", "aiohttp", "botocore", "urllib3")
+_SERVICES = ("app.streaming", "app.web", "connectors.faust_transport")
+"""Faust names the log of a service by the module of its class: who starts and stops is no news."""
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to whatever `sys.stderr` is at the moment, so that a progress line can put itself below the log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def configure_logging(settings: Settings) -> None:
+    """Sets up the root logger and structlog by `TRS_LOG_FORMAT` and `TRS_LOG_LEVEL`; call once per process."""
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    shared: list[structlog.typing.Processor] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, stamp]
+    renderer: structlog.typing.Processor
+    if settings.log_format == "json":
+        renderer = structlog.processors.JSONRenderer()
+        shared.append(structlog.processors.format_exc_info)
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    handler = _Stderr()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.log_level)
+    for name in (*_NOISY, *_SERVICES):
+        logger = logging.getLogger(name)
+        logger.handlers = []
+        logger.setLevel(settings.log_level if settings.log_level == "DEBUG" else "WARNING")
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,256 @@
+"""The life of a worker process: topics, engine, Faust app, signals, and one clear end."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from app.catch_up import catch_up
+from app.logs import configure_logging
+from app.membership import EngineMembership
+from app.settings import Settings
+from app.streaming import StreamingApp, build_app
+from app.web import WorkerState
+from app.wiring import kafka_config
+from connectors.faust_transport import BatchConsumer, ConsumerOptions, as_trs_error
+from connectors.kafka import KafkaConfig, ensure_topics, topic_ids
+from processors.errors import InvariantError, TrsError, UnavailableError
+from processors.ports import Engine
+from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES, topic_of
+
+log = structlog.get_logger("trs.worker")
+
+EngineFactory = Callable[[dict[str, str]], Engine]
+"""Makes the engine, given the Kafka id of each topic."""
+
+_BEAT_S = 0.5
+_REPORT_S = 30.0
+_WAIT_FOR_BROKER_S = 5.0
+_STOP_S = 8.0
+"""How long the end may take after the engine has stopped; then the process leaves without good-byes."""
+
+
+def run_worker(
+    settings: Settings,
+    engine_factory: EngineFactory,
+    *,
+    until_caught_up: bool = False,
+    accept_gap: bool = False,
+    wait: bool = False,
+) -> int:
+    """Runs until a signal, a failure, or (`until_caught_up`) until everything there was is done; returns the exit code.
+
+    0 after a signal or when caught up. A failure inside is logged as one line and gives its TrsError's exit code; what
+    is not a TrsError is a fault of the program: logged with its traceback, 70. `wait`: brokers that do not answer at the
+    start are waited for. Missing topics are made. Raises TrsError for whatever prevents the start.
+    """
+    configure_logging(settings)
+    kafka = kafka_config(settings)
+    ids = _prepare_topics(settings, kafka, wait=wait)
+    engine = engine_factory(ids)
+    worker = Worker(settings, kafka, engine, accept_gap=accept_gap)
+    code = asyncio.run(worker.run(until_caught_up=until_caught_up))
+    if not worker.membership.shut_down():
+        # The engine still loads or commits in a thread that cannot be interrupted; nobody waits for it any more, and
+        # whatever it does from here on is fenced off in the lake.
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def all_topics(settings: Settings) -> tuple[str, ...]:
+    """Every topic of the installation: the tables', the documents', the dead letters'."""
+    names = (*(table.name for table in TABLES), DOCUMENTS_TOPIC, DEAD_LETTERS_TOPIC)
+    return tuple(topic_of(settings.topic_prefix, name) for name in names)
+
+
+def _prepare_topics(settings: Settings, kafka: KafkaConfig, *, wait: bool) -> dict[str, str]:
+    topics = all_topics(settings)
+    while True:
+        try:
+            made = ensure_topics(kafka, topics, settings.partitions)
+            if made:
+                log.info("topics made", topics=list(made), partitions=settings.partitions)
+            return topic_ids(kafka, topics)
+        except UnavailableError as error:
+            if not wait:
+                raise
+            log.warning("waiting for Kafka", reason=error.message)
+            time.sleep(_WAIT_FOR_BROKER_S)
+
+
+class Worker:
+    """One worker in one event loop. `run` may be called once."""
+
+    def __init__(self, settings: Settings, kafka: KafkaConfig, engine: Engine, *, accept_gap: bool) -> None:
+        self._settings = settings
+        self._kafka = kafka
+        self._engine = engine
+        self.membership = EngineMembership(engine, kafka, accept_gap=accept_gap, on_failure=self._fail)
+        self._state = WorkerState(settings.group, engine.status)
+        self._address_file = settings.home / f"worker-{os.getpid()}.json"
+
+    async def run(self, *, until_caught_up: bool) -> int:
+        """Returns the exit code; see `run_worker`."""
+        loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+        self._install_signals()
+        app = build_app(
+            self._settings,
+            self._engine,
+            consumer_options(self._settings, self._kafka),
+            self.membership,
+            self._state,
+            self._on_listening,
+        )
+        self._engine.failure.add_done_callback(self._on_engine_done)
+        await asyncio.to_thread(self._engine.start)
+        # Faust's start returns only after the first assignment, and every one of these may be what ends the worker.
+        duties: list[Coroutine[Any, Any, None]] = [
+            self._start(app), self._watch_crash(app), self._beat(app), self._report_positions(app)
+        ]
+        if until_caught_up:
+            duties.append(self._until_caught_up())
+        tasks = [loop.create_task(self._guard(duty)) for duty in duties]
+        try:
+            await self._ended
+            code = 0
+        except Exception as error:  # noqa: BLE001 - every end comes through here: this is where it becomes an exit code
+            code = self._report(error)
+        await self._stop(app, tasks)
+        return code
+
+    def _install_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_signal, number)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._ended.done() and number == signal.SIGINT:
+            os._exit(130)
+        log.info("stopping", signal=number.name)
+        self._end()
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _fail(self, error: BaseException) -> None:
+        """Ends the worker with this error; from the loop's own thread."""
+        if not self._ended.done():
+            self._ended.set_exception(as_trs_error(error))
+
+    def _on_engine_done(self, failure: Any) -> None:
+        error = None if failure.cancelled() else failure.exception()
+        if error is not None:
+            self._loop.call_soon_threadsafe(self._fail, error)
+
+    async def _guard(self, duty: Awaitable[None]) -> None:
+        try:
+            await duty
+        except Exception as error:  # noqa: BLE001 - handed on whole: a duty that fails ends the worker
+            self._fail(error)
+
+    async def _start(self, app: StreamingApp) -> None:
+        await app.start()
+        if not self._ended.done():
+            log.info("ready", buckets=sorted(self.membership.buckets or ()))
+
+    async def _watch_crash(self, app: StreamingApp) -> None:
+        await app._crashed.wait()
+        self._fail(app.crash_reason or InvariantError("Faust stopped without saying why"))
+
+    async def _beat(self, app: StreamingApp) -> None:
+        while True:
+            self._state.beat = time.monotonic()
+            self._state.buckets = self.membership.buckets
+            self._state.phase = "rebalancing" if self.membership.buckets is None else "running"
+            consumer = app.consumer
+            assert isinstance(consumer, BatchConsumer)
+            if consumer.started:
+                await consumer.check_group()
+            await asyncio.sleep(_BEAT_S)
+
+    async def _report_positions(self, app: StreamingApp) -> None:
+        """Tells the consumer group what the lake holds: for lag tools, nobody else reads it (R9)."""
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            progress = await asyncio.to_thread(self._engine.progress)
+            consumer = app.consumer
+            assert isinstance(consumer, BatchConsumer)
+            if consumer.delivering:
+                await consumer.thread.commit_positions(progress.positions)
+
+    async def _until_caught_up(self) -> None:
+        done = await catch_up(
+            self._engine, self._kafka, topic_of(self._settings.topic_prefix, DOCUMENTS_TOPIC)
+        )
+        print(done, file=sys.stderr)
+        self._end()
+
+    def _on_listening(self, host: str, port: int) -> None:
+        """From the web server's thread: says where the pages are, for people and for tools."""
+        log.info("pages", url=f"http://{host}:{port}/")
+        self._address_file.parent.mkdir(parents=True, exist_ok=True)
+        self._address_file.write_text(json.dumps({"pid": os.getpid(), "host": host, "port": port}), encoding="utf-8")
+
+    def _report(self, error: Exception) -> int:
+        if isinstance(error, TrsError) and not isinstance(error, InvariantError):
+            log.error(str(error))
+            self._state.failure = str(error)
+            return error.exit_code
+        log.error("a fault of the program", exc_info=error)
+        self._state.failure = f"a fault of the program: {error}"
+        return InvariantError.exit_code
+
+    async def _stop(self, app: StreamingApp, tasks: list[asyncio.Task[None]]) -> None:
+        """Stop fetching, let the engine finish its commit, leave the group."""
+        began = time.monotonic()
+        self._state.phase = "stopping"
+        self.membership.stopping = True
+        consumer = app.consumer
+        assert isinstance(consumer, BatchConsumer)
+        consumer.halt()
+        for task in tasks[1:]:
+            task.cancel()
+        try:
+            await asyncio.to_thread(self._engine.stop)
+        except TrsError as error:
+            log.error("the engine did not stop cleanly", reason=str(error))
+        try:
+            await asyncio.wait_for(app.stop(), _STOP_S)
+        except TimeoutError:
+            log.warning("leaving the group takes too long: the brokers will notice by the session time-out")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._address_file.unlink(missing_ok=True)
+        log.info("stopped", seconds=round(time.monotonic() - began, 3))
+
+
+def consumer_options(settings: Settings, kafka: KafkaConfig) -> ConsumerOptions:
+    """The consumer's side of the Kafka settings."""
+    security: dict[str, Any] = {"security_protocol": kafka.security.upper()}
+    if kafka.security.startswith("sasl"):
+        security["sasl_mechanism"] = kafka.sasl_mechanism
+        security["sasl_plain_username"] = kafka.user
+        security["sasl_plain_password"] = kafka.password
+    if kafka.security.endswith("ssl"):
+        security["ssl_context"] = ssl.create_default_context(cafile=kafka.ca_file)
+    return ConsumerOptions(
+        bootstrap_servers=kafka.bootstrap_servers,
+        group=settings.group,
+        session_timeout_s=settings.session_timeout_s,
+        security=security,
+    )
