@@ -13,6 +13,10 @@ _SERVICES = ("app.streaming", "app.web", "connectors.faust_transport")
 """Faust names the log of a service by the module of its class: who starts and stops is no news."""
 
 
+_TRACEBACK = structlog.dev.plain_traceback
+"""Without the values of variables, which may be secrets or personal data."""
+
+
 class _Stderr(logging.StreamHandler[TextIO]):
     """Writes to whatever `sys.stderr` is at the moment, so that a progress line can put itself below the log."""
 
@@ -30,7 +34,9 @@ def configure_logging(settings: Settings) -> None:
         renderer = structlog.processors.JSONRenderer()
         shared.append(structlog.processors.format_exc_info)
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=_TRACEBACK
+        )
     handler = _Stderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

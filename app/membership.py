@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from connectors.kafka import KafkaConfig, topic_ids, watermarks
-from processors.errors import InvariantError, OffsetGapError
+from processors.errors import InvariantError
 from processors.ports import Engine
 from processors.resume import PartitionLog, gap, start_offset, start_offset_accepting_gap
 

@@ -83,7 +83,7 @@ def build_app(
                 engine.offer(fetched.batch)
 
     @app.on_rebalance_complete.connect
-    async def take_over(_: object, **__: object) -> None:
+    async def take_over(sender: Any, /, *_: Any, **__: Any) -> None:
         consumer = app.consumer
         assert isinstance(consumer, BatchConsumer)
         await consumer.take_over()

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
+from rich.console import Console
 
 from app.catch_up import catch_up
 from app.logs import configure_logging
@@ -49,8 +50,8 @@ def run_worker(
     """Runs until a signal, a failure, or (`until_caught_up`) until everything there was is done; returns the exit code.
 
     0 after a signal or when caught up. A failure inside is logged as one line and gives its TrsError's exit code; what
-    is not a TrsError is a fault of the program: logged with its traceback, 70. `wait`: brokers that do not answer at the
-    start are waited for. Missing topics are made. Raises TrsError for whatever prevents the start.
+    is not a TrsError is a fault of the program: logged with its traceback, 70. `wait`: brokers that do not answer at
+    the start are waited for. Missing topics are made. Raises TrsError for whatever prevents the start.
     """
     configure_logging(settings)
     kafka = kafka_config(settings)
@@ -117,7 +118,10 @@ class Worker:
         await asyncio.to_thread(self._engine.start)
         # Faust's start returns only after the first assignment, and every one of these may be what ends the worker.
         duties: list[Coroutine[Any, Any, None]] = [
-            self._start(app), self._watch_crash(app), self._beat(app), self._report_positions(app)
+            self._start(app),
+            self._watch_crash(app),
+            self._beat(app),
+            self._report_positions(app),
         ]
         if until_caught_up:
             duties.append(self._until_caught_up())
@@ -179,7 +183,7 @@ class Worker:
             consumer = app.consumer
             assert isinstance(consumer, BatchConsumer)
             if consumer.started:
-                await consumer.check_group()
+                await consumer.thread.check_group()
             await asyncio.sleep(_BEAT_S)
 
     async def _report_positions(self, app: StreamingApp) -> None:
@@ -193,10 +197,8 @@ class Worker:
                 await consumer.thread.commit_positions(progress.positions)
 
     async def _until_caught_up(self) -> None:
-        done = await catch_up(
-            self._engine, self._kafka, topic_of(self._settings.topic_prefix, DOCUMENTS_TOPIC)
-        )
-        print(done, file=sys.stderr)
+        done = await catch_up(self._engine, self._kafka, topic_of(self._settings.topic_prefix, DOCUMENTS_TOPIC))
+        Console(stderr=True, soft_wrap=True).print(str(done), highlight=False)
         self._end()
 
     def _on_listening(self, host: str, port: int) -> None:

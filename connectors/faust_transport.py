@@ -1,4 +1,4 @@
-"""Faust's Kafka transport, bent in three places: one message per partition and fetch, positions from the lake, no commits.
+"""Faust's Kafka transport, bent in three places: a message per partition and fetch, positions from the lake, no commits.
 
 Faust spends a handful of asyncio tasks on every message, so a message here is a whole `RawBatch`. Faust keeps offsets
 in the consumer group; ours stand in the lake, so the consumer asks a `Membership` for them after each rebalance.
@@ -34,7 +34,6 @@ from aiokafka.structs import OffsetAndMetadata
 from faust import Schema
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP, ConsumerMessage
-from faust.types.events import EventT
 from faust.types.tuples import Message
 
 from connectors.faust_fetch import take_batch
@@ -83,7 +82,7 @@ class ConsumerOptions:
     max_poll_interval_s: float = 1800.0
     request_timeout_s: float = 60.0
     partition_bytes: int = 1 << 20
-    fetch_bytes: int = 32 << 20
+    fetch_bytes: int = 8 << 20
     check_crcs: bool = False
 
 
@@ -118,8 +117,8 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
     sought = -1
     """The rebalance whose positions are in force; everything fetched since belongs to it."""
 
-    def _create_worker_consumer(self, transport: "BatchTransport") -> aiokafka.AIOKafkaConsumer:
-        options = transport.options
+    def _create_worker_consumer(self, transport: Transport) -> aiokafka.AIOKafkaConsumer:
+        options = self.consumer.transport.options
         # Topics with equal partition counts: the range assignor gives a worker the same numbers of every topic.
         self._assignor = RangePartitionAssignor
         return aiokafka.AIOKafkaConsumer(
@@ -324,9 +323,10 @@ class BatchConsumer(Consumer):
 
     def _to_message(self, tp: TP, record: Fetched) -> ConsumerMessage:
         last = record.batch.next_offset - 1
+        value: Any = record  # Faust expects bytes here, and hands on what it gets
         generation = self.app.consumer_generation_id
         return ConsumerMessage(
-            tp.topic, tp.partition, last, 0.0, 0, (), None, record, None, -1, -1, tp, generation_id=generation
+            tp.topic, tp.partition, last, 0.0, 0, None, None, value, None, -1, -1, tp, generation_id=generation
         )
 
     def verify_event_path(self, now: float, tp: TP) -> None:
@@ -344,11 +344,11 @@ class BatchTransport(Transport):
         self.membership = membership
 
 
-class BatchSchema(Schema):
+class BatchSchema(Schema[Any, Any]):
     """Hands the value on as it is: decoding is the engine's work, on tables."""
 
     def compile(self, app: Any, **_: Any) -> Any:
-        async def decode(message: Message, *, propagate: bool = False) -> EventT:
+        async def decode(message: Message, *, propagate: bool = False) -> Any:
             return app.create_event(None, message.value, {}, message)
 
         return decode

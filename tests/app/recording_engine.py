@@ -24,8 +24,10 @@ from processors.ports import LakeProgress, StoredPosition
 from processors.records import RawBatch
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS positions (topic TEXT, partition INT, next_offset INT, topic_id TEXT, PRIMARY KEY (topic, partition));
-CREATE TABLE IF NOT EXISTS batches (pid INT, topic TEXT, partition INT, start_offset INT, next_offset INT, offsets TEXT, size_bytes INT);
+CREATE TABLE IF NOT EXISTS positions
+  (topic TEXT, partition INT, next_offset INT, topic_id TEXT, PRIMARY KEY (topic, partition));
+CREATE TABLE IF NOT EXISTS batches
+  (pid INT, topic TEXT, partition INT, start_offset INT, next_offset INT, offsets TEXT, size_bytes INT);
 CREATE TABLE IF NOT EXISTS calls (at REAL, pid INT, name TEXT, detail TEXT);
 """
 
@@ -152,7 +154,8 @@ class RecordingEngine:
             con.execute("BEGIN IMMEDIATE")
             for batch in taken:
                 row = con.execute(
-                    "SELECT next_offset FROM positions WHERE topic = ? AND partition = ?", (batch.topic, batch.partition)
+                    "SELECT next_offset FROM positions WHERE topic = ? AND partition = ?",
+                    (batch.topic, batch.partition),
                 ).fetchone()
                 if row is not None and row[0] != batch.start_offset and "--accept-gap" not in sys.argv:
                     raise FencedError(f"{batch.topic}-{batch.partition}: at {row[0]}, got {batch.start_offset}")
@@ -205,14 +208,12 @@ def main() -> int:
         engines.append(engine)
         return engine
 
-    return run_worker(
-        settings, make, until_caught_up=options.until_caught_up, accept_gap=options.accept_gap
-    )
+    return run_worker(settings, make, until_caught_up=options.until_caught_up, accept_gap=options.accept_gap)
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
     except TrsError as failed:
-        print(f"error: {failed}", file=sys.stderr)
+        sys.stderr.write(f"error: {failed}\n")
         sys.exit(failed.exit_code)
