@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +30,7 @@ from processors.errors import (
 )
 from processors.lake_tables import CONTROL_LOG, LAKE_TABLES, LakeTable
 from processors.ports import ControlEntry, OpenRun
+from processors.state import duckdb_type
 
 COMMIT_RETRIES = 30
 _CONTROL_APP = "control"
@@ -379,3 +380,52 @@ def _control_rows(handle: DeltaTable) -> list[dict[str, Any]]:
         QueryBuilder().register("control_log", handle).execute("SELECT * FROM control_log ORDER BY entry").read_all()
     )
     return pa.table(result).to_pylist()
+
+
+class DeltaLake:
+    """Implements `processors.ports.Lake`: the tables below one location, created when missing."""
+
+    def __init__(self, location: LakeLocation) -> None:
+        self.store = LakeStore(location)
+        self.store.create()
+        self.control = ControlLog(self.store)
+        self.generation = self.control.generation()
+
+    def prepare(self, con: Any) -> None:
+        """Makes the lake's files readable from this DuckDB connection."""
+        con.execute("SET TimeZone = 'UTC'")
+
+    def relation(self, name: str, files: Sequence[str] | None = None) -> str:
+        """SQL of a subquery over a table's active files as of now, or over the given files."""
+        table = LAKE_TABLES[name]
+        paths = self.store.open(name).file_uris() if files is None else list(files)
+        if not paths:
+            nulls = ", ".join(f"NULL::{duckdb_type(f.type)} AS {f.name}" for f in table.schema)
+            return f"(SELECT {nulls} WHERE FALSE)"
+        listed = ", ".join("'" + p.replace("'", "''") + "'" for p in paths)
+        types = {f.name: duckdb_type(f.type) for f in table.schema if f.name in table.partition_by}
+        return (
+            f"(SELECT {', '.join(table.schema.names)} FROM read_parquet([{listed}], union_by_name = true,"
+            f" hive_partitioning = true, hive_types = {types}))"
+        )
+
+    def fenced(self, name: str) -> FencedTable:
+        """A new writer of a table."""
+        return self.store.fenced(name)
+
+    def follow(self, name: str) -> TableFiles:
+        """A new follower of a table's files."""
+        return TableFiles(self.store, name)
+
+    def commit_metadata(self, name: str, stage: str, bucket: int, epoch: int | None) -> Mapping[str, Any] | None:
+        """The metadata of the commit in which the bucket reached the epoch (None: its latest), or None if gone."""
+
+        def matches(commit: Mapping[str, Any]) -> bool:
+            ours = json.loads(commit.get("trs", "{}"))
+            reached = ours.get("epochs", {}).get(str(bucket))
+            if ours.get("stage") != stage or reached is None:
+                return False
+            return bool(ours.get("kind") == "epoch") if epoch is None else bool(reached == epoch)
+
+        found = self.store.find_commit(name, matches)
+        return None if found is None else dict(json.loads(found["trs"]))

@@ -1,8 +1,8 @@
 """The tables of the lake, declared once: what the worker writes, what folds, what people read.
 
-All timestamps are UTC microseconds; `known_date` is the UTC day on which a row was committed, the only partition column of
-append-only tables. `bucket` is the Kafka partition number that a key lives in. Folded tables repeat the columns of their log
-and add `is_mark`, `mark_bucket` and `mark_date`; they are partitioned by `home_bucket`.
+All timestamps are UTC microseconds; `known_date` is the UTC day on which a row was committed, the only partition column
+of append-only tables. `bucket` is the Kafka partition number that a key lives in. Folded tables repeat the columns of
+their log and add `is_mark`, `mark_bucket` and `mark_date`; they are partitioned by `home_bucket`.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,14 @@ SKU_LOG = LakeTable(
             _field(
                 "prices",
                 pa.list_(
-                    pa.struct([("row_order", ORDER_ARROW_TYPE), ("item_retail_price", PRICE), ("source_ts", TIMESTAMP)])
+                    pa.struct(
+                        [
+                            ("row_order", ORDER_ARROW_TYPE),
+                            ("row_offset", pa.int64()),
+                            ("item_retail_price", PRICE),
+                            ("source_ts", TIMESTAMP),
+                        ]
+                    )
                 ),
                 "Every retail price ever seen, in source order; a removed SKU keeps them.",
             ),

@@ -1,0 +1,318 @@
+"""The three stages of one worker in threads: one computes rows (skus, then A), one derives features (B).
+
+    transport ─offer─► inbox ─decode thread─► rows thread:     skus, A ─► documents topic ─┐
+              ─offer─► inbox ─decode thread─► features thread: B ◄─────── transport ◄──────┘
+
+The shell that owns the Kafka consumer calls `assign` and `revoke`; both wait for the epochs in flight. Whatever fails in
+a thread completes `failure` and ends the worker: state is rebuilt from the lake by the next one.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from processors.charging import PriceAt
+from processors.dead_letters import dead_from_producer
+from processors.decode import Decoder
+from processors.document_codec import decode_documents
+from processors.errors import InvariantError
+from processors.inbox import Chunk, Inbox
+from processors.lake_tables import ACCOUNT_LOG, INVOICE_LOG, SKU_LOG, changes_name
+from processors.ports import DocumentSink, Lake, LakeProgress, StoredPosition
+from processors.records import RawBatch
+from processors.stage import Stage, StageContext
+from processors.stages import AccountStage, InvoiceStage, SkuStage
+from processors.state import cursor, open_state
+from processors.tables import (
+    ACCOUNTS,
+    DEAD_LETTERS_TOPIC,
+    DOCUMENTS_TOPIC,
+    INVOICE_LINE_ITEMS,
+    INVOICES,
+    SKUS,
+    topic_of,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What the engine is told. Times in seconds, sizes in the unit that they name."""
+
+    topic_prefix: str
+    partitions: int
+    source_names: tuple[str, ...]
+    price_at: PriceAt = "creation"
+    interval_s: float = 10.0
+    max_events: int = 400_000
+    idle_s: float = 30.0
+    memory_mb: int = 2000
+    threads: int = 2
+    buffer_bytes: int = 400_000_000
+    spill: Path = Path("spill")
+
+
+class StreamEngine:
+    """Implements `processors.ports.Engine`."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        lake: Lake,
+        sink: DocumentSink,
+        topic_ids: Mapping[str, str],
+        writer: str,
+    ) -> None:
+        self.failure: Future[None] = Future()
+        self._config = config
+        self._lake = lake
+        self._stopping = threading.Event()
+        self._draining = False
+        self._gate = threading.Condition()
+        self._accepting = False
+        self._state = open_state(spill=config.spill, memory_mb=config.memory_mb, threads=config.threads)
+        lake.prepare(self._state)
+        self._generation = lake.generation
+
+        topic = {
+            name: topic_of(config.topic_prefix, name)
+            for name in (
+                SKUS.name,
+                DEAD_LETTERS_TOPIC,
+                INVOICES.name,
+                INVOICE_LINE_ITEMS.name,
+                ACCOUNTS.name,
+                DOCUMENTS_TOPIC,
+            )
+        }
+        self._names = {t: n for n, t in topic.items()}
+        context = StageContext(lake=lake, topic_ids=topic_ids, writer=writer)
+        rows_con, features_con = cursor(self._state), cursor(self._state)
+        lake.prepare(rows_con)
+        lake.prepare(features_con)
+        self._skus = SkuStage(context, rows_con, [topic[SKUS.name], topic[DEAD_LETTERS_TOPIC]])
+        self._invoices = InvoiceStage(
+            context,
+            rows_con,
+            [topic[INVOICES.name], topic[INVOICE_LINE_ITEMS.name]],
+            sink=sink,
+            price_at=config.price_at,
+            stopping=self._stopping.is_set,
+        )
+        self._accounts = AccountStage(context, features_con, [topic[ACCOUNTS.name], topic[DOCUMENTS_TOPIC]])
+        self._stages: tuple[Stage, ...] = (self._skus, self._invoices, self._accounts)
+        self._wake = {stage.name: threading.Event() for stage in self._stages}
+        self._wake[self._skus.name] = self._wake[self._invoices.name]
+        self._locks = {self._skus.name: threading.Lock(), self._accounts.name: threading.Lock()}
+        self._locks[self._invoices.name] = self._locks[self._skus.name]
+        self._inboxes = {stage.name: self._inbox(stage) for stage in self._stages}
+        self._by_topic = {t: self._inboxes[s.name] for s in self._stages for t in s.topics}
+        self._offered_s = 0.0
+        self._threads: list[threading.Thread] = []
+
+    def _inbox(self, stage: Stage) -> Inbox:
+        decoder = Decoder(source_names=self._config.source_names, threads=1)
+        names, generation = self._names, self._generation
+
+        def decode(topic: str, batches: Sequence[RawBatch], positions: Mapping[int, int]) -> Chunk:
+            read = sum(len(b.offsets) for b in batches)
+            if names[topic] == DOCUMENTS_TOPIC:
+                rows, ignored, dead = decode_documents(batches, generation=generation)
+                return Chunk(topic, rows, read, positions, dead=dead, ignored=ignored)
+            if names[topic] == DEAD_LETTERS_TOPIC:
+                return Chunk(topic, None, read, positions, dead=dead_from_producer(batches))
+            decoded = decoder.decode(_TABLES[names[topic]], batches)
+            return Chunk(
+                topic,
+                decoded.events,
+                read,
+                positions,
+                dead=decoded.dead,
+                truncates=decoded.truncates,
+                ignored=decoded.ignored,
+            )
+
+        return Inbox(
+            decode,
+            max_records=2 * self._config.max_events,
+            max_bytes=self._config.buffer_bytes,
+            on_ready=self._wake[stage.name].set,
+        )
+
+    # --- the Engine protocol -------------------------------------------------------------------------------------
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(t for stage in self._stages for t in stage.topics)
+
+    def start(self) -> None:
+        self._thread("rows", lambda: self._loop((self._skus, self._invoices)))
+        self._thread("features", lambda: self._loop((self._accounts,)))
+        for name, inbox in self._inboxes.items():
+            self._thread(f"decode-{name}", inbox.run)
+
+    def _thread(self, name: str, run: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                run()
+            except BaseException as error:  # noqa: BLE001 - handed over whole to the shell
+                self._fail(error)
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _fail(self, error: BaseException) -> None:
+        self._stopping.set()
+        for inbox in self._inboxes.values():
+            inbox.stop()
+        for wake in self._wake.values():
+            wake.set()
+        if not self.failure.done():
+            self.failure.set_exception(error)
+
+    def assign(self, buckets: frozenset[int]) -> Mapping[tuple[str, int], StoredPosition | None]:
+        outside = [b for b in buckets if not 0 <= b < self._config.partitions]
+        if outside:
+            raise InvariantError(f"buckets {outside} are not below TRS_PARTITIONS={self._config.partitions}")
+        positions: dict[tuple[str, int], StoredPosition | None] = {}
+        self._accepting = False
+        for stage in self._stages:
+            with self._locks[stage.name]:
+                started = time.monotonic()
+                found = stage.assign(buckets)
+                log.info("stage %s: %d buckets open in %.2f s", stage.name, len(buckets), time.monotonic() - started)
+                self._inboxes[stage.name].reset({p: s and s.next_offset for p, s in found.items()})
+                positions |= found
+        self._accepting = True
+        return positions
+
+    def revoke(self) -> None:
+        self._accepting = False
+        for stage in self._stages:
+            with self._locks[stage.name]:
+                self._inboxes[stage.name].reset({})
+
+    def offer(self, batch: RawBatch) -> None:
+        if self._accepting:
+            self._offered_s = time.monotonic()
+            self._by_topic[batch.topic].offer(batch)
+
+    def has_room(self) -> bool:
+        return all(inbox.has_room for inbox in self._inboxes.values())
+
+    def set_draining(self) -> None:
+        self._draining = True
+
+    def stop(self) -> None:
+        self._accepting = False
+        self._stopping.set()
+        for inbox in self._inboxes.values():
+            inbox.stop()
+        for wake in self._wake.values():
+            wake.set()
+        for thread in self._threads:
+            thread.join()
+        self._state.close()
+
+    # --- the loops -----------------------------------------------------------------------------------------------
+
+    def _loop(self, stages: Sequence[Stage]) -> None:
+        """Runs epochs of its stages when they are due; sleeps in between until something arrives."""
+        poll_s = min(self._config.interval_s, 1.0)
+        polled_s = 0.0
+        wake = self._wake[stages[0].name]
+        while not self._stopping.is_set():
+            wake.wait(timeout=min(0.05, poll_s))
+            wake.clear()
+            poll = time.monotonic() - polled_s >= poll_s
+            if poll:
+                polled_s = time.monotonic()
+            for stage in stages:
+                with self._locks[stage.name]:
+                    if self._stopping.is_set() or not self._accepting or not stage.buckets:
+                        continue
+                    if poll:
+                        stage.poll_news()
+                    if self._due(stage):
+                        self._run(stage)
+
+    def _due(self, stage: Stage) -> bool:
+        inbox = self._inboxes[stage.name]
+        since = time.monotonic() - stage.last_commit_s
+        if inbox.records >= self._config.max_events or not inbox.has_room:
+            return True
+        if (
+            self._draining
+            and time.monotonic() - self._offered_s > 0.1
+            and (inbox.moved or stage.news or stage.unsettled)
+        ):
+            return True
+        if since >= self._config.interval_s and (inbox.moved or stage.news):
+            return True
+        return since >= self._config.idle_s
+
+    def _run(self, stage: Stage) -> None:
+        chunks = self._inboxes[stage.name].take(self._config.max_events)
+        report = stage.run_epoch(chunks)
+        log.log(
+            logging.INFO if report.read else logging.DEBUG,
+            "stage %s: epoch of %d records, %d log rows, %d derived, %d dead in %.2f s",
+            stage.name,
+            report.read,
+            report.log_rows,
+            report.derived,
+            report.dead,
+            report.seconds,
+        )
+
+    # --- looking at it -------------------------------------------------------------------------------------------
+
+    def progress(self) -> LakeProgress:
+        buckets = range(self._config.partitions)
+        positions: dict[tuple[str, int], int] = {}
+        epochs: dict[str, dict[int, int]] = {}
+        documents: dict[int, int] = {}
+        for stage in self._stages:
+            ids = {f"offset:{t}:{b}": (t, b) for t in stage.topics for b in buckets}
+            fence = {stage.epoch_id(b): b for b in buckets}
+            cursors = {f"documents:{b}": b for b in buckets}
+            stored = self._lake.fenced(stage.log_name).stored((*ids, *fence, *cursors))
+            positions |= {place: stored[i] for i, place in ids.items() if i in stored}
+            epochs[stage.name] = {b: stored[i] for i, b in fence.items() if i in stored}
+            if stage is self._invoices:
+                documents = {b: stored[i] for i, b in cursors.items() if i in stored}
+        settled = all(documents.get(b, 0) >= e for b, e in epochs[self._invoices.name].items())
+        derived = True
+        for feature_set in self._accounts.feature_sets:
+            ids_ = {f"cursor:{b}": b for b in buckets}
+            stored = self._lake.fenced(changes_name(feature_set)).stored(tuple(ids_))
+            cursor_of = {b: stored.get(i, 0) for i, b in ids_.items()}
+            derived = derived and all(cursor_of[b] >= e for b, e in epochs[self._accounts.name].items())
+        return LakeProgress(positions=positions, documents_settled=settled, features_settled=derived)
+
+    def status(self) -> Mapping[str, object]:
+        return {
+            stage.name: {
+                "buckets": sorted(stage.buckets),
+                "epochs": dict(stage.epochs),
+                "last_epoch_s": round(stage.last.seconds, 3),
+                "last_epoch_rows": stage.last.log_rows,
+                "waiting_records": self._inboxes[stage.name].records,
+                "read": stage.total.read,
+                "log_rows": stage.total.log_rows,
+                "derived": stage.total.derived,
+                "dead": stage.total.dead,
+                "ignored": dict(stage.total.ignored),
+            }
+            for stage in self._stages
+        }
+
+
+_TABLES = {t.name: t for t in (SKUS, ACCOUNTS, INVOICES, INVOICE_LINE_ITEMS)}

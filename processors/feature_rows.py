@@ -1,0 +1,171 @@
+"""Stage B, the derived part: every feature set of the touched accounts, as differences against what is committed (R7).
+
+derived row   committed row of (account, entity)   written
+yes           none                                  the row
+yes           other values                          the row
+yes           the same values                       nothing
+none          per-account set: one                  a tombstone
+none          per-invoice set: one, document left   nothing (the other account writes it)
+none          any, document deleted in this epoch   a tombstone with the document's version
+"""
+
+import duckdb
+
+from processors.account_rows import ACCOUNTS, DOCUMENTS, NEW_ACCOUNTS, NEW_DOCUMENTS
+from processors.features.declarations import FeatureSet
+from processors.features.derive import derive_sql
+from processors.state import count_rows, duckdb_type
+
+TOUCHED = "touched_accounts"
+
+
+def state_name(feature_set: FeatureSet) -> str:
+    """The state table of committed features: declared columns and the log bucket."""
+    return f"{feature_set.name}_state"
+
+
+def changes_table(feature_set: FeatureSet) -> str:
+    """The temporary table that `derive` leaves: columns of the changes table but known_from and known_date."""
+    return f"{feature_set.name}_new"
+
+
+def create_state(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet) -> None:
+    """Makes the empty state table."""
+    columns = ", ".join(f"{c.name} {duckdb_type(c.arrow_type)}" for c in feature_set.columns)
+    con.execute(f"CREATE OR REPLACE TABLE {state_name(feature_set)} (bucket INTEGER, {columns})")
+
+
+def load_state(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, current: str) -> None:
+    """Adds committed features from current rows; of invoices only those that still live in the row's account.
+
+    A row of an invoice that left since must not count as committed: it is written anew if the invoice comes back.
+    """
+    names = ", ".join(("bucket", *feature_set.column_names))
+    live = ""
+    if feature_set.per_invoice:
+        live = f"""SEMI JOIN (SELECT account_id, invoice_id FROM {DOCUMENTS} WHERE document_state = 'live') AS d
+            ON c.{feature_set.account_column} = d.account_id AND c.{feature_set.entity_key[0]} = d.invoice_id"""
+    con.execute(f"""
+        INSERT INTO {state_name(feature_set)} BY NAME
+        SELECT {names} FROM (SELECT * FROM {current} WHERE NOT deleted) AS c {live}
+    """)
+
+
+def touch_changed(con: duckdb.DuckDBPyConnection) -> None:
+    """Lists the accounts of this epoch in `touched_accounts(bucket, account_id, source_ts)`."""
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE {TOUCHED} AS
+        SELECT bucket, account_id, max(source_ts) AS source_ts
+        FROM (
+          SELECT bucket, account_id, source_ts FROM {NEW_ACCOUNTS}
+          UNION ALL SELECT bucket, account_id, source_ts FROM {NEW_DOCUMENTS}
+        )
+        GROUP BY bucket, account_id
+    """)
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE deleted_documents AS
+        SELECT bucket, account_id, invoice_id, document_version, invoice_bucket, source_ts
+        FROM {NEW_DOCUMENTS} WHERE document_state = 'deleted'
+    """)
+
+
+def touch_buckets(con: duckdb.DuckDBPyConnection, *, cursors: str) -> None:
+    """Lists every account of the given buckets; `cursors(bucket, epoch)`: last epoch through which the set is derived.
+
+    `source_ts` is the greatest among the inputs beyond the cursor, else among all of the account.
+    """
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE {TOUCHED} AS
+        SELECT i.bucket, i.account_id,
+               coalesce(max(i.source_ts) FILTER (WHERE i.epoch > c.epoch), max(i.source_ts)) AS source_ts
+        FROM (
+          SELECT bucket, account_id, source_ts, epoch FROM {ACCOUNTS}
+          UNION ALL SELECT bucket, account_id, source_ts, epoch FROM {DOCUMENTS}
+        ) AS i JOIN {cursors} AS c ON i.bucket = c.bucket
+        GROUP BY i.bucket, i.account_id
+    """)
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE deleted_documents AS
+        SELECT d.bucket, d.account_id, d.invoice_id, d.document_version, d.invoice_bucket, d.source_ts
+        FROM {DOCUMENTS} AS d JOIN {cursors} AS c ON d.bucket = c.bucket
+        WHERE d.document_state = 'deleted' AND d.epoch > c.epoch
+    """)
+
+
+def derive(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, owned: str) -> int:
+    """Leaves what changed in the touched accounts in `changes_table`, moves the state, returns the number of rows."""
+    con.execute(f"""
+        CREATE OR REPLACE TEMP VIEW accounts AS
+        SELECT a.account_id, a.company_name, a.joining_date
+        FROM {ACCOUNTS} AS a SEMI JOIN {TOUCHED} AS t ON a.account_id = t.account_id
+        WHERE NOT a.deleted
+    """)
+    con.execute(f"""
+        CREATE OR REPLACE TEMP VIEW documents AS
+        SELECT d.account_id, d.invoice_id, d.date_issued, d.payment_dates, d.inv_total, d.inv_items, d.unpriced_lines
+        FROM {DOCUMENTS} AS d SEMI JOIN {TOUCHED} AS t ON d.account_id = t.account_id
+        WHERE d.document_state = 'live'
+    """)
+    con.execute(f"CREATE OR REPLACE TEMP TABLE derived AS SELECT * FROM {derive_sql(feature_set)}")
+    state, changes = state_name(feature_set), changes_table(feature_set)
+    account = feature_set.account_column
+    key = (*dict.fromkeys((*feature_set.entity_key, account)),)
+    match = " AND ".join(f"d.{k} = f.{k}" for k in key)
+    differs = " OR ".join(f"d.{c} IS DISTINCT FROM f.{c}" for c in feature_set.column_names if c not in key) or "FALSE"
+    columns = ", ".join(f"d.{c}" for c in feature_set.column_names)
+    if feature_set.per_invoice:
+        version = f"""JOIN {DOCUMENTS} AS i
+            ON d.{account} = i.account_id AND d.{feature_set.entity_key[0]} = i.invoice_id"""
+        provenance = "i.invoice_bucket AS entity_bucket, i.document_version"
+    else:
+        version, provenance = "", "t.bucket AS entity_bucket, 0::BIGINT AS document_version"
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE {changes} AS
+        SELECT {columns}, t.bucket, o.epoch, {provenance}, FALSE AS deleted,
+               {feature_set.version}::INTEGER AS feature_version, t.source_ts AS valid_from
+        FROM derived AS d
+        JOIN {TOUCHED} AS t ON d.{account} = t.account_id
+        JOIN {owned} AS o ON t.bucket = o.bucket
+        {version}
+        LEFT JOIN {state} AS f ON {match}
+        WHERE f.{key[0]} IS NULL OR {differs}
+    """)
+    con.execute(f"INSERT INTO {changes} BY NAME {_tombstones(feature_set, owned)}")
+    gone = f"""
+        SELECT f.* FROM {state} AS f
+        SEMI JOIN {TOUCHED} AS t ON f.{account} = t.account_id
+        ANTI JOIN derived AS d ON {match}
+    """
+    con.execute(f"CREATE OR REPLACE TEMP TABLE gone AS {gone}")
+    for source in ("gone", f"(SELECT * FROM {changes} WHERE NOT deleted)"):
+        con.execute(f"DELETE FROM {state} AS f USING {source} AS d WHERE {match}")
+    con.execute(f"""
+        INSERT INTO {state} BY NAME
+        SELECT bucket, {", ".join(feature_set.column_names)} FROM {changes} WHERE NOT deleted
+    """)
+    return count_rows(con, changes)
+
+
+def _tombstones(feature_set: FeatureSet, owned: str) -> str:
+    if feature_set.per_invoice:
+        return f"""
+            SELECT d.invoice_id AS {feature_set.entity_key[0]}, d.account_id AS {feature_set.account_column},
+                   d.bucket, o.epoch, d.invoice_bucket AS entity_bucket, d.document_version, TRUE AS deleted,
+                   {feature_set.version}::INTEGER AS feature_version, d.source_ts AS valid_from
+            FROM deleted_documents AS d JOIN {owned} AS o ON d.bucket = o.bucket
+        """
+    key = " AND ".join(f"d.{k} = f.{k}" for k in feature_set.entity_key)
+    return f"""
+        SELECT {", ".join(f"f.{k}" for k in feature_set.entity_key)},
+               f.bucket, o.epoch, f.bucket AS entity_bucket, 0::BIGINT AS document_version, TRUE AS deleted,
+               {feature_set.version}::INTEGER AS feature_version, t.source_ts AS valid_from
+        FROM {state_name(feature_set)} AS f
+        JOIN {TOUCHED} AS t ON f.{feature_set.account_column} = t.account_id
+        JOIN {owned} AS o ON f.bucket = o.bucket
+        ANTI JOIN derived AS d ON {key}
+    """
+
+
+def rows_sql(feature_set: FeatureSet) -> str:
+    """This epoch's rows, bucket-sorted."""
+    return f"SELECT * FROM {changes_table(feature_set)} ORDER BY bucket"

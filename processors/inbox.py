@@ -1,0 +1,158 @@
+"""Where batches wait for their stage: taken from the transport as bytes, decoded ahead of time, handed over as tables.
+
+Decoding goes on in a thread of its own while the stage computes and commits (R12). Batches of a partition must be
+contiguous; a gap means that records would be lost, so it is an error, never a warning.
+"""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from processors.errors import InvariantError
+from processors.records import DEAD_SCHEMA, RawBatch, Truncate
+
+DECODE_RECORDS = 100_000
+"""Records per decode call, at most about: large enough for table speed, small enough to overlap with the stage."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Decoded records of one topic: their rows, what was refused or ignored, and the positions after them."""
+
+    topic: str
+    rows: pa.Table | None
+    read: int
+    positions: Mapping[int, int]
+    dead: pa.Table = field(default_factory=DEAD_SCHEMA.empty_table)
+    truncates: tuple[Truncate, ...] = ()
+    ignored: Counter[str] = field(default_factory=Counter)
+
+
+Decode = Callable[[str, Sequence[RawBatch], Mapping[int, int]], Chunk]
+"""(topic, batches, positions after them) to a chunk."""
+
+
+class Inbox:
+    """The buffer of one stage. `offer` is called by the transport, `take` by the stage, decoding happens in between."""
+
+    def __init__(self, decode: Decode, *, max_records: int, max_bytes: int, on_ready: Callable[[], None]) -> None:
+        self._decode = decode
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._on_ready = on_ready
+        self._lock = threading.Condition()
+        self._raw: deque[RawBatch] = deque()
+        self._ready: deque[Chunk] = deque()
+        self._expected: dict[tuple[str, int], int | None] = {}
+        self._records = 0
+        self._bytes = 0
+        self._decoding = False
+        self._generation = 0
+        self._stopped = False
+
+    def reset(self, expected: Mapping[tuple[str, int], int | None]) -> None:
+        """Forgets everything and accepts exactly these partitions; None accepts any first position."""
+        with self._lock:
+            self._raw.clear()
+            self._ready.clear()
+            self._expected = dict(expected)
+            self._records = self._bytes = 0
+            self._generation += 1
+            self._lock.notify_all()
+
+    def offer(self, batch: RawBatch) -> None:
+        """Takes a batch of an accepted partition; drops others, they will be fetched again by their owner."""
+        place = (batch.topic, batch.partition)
+        with self._lock:
+            if place not in self._expected:
+                return
+            expected = self._expected[place]
+            if expected is not None and batch.start_offset != expected:
+                raise InvariantError(
+                    f"{batch.topic}-{batch.partition}: expected offset {expected}, was offered {batch.start_offset}"
+                )
+            self._expected[place] = batch.next_offset
+            self._raw.append(batch)
+            self._records += len(batch.offsets)
+            self._bytes += batch.size_bytes
+            self._lock.notify_all()
+
+    @property
+    def records(self) -> int:
+        """Records that wait, decoded or not."""
+        return self._records
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be offered."""
+        return self._records < self._max_records and self._bytes < self._max_bytes
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything waits, be it only a position that moved without a record."""
+        return bool(self._raw or self._ready or self._decoding)
+
+    def run(self) -> None:
+        """The decoding loop; returns after `stop`."""
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._raw or self._stopped)
+                if self._stopped:
+                    return
+                generation = self._generation
+                topic, batches = self._next_group()
+                self._decoding = True
+            positions: dict[int, int] = {}
+            for batch in batches:
+                positions[batch.partition] = batch.next_offset
+            chunk = self._decode(topic, batches, positions)
+            with self._lock:
+                self._decoding = False
+                if generation == self._generation:
+                    self._ready.append(chunk)
+                    self._bytes -= sum(b.size_bytes for b in batches)
+                self._lock.notify_all()
+            self._on_ready()
+
+    def _next_group(self) -> tuple[str, list[RawBatch]]:
+        """Batches of the oldest one's topic, up to DECODE_RECORDS records; the order within a partition is kept."""
+        topic = self._raw[0].topic
+        taken: list[RawBatch] = []
+        left: deque[RawBatch] = deque()
+        records = 0
+        for batch in self._raw:
+            if batch.topic == topic and records < DECODE_RECORDS:
+                taken.append(batch)
+                records += len(batch.offsets)
+            else:
+                left.append(batch)
+        self._raw = left
+        return topic, taken
+
+    def take(self, max_records: int, *, timeout_s: float = 5.0) -> list[Chunk]:
+        """Decoded chunks in order, until they hold `max_records`; waits for what is being decoded while it has none."""
+        with self._lock:
+            self._lock.wait_for(
+                lambda: self._stopped or self._ready_records() >= max_records or not (self._raw or self._decoding),
+                timeout_s,
+            )
+            chunks: list[Chunk] = []
+            records = 0
+            while self._ready and (not chunks or records < max_records):
+                chunk = self._ready.popleft()
+                chunks.append(chunk)
+                records += chunk.read
+            self._records -= records
+            return chunks
+
+    def _ready_records(self) -> int:
+        return sum(c.read for c in self._ready)
+
+    def stop(self) -> None:
+        """Ends `run` and lets `take` return."""
+        with self._lock:
+            self._stopped = True
+            self._lock.notify_all()

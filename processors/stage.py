@@ -1,0 +1,337 @@
+"""What the three stages share: buckets, epochs, positions, the opening, and the order of commits (R5, R6, R8).
+
+One epoch of a stage, over all buckets that its worker owns:
+
+    1 side tables that cannot be derived again (dead letters, personal data), with offset ids of their own
+    2 the stage's log: rows, next epoch and next offsets, atomically
+    3 what is derived from it, with a cursor; then the row of `epochs`
+
+Any crash in between is healed by the next opening: below 1's offsets nothing is written twice, what lies after 2 is
+derived again from the log.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from processors.errors import InvariantError
+from processors.inbox import Chunk
+from processors.lake_tables import DEAD_LETTERS, EPOCHS
+from processors.ports import FencedLog, Lake, StoredPosition
+from processors.prices import Control
+
+OWNED = "owned"
+"""Temporary table (bucket, epoch) of the epoch being made."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What every stage of a worker is given. `topic_ids`: Kafka's id per topic; `now`: the UTC clock."""
+
+    lake: Lake
+    topic_ids: Mapping[str, str]
+    writer: str
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+
+@dataclass
+class EpochReport:
+    """What one epoch did; shown by the pages and counted by the benchmarks."""
+
+    seconds: float = 0.0
+    read: int = 0
+    log_rows: int = 0
+    derived: int = 0
+    dead: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
+
+
+class Stage(ABC):
+    """One stage of one worker; used by one thread at a time."""
+
+    name: str
+    log_name: str
+    side_tables: tuple[str, ...] = ()
+
+    def __init__(self, context: StageContext, con: duckdb.DuckDBPyConnection, topics: Sequence[str]) -> None:
+        self.context = context
+        self.con = con
+        self.topics = tuple(topics)
+        self.control = Control(context.lake, con)
+        self.buckets: frozenset[int] = frozenset()
+        self.epochs: dict[int, int] = {}
+        self.positions: dict[tuple[str, int], int] = {}
+        self.side_positions: dict[str, dict[tuple[str, int], int]] = {}
+        self.last_commit_s = 0.0
+        self.news = False
+        self._stored_topic_ids: dict[str, str] = {}
+        self._rows_per_bucket: dict[int, int] = {}
+        self._commit_id = ""
+        self.total = EpochReport()
+        self.last = EpochReport()
+        self._logs: dict[str, FencedLog] = {}
+
+    # --- ids -----------------------------------------------------------------------------------------------------
+
+    def epoch_id(self, bucket: int) -> str:
+        """The application id of a bucket's epoch; the same in every table, as fence and as cursor."""
+        return f"epoch:{self.name}:{bucket}"
+
+    def _place_ids(self, prefix: str) -> dict[str, tuple[str, int]]:
+        return {f"{prefix}:{t}:{b}": (t, b) for t in self.topics for b in sorted(self.buckets)}
+
+    def extra_ids(self, table: str) -> tuple[str, ...]:
+        """Further application ids that the stage keeps in a table for its buckets."""
+        return ()
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Every table that the stage writes, the log first."""
+        return (self.log_name, *self.side_tables, DEAD_LETTERS.name, EPOCHS.name)
+
+    # --- opening -------------------------------------------------------------------------------------------------
+
+    def assign(self, buckets: frozenset[int]) -> dict[tuple[str, int], StoredPosition | None]:
+        """Owns exactly these buckets: opens when some are gained, drops the state of the lost ones."""
+        gained = buckets - self.buckets
+        lost = self.buckets - buckets
+        self.buckets = buckets
+        if lost:
+            self._own(self.epochs)
+            self.drop_lost()
+            self.epochs = {b: e for b, e in self.epochs.items() if b in buckets}
+            self.positions = {p: o for p, o in self.positions.items() if p[1] in buckets}
+        if gained or lost:
+            # Lost buckets leave the ids too: a handle that carries them would be refused when their owner commits.
+            self._open(gained)
+        return {
+            (t, b): StoredPosition(self.positions[t, b], self._stored_topic_ids.get(t, self.context.topic_ids[t]))
+            if (t, b) in self.positions
+            else None
+            for t in self.topics
+            for b in buckets
+        }
+
+    def _open(self, gained: frozenset[int]) -> None:
+        stored: dict[str, dict[str, int]] = {}
+        for table in self.tables:
+            log = self._logs[table] = self.context.lake.fenced(table)
+            stored[table] = log.stored(self._ids_of(table))
+        for bucket in self.buckets:
+            last = max((s.get(self.epoch_id(bucket), 0) for s in stored.values()), default=0)
+            self.epochs[bucket] = max(last, self.epochs.get(bucket, 0)) + 1
+        fence = {self.epoch_id(b): e for b, e in self.epochs.items()}
+        for table in self.tables:
+            others = {k: v for k, v in stored[table].items() if k not in fence}
+            self._logs[table].open(fence | others, self._metadata("opening"))
+        log_ids = stored[self.log_name]
+        for app_id, place in self._place_ids("offset").items():
+            if place[1] in gained and app_id in log_ids:
+                self.positions[place] = log_ids[app_id]
+        for table in (*self.side_tables, DEAD_LETTERS.name):
+            marks = self.side_positions.setdefault(table, {})
+            for app_id, place in self._place_ids("side").items():
+                if app_id in stored[table]:
+                    marks[place] = stored[table][app_id]
+        self._stored_topic_ids = self._topic_ids_of_last_epoch(gained)
+        self._own(self.epochs)
+        if gained:
+            self.control.refresh()
+            self.load_gained(gained, stored)
+
+    def _ids_of(self, table: str) -> tuple[str, ...]:
+        ids = [self.epoch_id(b) for b in sorted(self.buckets)]
+        if table == self.log_name:
+            ids += self._place_ids("offset")
+        elif table != EPOCHS.name:
+            ids += self._place_ids("side")
+        return (*ids, *self.extra_ids(table))
+
+    def _topic_ids_of_last_epoch(self, gained: frozenset[int]) -> dict[str, str]:
+        """The topic ids that the last commits before this opening spoke of."""
+        for bucket in sorted(gained):
+            found = self.context.lake.commit_metadata(self.log_name, self.name, bucket, None)
+            if found is not None:
+                return dict(found.get("topic_ids", {}))
+        return {}
+
+    def _own(self, epochs: Mapping[int, int]) -> None:
+        table = pa.table(
+            {
+                "bucket": pa.array(list(epochs), pa.int32()),
+                "epoch": pa.array(list(epochs.values()), pa.int64()),
+            }
+        )
+        self.con.register("owned_arrow", table)
+        self.con.execute(f"CREATE OR REPLACE TEMP TABLE {OWNED} AS SELECT * FROM owned_arrow")
+        self.con.unregister("owned_arrow")
+
+    @abstractmethod
+    def load_gained(self, gained: frozenset[int], stored: Mapping[str, Mapping[str, int]]) -> None:
+        """Reads the state of gained buckets from the lake and derives again what lies beyond the cursors."""
+
+    @abstractmethod
+    def drop_lost(self) -> None:
+        """Forgets the state of buckets that are not owned any more."""
+
+    # --- one epoch -----------------------------------------------------------------------------------------------
+
+    def poll_news(self) -> None:
+        """Sets `news` when something other than records asks for an epoch: new prices, control entries."""
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a cursor waits for the next commit."""
+        return False
+
+    def run_epoch(self, chunks: Sequence[Chunk]) -> EpochReport:
+        """Applies the chunks, commits, derives. On an error the state is not to be trusted any more."""
+        started = time.perf_counter()
+        report = EpochReport(read=sum(c.read for c in chunks))
+        for chunk in chunks:
+            report.ignored.update(chunk.ignored)
+            self._move_positions(chunk)
+            for truncate in chunk.truncates:
+                self.context.lake.control.truncate(truncate.table, truncate.row_order, truncate.source_ts_ms)
+        if any(c.truncates for c in chunks):
+            self.control.refresh()
+        self.epochs = {b: e + 1 for b, e in self.epochs.items()}
+        self._own(self.epochs)
+        self._commit_dead(chunks, report)
+        self.apply_and_commit(chunks, report)
+        self._commit_epochs_row(report)
+        self.news = False
+        self.last_commit_s = time.monotonic()
+        report.seconds = time.perf_counter() - started
+        self._add(report)
+        return report
+
+    def _move_positions(self, chunk: Chunk) -> None:
+        for bucket, position in chunk.positions.items():
+            if bucket not in self.buckets:
+                raise InvariantError(f"{chunk.topic}-{bucket}: records of a bucket that is not owned")
+            self.positions[chunk.topic, bucket] = position
+
+    def _commit_dead(self, chunks: Sequence[Chunk], report: EpochReport) -> None:
+        report.dead = sum(c.dead.num_rows for c in chunks)
+        if report.dead == 0:
+            return
+        rows = pa.concat_tables(
+            [self.beyond_side(DEAD_LETTERS.name, c.dead, c.topic, partition="partition") for c in chunks]
+        )
+        now = self.context.now()
+        rows = rows.append_column(
+            "known_from", pa.array([now] * rows.num_rows, DEAD_LETTERS.schema.field("known_from").type)
+        )
+        rows = rows.append_column("known_date", pa.array([now.date()] * rows.num_rows, pa.date32()))
+        self.commit_side(DEAD_LETTERS.name, rows.cast(DEAD_LETTERS.schema))
+
+    def beyond_side(self, table: str, rows: pa.Table, topic: str, *, partition: str) -> pa.Table:
+        """The rows of one topic that the side table lacks: at or beyond its own offset of their partition."""
+        for (mark_topic, bucket), position in self.side_positions.get(table, {}).items():
+            if mark_topic == topic:
+                below = pc.and_(pc.equal(rows[partition], bucket), pc.less(rows["row_offset"], position))
+                rows = rows.filter(pc.invert(below))
+        return rows
+
+    def commit_side(self, table: str, rows: pa.Table) -> None:
+        """Commits rows that cannot be derived again, with the positions through which they are complete."""
+        marks = self.side_positions.setdefault(table, {})
+        marks.update(self.positions)
+        ids = {i: marks[p] for i, p in self._place_ids("side").items() if p in marks}
+        self._logs[table].append(rows, self._fence() | ids)
+
+    def commit_log(self, rows: pa.Table, extra: Mapping[str, int], report: EpochReport) -> str:
+        """Commits the stage's log: rows, epochs, positions and cursors in one (R5)."""
+        ids = {i: self.positions[p] for i, p in self._place_ids("offset").items() if p in self.positions}
+        report.log_rows = rows.num_rows
+        self._rows_per_bucket = dict(Counter(rows["bucket"].to_pylist())) if rows.num_rows < 1000 else _count(rows)
+        metadata = self._metadata("epoch") | {"ignored": dict(report.ignored), "read": report.read, "dead": report.dead}
+        self._commit_id = self._logs[self.log_name].append(rows, self._fence() | ids | dict(extra), metadata)
+        return self._commit_id
+
+    def commit_derived(self, table: str, rows: pa.Table, extra: Mapping[str, int]) -> None:
+        """Commits derived rows with the cursor that says how far they go (R6)."""
+        self._logs[table].append(rows, self._fence() | dict(extra), self._metadata("derived"))
+
+    def _fence(self) -> dict[str, int]:
+        return {self.epoch_id(b): e for b, e in self.epochs.items()}
+
+    def _metadata(self, kind: str) -> dict[str, Any]:
+        return {
+            "kind": kind,
+            "stage": self.name,
+            "writer": self.context.writer,
+            "epochs": {str(b): e for b, e in self.epochs.items()},
+            "topic_ids": {t: self.context.topic_ids[t] for t in self.topics},
+            "control_version": self.control.version,
+            **self.extra_metadata(),
+        }
+
+    def extra_metadata(self) -> dict[str, Any]:
+        """What else stands in each commit's metadata."""
+        return {}
+
+    def known_through(self) -> datetime:
+        """No row of this epoch or before will be known at or before this time."""
+        return self.context.now()
+
+    @abstractmethod
+    def apply_and_commit(self, chunks: Sequence[Chunk], report: EpochReport) -> None:
+        """Merges the chunks into the state, commits the log, derives."""
+
+    def _commit_epochs_row(self, report: EpochReport) -> None:
+        now = self.context.now()
+        through = self.known_through()
+        sku_versions = self.extra_metadata().get("sku_versions")
+        rows = [
+            {
+                "stage": self.name,
+                "bucket": b,
+                "epoch": e,
+                "known_through": through,
+                "offsets": [
+                    {"topic": t, "topic_id": self.context.topic_ids[t], "next_offset": self.positions[t, b]}
+                    for t in self.topics
+                    if (t, b) in self.positions
+                ],
+                "sku_versions": sku_versions,
+                "control_version": self.control.version,
+                "rows": self._rows_per_bucket.get(b, 0),
+                "writer": self.context.writer,
+                "commit_id": self._commit_id,
+                "committed_at": now,
+                "known_date": now.date(),
+            }
+            for b, e in sorted(self.epochs.items())
+        ]
+        self._logs[EPOCHS.name].append(pa.Table.from_pylist(rows, schema=EPOCHS.schema), self._fence())
+
+    def _add(self, report: EpochReport) -> None:
+        self.last = report
+        total = self.total
+        total.seconds += report.seconds
+        total.read += report.read
+        total.log_rows += report.log_rows
+        total.derived += report.derived
+        total.dead += report.dead
+        total.ignored.update(report.ignored)
+
+
+def _count(rows: pa.Table) -> dict[int, int]:
+    counts = rows["bucket"].value_counts()
+    return {c["values"].as_py(): c["counts"].as_py() for c in counts}
+
+
+def rows_of(chunks: Sequence[Chunk], topic: str) -> pa.Table | None:
+    """The rows of one topic in all chunks, or None."""
+    tables = [c.rows for c in chunks if c.topic == topic and c.rows is not None and c.rows.num_rows]
+    return pa.concat_tables(tables) if tables else None

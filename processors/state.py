@@ -1,0 +1,68 @@
+"""The worker's state: a DuckDB database in memory that spills to a folder, filled from the lake, thrown away at will.
+
+State tables have no primary key (it makes writes three times slower); every write deletes the keys that it replaces.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+
+def open_state(*, spill: Path, memory_mb: int, threads: int) -> duckdb.DuckDBPyConnection:
+    """An empty database; its cursors may be used by one thread each."""
+    spill.mkdir(parents=True, exist_ok=True)
+    con = duckdb.connect(":memory:")
+    con.execute(f"SET memory_limit = '{memory_mb}MB'")
+    con.execute(f"SET threads = {threads}")
+    con.execute("SET temp_directory = ?", [str(spill)])
+    con.execute("SET preserve_insertion_order = false")
+    return con
+
+
+def cursor(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """A connection to the same database for another thread; times are UTC."""
+    other = con.cursor()
+    other.execute("SET TimeZone = 'UTC'")
+    return other
+
+
+_TYPES = {
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+    pa.bool_(): "BOOLEAN",
+    pa.date32(): "DATE",
+    pa.binary(): "BLOB",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
+}
+
+
+def duckdb_type(kind: pa.DataType) -> str:
+    """The DuckDB type of an Arrow type that the lake uses."""
+    if pa.types.is_decimal(kind):
+        return f"DECIMAL({kind.precision},{kind.scale})"
+    if pa.types.is_list(kind):
+        return f"{duckdb_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        return "STRUCT(" + ", ".join(f"{f.name} {duckdb_type(f.type)}" for f in kind) + ")"
+    return _TYPES[kind]
+
+
+def create_like(con: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, *, without: Sequence[str] = ()) -> None:
+    """Makes an empty table with the schema's columns."""
+    columns = ", ".join(f"{f.name} {duckdb_type(f.type)}" for f in schema if f.name not in without)
+    con.execute(f"CREATE OR REPLACE TABLE {name} ({columns})")
+
+
+def to_arrow(con: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> pa.Table:
+    """The query's rows with exactly this schema (names, order, types)."""
+    table = con.sql(query).to_arrow_table()
+    return table.select(schema.names).cast(schema)
+
+
+def count_rows(con: duckdb.DuckDBPyConnection, relation: str) -> int:
+    """How many rows a relation has."""
+    return int(con.sql(f"SELECT count(*) FROM {relation}").fetchall()[0][0])
