@@ -1,0 +1,1 @@
+"""What people read: SQL views over the lake's tables, always exact."""
