@@ -10,7 +10,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # Arguments for pytest, e.g. make test ARGS="tests/app -k settings"
 ARGS ?=
 
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test check lint types imports agreement format bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,11 +31,19 @@ demo: setup ## Show the whole path on real parts: database, Kafka, worker, lake,
 test: setup ## Run all tests; those of the stack start it by themselves
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-check: setup ## Lint, format, types, import rules, lock file and compose file
+check: lint types imports agreement ## Lint, format, types, import rules, lock file and compose file
+
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup
 	$(BIN)/mypy
+
+imports: setup
 	$(BIN)/lint-imports
+
+agreement: setup
 	@echo "requirements.lock agrees with pyproject.toml" && copy=$$(mktemp) && trap 'rm -f "$$copy"' EXIT && \
 		cp requirements.lock "$$copy" && $(COMPILE) --output-file "$$copy" > /dev/null && diff requirements.lock "$$copy"
 	@echo "docker-compose.yml agrees with devstack/declared.py" && \
