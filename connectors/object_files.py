@@ -203,14 +203,24 @@ class LakeReader:
     def files(self, name: str) -> list[str]:
         """Addresses of the files that make up the table now; none where it does not exist."""
         table = self.open(name)
-        if table is None:
-            return []
+        return [] if table is None else self.files_of(name, table)
+
+    def files_of(self, name: str, table: DeltaTable) -> list[str]:
+        """Addresses of the files that make up the version that this handle of the table shows."""
         # Not file_uris(): it percent-encodes the lake's own folder, so that a space in it would not be found.
         actions = pa.table(table.get_add_actions(flatten=True)).select(["path", "size_bytes"]).to_pylist()
         sizes = {f"{self.uri}/{name}/{a['path']}": a["size_bytes"] for a in actions}
         if self._s3 is not None:
             self._s3.remember(sizes)
         return sorted(sizes)
+
+    def row_count(self, name: str) -> int | None:
+        """Rows of the table by Delta's statistics, None where it does not exist; opens no data file."""
+        table = self.open(name)
+        if table is None:
+            return None
+        counts: list[int] = pa.table(table.get_add_actions(flatten=True)).column("num_records").to_pylist()
+        return sum(counts)
 
     def relation(self, name: str, files: list[str] | None = None) -> str:
         """SQL in parentheses over the declared columns of the table as it is now, or of the given files of it.

@@ -1,7 +1,125 @@
-"""Commands of the group `etl`."""
+"""`trs etl`: features in batch, without Kafka."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from app.etl import EtlReport
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
+    app.command(epilog="Example: trs etl --source csv:extracts --feature-set invoice_features --out features.csv")(etl)
+
+
+def etl(
+    source: Annotated[
+        str,
+        typer.Option(
+            help="csv:FOLDER, mysql://USER:PASSWORD@HOST:PORT/DATABASE, mysql (the database of TRS_DATABASE), or lake."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet. Replaced whole, at the end.")],
+    feature_set: Annotated[str, typer.Option(help="invoice_features or account_features.")] = "invoice_features",
+    date_format: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Format of a CSV date column, as invoices.date_issued=%d/%m/%Y; may be repeated.",
+            metavar="COLUMN=FORMAT",
+        ),
+    ] = None,
+    price_at: Annotated[
+        Literal["creation", "current"] | None,
+        typer.Option(help="Which price a line is charged, with --source lake. Default: TRS_PRICE_AT."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Compute a feature set over everything, from a bare source or from the lake's logs, into a CSV or Parquet file.
+
+    Rows that do not fit their table go to OUT.rejects.csv; the rest goes on.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from app.etl import LAKE, run_etl
+    from app.lake_session import named_feature_set
+    from app.settings import load_settings
+    from processors.errors import UsageError
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    settings = load_settings()
+    features = named_feature_set(feature_set)
+    formats = _date_formats(date_format or [])
+    if source == LAKE and formats:
+        raise UsageError("--date-format is for CSV extracts")
+    if source != LAKE:
+        if price_at == "creation":
+            raise UsageError(
+                "a bare source knows only today's prices", hint="leave out --price-at creation, or use --source lake"
+            )
+        console.print("prices: today's, because a bare source knows no others", style="dim")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks = {}
+
+        def progress(table: str, read: int, estimate: int | None) -> None:
+            if table not in tasks:
+                tasks[table] = bars.add_task(table, total=estimate)
+            bars.update(tasks[table], completed=read)
+
+        report = run_etl(
+            settings,
+            source,
+            features,
+            out,
+            price_at=price_at or settings.price_at,
+            date_formats=formats,
+            progress=progress,
+        )
+    if as_json:
+        typer.echo(json.dumps(_as_json(report), indent=2))
+    for notice in report.notices:
+        console.print(notice, style="yellow", markup=False)
+    for kind, count in report.findings.items():
+        if count:
+            console.print(f"{count} {kind} were noticed and used", style="yellow")
+    if report.rejects_file is not None:
+        console.print(f"{report.rejected} rows rejected, see {report.rejects_file}", style="yellow", markup=False)
+    console.print(
+        f"{report.rows} rows of {report.feature_set} as of {report.as_of:%Y-%m-%dT%H:%M:%SZ}"
+        f" in {report.seconds:.1f} s: {report.out}",
+        markup=False,
+    )
+
+
+def _date_formats(options: list[str]) -> dict[str, str]:
+    from processors.errors import UsageError
+    from processors.tables import TABLES, Kind
+
+    dates = [f"{t.name}.{c.name}" for t in TABLES for c in t.columns if c.kind is Kind.DATE]
+    formats = {}
+    for option in options:
+        column, equals, value = option.partition("=")
+        if not equals or "%" not in value or column not in dates:
+            raise UsageError(f"--date-format {option}: write COLUMN=FORMAT", hint=f"columns: {', '.join(dates)}")
+        formats[column] = value
+    return formats
+
+
+def _as_json(report: "EtlReport") -> dict[str, object]:
+    return {
+        "feature_set": report.feature_set,
+        "out": str(report.out),
+        "rows": report.rows,
+        "as_of": report.as_of.isoformat().replace("+00:00", "Z"),
+        "price_at": report.price_at,
+        "seconds": round(report.seconds, 3),
+        "read": report.read,
+        "rejected": report.rejected,
+        "rejects_file": None if report.rejects_file is None else str(report.rejects_file),
+        **report.findings,
+        "notices": report.notices,
+    }

@@ -1,7 +1,159 @@
-"""Commands of the group `features`."""
+"""`trs features`: feature sets as of any time, and what changed between two."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from app.lake_session import LakeSession
+    from processors.features.compare import Comparison
+
+group = typer.Typer(no_args_is_help=True, help="Feature sets as of any point in time, and what changed between two.")
+
+_SET = Annotated[str, typer.Option("--feature-set", help="See `trs features list`.")]
+_AXIS = Annotated[
+    Literal["known", "valid"],
+    typer.Option(help="known: what the lake knew then. valid: what held then at the source, as known today."),
+]
+_LIMIT = Annotated[int, typer.Option(min=0, help="Rows shown at most.")]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
+    app.add_typer(group, name="features")
+
+
+@group.command("list", epilog="Example: trs features list --json")
+def list_sets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show the feature sets and their columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from processors.features.declarations import FEATURE_SETS
+
+    if as_json:
+        sets = [
+            {
+                "name": f.name,
+                "doc": f.doc,
+                "version": f.version,
+                "key": list(f.entity_key),
+                "columns": [{"name": c.name, "type": c.sql_type, "doc": c.doc} for c in f.columns],
+            }
+            for f in FEATURE_SETS
+        ]
+        typer.echo(json.dumps(sets, indent=2))
+        return
+    console = Console(highlight=False)
+    for feature_set in FEATURE_SETS:
+        table = Table("column", "type", "meaning", title=f"{feature_set.name} (version {feature_set.version})")
+        for column in feature_set.columns:
+            table.add_row(column.name, column.sql_type, column.doc)
+        console.print(table)
+        console.print(feature_set.doc, markup=False)
+
+
+@group.command("as-of", epilog="Example: trs features as-of 2024-05-31T18:00:00Z --out features.csv")
+def as_of(
+    time: Annotated[str, typer.Argument(help="ISO-8601, UTC if it has no zone; a day is its first moment; or `now`.")],
+    feature_set: _SET = "invoice_features",
+    axis: _AXIS = "known",
+    out: Annotated[Path | None, typer.Option(help="Write to this .csv or .parquet file.")] = None,
+    form: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="How to print, without --out.")
+    ] = "table",
+    limit: _LIMIT = 50,
+) -> None:
+    """Show a feature set as it was at a point in time, rows by key."""
+    from app.lake_session import LakeSession, named_feature_set
+    from app.output import check_target, write_query
+    from app.printing import message, print_query
+    from app.settings import load_settings
+    from processors.features.as_of import format_time
+
+    features = named_feature_set(feature_set)
+    if out is not None:
+        check_target(out)
+    with LakeSession(load_settings()) as session:
+        (moment,) = _times(session, time)
+        query = session.as_of(features, moment, axis)
+        if out is None:
+            rows = print_query(session.con, query, form=form, limit=limit)
+        else:
+            rows = write_query(session.con, query, out)
+        message(f"{rows} rows of {features.name} as of {format_time(moment)} ({axis})" + (f": {out}" if out else ""))
+
+
+@group.command(epilog="Example: trs features compare 2024-05-01 2024-06-01")
+def compare(
+    time1: Annotated[str, typer.Argument(help="The time before: ISO-8601, UTC if it has no zone; or `now`.")],
+    time2: Annotated[str, typer.Argument(help="The time after.")],
+    feature_set: _SET = "invoice_features",
+    axis: _AXIS = "known",
+    out: Annotated[Path | None, typer.Option(help="Write the rows that differ to this .csv or .parquet file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    limit: _LIMIT = 10,
+) -> None:
+    """Show what changed in a feature set from one point in time to another."""
+    from app.lake_session import LakeSession, named_feature_set
+    from app.output import check_target, write_query
+    from app.printing import message, print_comparison
+    from app.settings import load_settings
+    from processors.features.as_of import format_time
+
+    features = named_feature_set(feature_set)
+    if out is not None:
+        check_target(out)
+    with LakeSession(load_settings()) as session:
+        before, after = _times(session, time1, time2)
+        comparison = session.compare(features, before, after, axis)
+        if as_json:
+            typer.echo(json.dumps(_as_json(comparison, before, after, axis), indent=2))
+        else:
+            print_comparison(comparison, before, after, limit=limit)
+        message(f"compared as of {format_time(before)} with as of {format_time(after)} ({axis})")
+        if out is not None:
+            query = f"FROM compared ORDER BY {', '.join(features.entity_key)}"
+            message(f"{write_query(session.con, query, out)} rows that differ: {out}")
+
+
+def _times(session: "LakeSession", *texts: str) -> "list[datetime]":
+    """The times asked for; warns of those that the lake is not complete for."""
+    from app.printing import message
+    from processors.features.as_of import parse_time
+
+    times = [parse_time(text, now=session.read_at) for text in texts]
+    warning = session.freshness().warning(max(times))
+    if warning is not None:
+        message(warning, warning=True)
+    return times
+
+
+def _as_json(comparison: "Comparison", before: "datetime", after: "datetime", axis: str) -> dict[str, object]:
+    from app.printing import plain
+    from processors.features.as_of import format_time
+
+    return {
+        "feature_set": comparison.feature_set.name,
+        "time1": format_time(before),
+        "time2": format_time(after),
+        "axis": axis,
+        "entities": {"before": comparison.before, "after": comparison.after},
+        "added": comparison.added,
+        "removed": comparison.removed,
+        "changed": comparison.changed,
+        "columns": {
+            c.name: {
+                "changed": c.changed,
+                "sum_before": plain(c.sum_before),
+                "sum_after": plain(c.sum_after),
+                "mean_before": c.mean_before,
+                "mean_after": c.mean_after,
+            }
+            for c in comparison.columns
+        },
+    }

@@ -6,8 +6,8 @@ The SQL (DuckDB, portable to Trino) reads two relations and returns exactly the 
 - `documents(account_id, invoice_id, date_issued, payment_dates, inv_total, inv_items, unpriced_lines)`: live invoices
   with what their lines add up to.
 
-In batch the relations hold everything; in the stream they hold whole accounts, those that an epoch touched. So a feature
-of an account or of its invoices may look at all of that account's invoices, and at nothing of other accounts.
+In batch the relations hold everything; in the stream they hold whole accounts, those that an epoch touched. So a
+feature of an account or of its invoices may look at all of that account's invoices, and at nothing of other accounts.
 """
 
 from dataclasses import dataclass
@@ -40,9 +40,9 @@ class FeatureColumn:
 class FeatureSet:
     """One feature set.
 
-    `entity_key`: columns that identify a row over all accounts. `account_column`: the column that names the account whose
-    rows the row was computed from. `per_invoice`: whether the entity is an invoice (`entity_key[0]` is its id), else it is
-    the account itself. `version` rises with every change of the SQL's meaning (R10).
+    `entity_key`: columns that identify a row over all accounts. `account_column`: the column that names the account
+    whose rows the row was computed from. `per_invoice`: whether the entity is an invoice (`entity_key[0]` is its id),
+    else it is the account itself. `version` rises with every change of the SQL's meaning (R10).
     """
 
     name: str

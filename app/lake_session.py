@@ -1,0 +1,184 @@
+"""A session of reading the lake: views on demand, features as of a time, comparisons, guarded SQL.
+
+The command line and the notebooks (`trs.lake`) both use this.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import duckdb
+import pyarrow as pa
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from app.output import write_query
+from app.settings import Settings
+from connectors.object_files import LakeReader
+from processors.errors import TrsError, UnavailableError, UsageError
+from processors.features.as_of import Axis, as_of_sql
+from processors.features.compare import Comparison, compare
+from processors.features.declarations import FEATURE_SETS, FeatureSet, feature_set
+from processors.lake_tables import EPOCHS, changes_name
+from processors.views.catalog import create_views, documented_names
+from processors.watermark import watermark_sql
+
+_BATCH_ROWS = 50_000
+
+
+def storage_options(settings: Settings) -> dict[str, str]:
+    """What delta-rs and obstore need besides the address; empty on AWS, where the task's role does."""
+    options: dict[str, str] = {}
+    if settings.lake_uri.startswith("s3://"):
+        options["AWS_REGION"] = settings.aws_region
+        if settings.aws_endpoint is not None:
+            options["AWS_ENDPOINT_URL"] = settings.aws_endpoint
+            options["AWS_ALLOW_HTTP"] = str(settings.aws_endpoint.startswith("http://")).lower()
+        if settings.aws_access_key is not None and settings.aws_secret_key is not None:
+            options["AWS_ACCESS_KEY_ID"] = settings.aws_access_key.get_secret_value()
+            options["AWS_SECRET_ACCESS_KEY"] = settings.aws_secret_key.get_secret_value()
+    return options
+
+
+def named_feature_set(name: str) -> FeatureSet:
+    """The declared set of that name. Raises UsageError that names the nearest."""
+    found = feature_set(name)
+    if found is None:
+        names = [f.name for f in FEATURE_SETS]
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        raise UsageError(f"no feature set `{name}`", hint=hint)
+    return found
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """As of when an answer is. `watermark`: answers at or before it never change; None: nothing is committed yet."""
+
+    lake: str
+    read_at: datetime
+    watermark: datetime | None
+
+    def warning(self, time: datetime) -> str | None:
+        """What to tell a person who asks for `time`, if the lake is not complete there."""
+        if self.watermark is None:
+            return f"nothing is committed to {self.lake} yet"
+        if time <= self.watermark:
+            return None
+        shown = self.watermark.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return f"the lake is complete through {shown}; an answer past that may still change"
+
+
+class LakeSession:
+    """One connection to the lake. A context manager; every table is read as it is at its first use."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.read_at = datetime.now(UTC)
+        self.reader = LakeReader(settings.lake_uri, storage_options(settings))
+        self.con = self.reader.connect()
+        self.con.execute(f"SET threads = {settings.threads}")
+        self.con.execute(f"SET memory_limit = '{settings.memory_mb}MB'")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Releases everything."""
+        self.reader.close()
+
+    def create_views(self, names: Iterable[str]) -> None:
+        """Makes these tables and views visible on `con`, if they are not yet."""
+        create_views(self.con, names, self.reader.relations)
+
+    def freshness(self) -> Freshness:
+        """The lake's watermark now."""
+        self.create_views([EPOCHS.name])
+        ((watermark,),) = self.con.sql(watermark_sql(EPOCHS.name)).fetchall()
+        return Freshness(self.reader.uri, self.read_at, watermark)
+
+    def as_of(self, features: FeatureSet, time: datetime, axis: Axis = "known") -> str:
+        """SQL of the set's rows as of `time`, by key, to run on `con`."""
+        changes = changes_name(features)
+        self.create_views([changes])
+        keys = ", ".join(features.entity_key)
+        return f"FROM {as_of_sql(features, changes=changes, time=time, axis=axis)} ORDER BY {keys}"
+
+    def compare(self, features: FeatureSet, before: datetime, after: datetime, axis: Axis = "known") -> Comparison:
+        """What changed in the set from one time to the other."""
+        return compare(self.con, features, self.as_of(features, before, axis), self.as_of(features, after, axis))
+
+    def prepare_query(self, query: str) -> str:
+        """Checks that `query` is one SELECT, shows it what it names of the lake, and shuts everything else out.
+
+        Afterwards the connection reads the lake's files only and its settings are locked. Returns the query without a
+        trailing semicolon. Raises UsageError.
+        """
+        try:
+            statements = self.con.extract_statements(query)
+        except duckdb.Error as error:
+            raise UsageError(f"SQL: {_first_line(error)}") from None
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise UsageError("only one SELECT at a time: the lake is read-only here", hint="see `trs sql --help`")
+        self.create_views(_names_in(query))
+        self._shut()
+        return str(statements[0].query).strip().rstrip(";")
+
+    def _shut(self) -> None:
+        root = self.reader.uri.replace("'", "''")
+        self.con.execute(f"SET allowed_directories = ['{root}/']")
+        self.con.execute("SET python_enable_replacements = false")
+        self.con.execute("SET enable_external_access = false")
+        self.con.execute("SET lock_configuration = true")
+
+    def write(self, query: str, out: Path) -> int:
+        """Writes the rows of one SELECT to a .csv or .parquet file and returns how many. Raises UsageError."""
+        prepared = self.prepare_query(query)
+        # This connection reaches nothing but the lake any more, so another one writes what it streams.
+        try:
+            with duckdb.connect() as writer:
+                writer.execute("SET TimeZone = 'UTC'")
+                writer.register("answer", self.con.sql(prepared).to_arrow_reader(_BATCH_ROWS))
+                return write_query(writer, "FROM answer", out)
+        except duckdb.Error as error:
+            raise query_error(error) from None
+
+    def run(self, query: str) -> pa.Table:
+        """The rows of a prepared query, all in memory. Raises UsageError for what the query does wrong."""
+        try:
+            return self.con.sql(query).to_arrow_table()
+        except duckdb.Error as error:
+            raise query_error(error) from None
+
+
+def query_error(error: duckdb.Error) -> TrsError:
+    """A failure of a query as one of ours."""
+    text = _first_line(error)
+    if isinstance(error, duckdb.PermissionException):
+        return UsageError("SQL: only the tables and views of the lake can be read", hint="`trs sql` alone lists them")
+    if isinstance(error, duckdb.IOException):
+        return UnavailableError(f"the lake's files cannot be read: {text}", hint="if upkeep removed one, ask again")
+    hint = "`trs sql` alone lists tables and views" if isinstance(error, duckdb.CatalogException) else None
+    return UsageError(f"SQL: {text}", hint=hint)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def _names_in(query: str) -> list[str]:
+    """The tables and views of the lake that a query names; all of them where that cannot be told from its text."""
+    known = documented_names()
+    try:
+        tree = sqlglot.parse_one(query, dialect="duckdb")
+    except SqlglotError:
+        return list(known)
+    named = {table.name.lower() for table in tree.find_all(exp.Table)} & set(known)
+    return sorted(named) if named else list(known)

@@ -1,0 +1,80 @@
+"""Answers that go to files: CSV or Parquet by the suffix, all or nothing."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from processors.errors import FullDiskError, UsageError
+from processors.features.text import quoted, text_sql
+
+_FORMATS = {
+    ".csv": "FORMAT csv, HEADER true, DELIMITER ',', NULLSTR ''",
+    ".parquet": "FORMAT parquet, COMPRESSION zstd",
+}
+
+
+def check_target(out: Path) -> None:
+    """Raises UsageError before any work when the suffix is unknown or the folder is missing."""
+    if out.suffix.lower() not in _FORMATS:
+        raise UsageError(
+            f"--out {out}: the suffix `{out.suffix}` is neither .csv nor .parquet", hint="name it FILE.csv"
+        )
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: the folder {out.parent} does not exist", hint="make it, or name another")
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder", hint="name a file in it")
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A temporary file beside `out` that takes its place when the block ends well and vanishes when it does not."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def as_text(con: duckdb.DuckDBPyConnection, query: str) -> str:
+    """The query with its numbers as plain text (processors/features/text.py)."""
+    relation = con.sql(query)
+    columns = ", ".join(
+        f"{text_sql(quoted(name), str(kind))} AS {quoted(name)}"
+        for name, kind in zip(relation.columns, relation.types, strict=True)
+    )
+    return f"SELECT {columns} FROM (\n{query}\n)"
+
+
+def write_query(con: duckdb.DuckDBPyConnection, query: str, out: Path) -> int:
+    """Writes the query's rows, in its order, to `out` and returns how many.
+
+    Raises FullDiskError; `out` is then as it was.
+    CSV: a header, plain numbers, empty nulls, lines end with \\n. Parquet: the query's own types.
+    """
+    kind = out.suffix.lower()
+    source = as_text(con, query) if kind == ".csv" else query
+    try:
+        with replacing(out) as temporary:
+            target = str(temporary).replace("'", "''")
+            row = con.execute(f"COPY (\n{source}\n) TO '{target}' ({_FORMATS[kind]})").fetchone()
+            return 0 if row is None else int(row[0])
+    except duckdb.IOException as error:
+        if "no space left" in str(error).lower():
+            raise FullDiskError(f"no space left for {out}", hint="free some, or name a file elsewhere") from None
+        raise

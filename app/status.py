@@ -1,0 +1,127 @@
+"""`trs status`: how far the lake is, what waits in Kafka, what was refused."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.lake_session import LakeSession
+from app.settings import Settings
+from app.wiring import kafka_config
+from connectors.kafka import watermarks
+from processors.errors import TrsError
+from processors.lake_tables import DEAD_LETTERS, EPOCHS, LAKE_TABLES
+from processors.tables import DOCUMENTS_TOPIC, TABLES, topic_of
+from processors.watermark import latest_epochs_sql
+
+_COUNTED_VIEWS = ("skus", "accounts", "invoices", "invoice_features", "account_features")
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage over its buckets. `complete_through` is the least of its buckets; `last_commit` the newest commit."""
+
+    stage: str
+    buckets: int
+    last_epoch: int
+    last_commit: datetime | None
+    complete_through: datetime | None
+
+
+@dataclass(frozen=True)
+class PartitionStatus:
+    """One topic-partition. `next_offset`: what the lake reads next, None if it has read nothing. `end` and `lag`
+    (records not read yet) are None while Kafka does not answer."""
+
+    topic: str
+    partition: int
+    next_offset: int | None
+    end: int | None
+    lag: int | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything that `trs status` shows. `kafka_problem`: why Kafka's offsets are missing, None if they are not.
+
+    `tables`: rows by lake table, from Delta's statistics, None where the table does not exist. `views`: live rows.
+    `dead_letters`: rows by reason.
+    """
+
+    read_at: datetime
+    lake: str
+    watermark: datetime | None
+    stages: tuple[StageStatus, ...]
+    partitions: tuple[PartitionStatus, ...]
+    kafka_problem: str | None
+    tables: dict[str, int | None]
+    views: dict[str, int]
+    dead_letters: dict[str, int]
+
+    @property
+    def lag(self) -> int | None:
+        """Records that wait over all partitions; None while that cannot be told."""
+        lags = [p.lag for p in self.partitions]
+        return None if not lags or any(n is None for n in lags) else sum(n for n in lags if n is not None)
+
+    @property
+    def freshness_s(self) -> float | None:
+        """Seconds from the watermark to now."""
+        return None if self.watermark is None else (self.read_at - self.watermark).total_seconds()
+
+
+def read_status(settings: Settings) -> Status:
+    """Reads lake and Kafka. A Kafka that does not answer is told in the status, a lake that does not is an error."""
+    with LakeSession(settings) as session:
+        freshness = session.freshness()
+        session.create_views([EPOCHS.name, DEAD_LETTERS.name, *_COUNTED_VIEWS])
+        partitions, problem = _partitions(session, settings)
+        reasons = session.con.sql(f"SELECT reason, count(*) FROM {DEAD_LETTERS.name} GROUP BY 1 ORDER BY 2 DESC, 1")
+        return Status(
+            read_at=freshness.read_at,
+            lake=settings.lake_uri,
+            watermark=freshness.watermark,
+            stages=_stages(session),
+            partitions=partitions,
+            kafka_problem=problem,
+            tables={name: session.reader.row_count(name) for name in LAKE_TABLES},
+            views={v: session.con.sql(f"SELECT count(*) FROM {v}").fetchall()[0][0] for v in _COUNTED_VIEWS},
+            dead_letters=dict(reasons.fetchall()),
+        )
+
+
+def _stages(session: LakeSession) -> tuple[StageStatus, ...]:
+    rows = session.con.sql(
+        f"""
+        SELECT stage, count(*), max(epoch), max(committed_at), min(known_through)
+        FROM {latest_epochs_sql(EPOCHS.name)}
+        GROUP BY stage
+        ORDER BY array_position(['skus', 'invoices', 'accounts'], stage)
+        """
+    ).fetchall()
+    return tuple(StageStatus(*row) for row in rows)
+
+
+def _partitions(session: LakeSession, settings: Settings) -> tuple[tuple[PartitionStatus, ...], str | None]:
+    rows = session.con.sql(
+        f"""
+        SELECT o.entry.topic, e.bucket, max(o.entry.next_offset)
+        FROM {latest_epochs_sql(EPOCHS.name)} AS e
+        CROSS JOIN UNNEST(e.offsets) AS o (entry)
+        GROUP BY ALL
+        """
+    ).fetchall()
+    lake: dict[tuple[str, int], int] = {(topic, bucket): offset for topic, bucket, offset in rows}
+    topics = [topic_of(settings.topic_prefix, name) for name in (*(t.name for t in TABLES), DOCUMENTS_TOPIC)]
+    kafka: dict[tuple[str, int], tuple[int, int]] = {}
+    problem = None
+    try:
+        kafka = watermarks(kafka_config(settings), topics)
+    except TrsError as error:
+        problem = str(error)
+    partitions = []
+    for place in sorted(lake.keys() | kafka.keys()):
+        start, end = kafka.get(place, (None, None))
+        next_offset = lake.get(place)
+        reached = start if next_offset is None else next_offset
+        lag = None if end is None or reached is None else max(0, end - reached)
+        partitions.append(PartitionStatus(*place, next_offset, end, lag))
+    return tuple(partitions), problem
