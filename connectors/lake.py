@@ -1,4 +1,4 @@
-"""Delta Lake: the tables' files for reading, fenced appends for the worker, the control log.
+"""Delta Lake: tables, errors, fenced appends for the worker.
 
 A *fenced* table is written through a handle that nothing but its own commits advances (R8). Every commit carries the
 application ids of all buckets of the writer; Delta refuses a commit when another writer has committed one of the ids
@@ -7,12 +7,10 @@ since the handle's version, and that refusal is the fence.
 
 import json
 import random
-import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -29,8 +27,6 @@ from processors.errors import (
     UnavailableError,
 )
 from processors.lake_tables import CONTROL_LOG, LAKE_TABLES, LakeTable
-from processors.ports import ControlEntry, OpenRun
-from processors.state import duckdb_type
 
 COMMIT_RETRIES = 30
 _CONTROL_APP = "control"
@@ -79,10 +75,9 @@ class LakeStore:
         self._options = dict(location.storage_options) or None
 
     def create(self) -> None:
-        """Makes every declared table that is missing, and the first control entry (the lake's generation)."""
+        """Makes every declared table that is missing."""
         for table in LAKE_TABLES.values():
             self._create_table(table)
-        ControlLog(self).ensure_generation()
 
     def exists(self) -> bool:
         """Whether the lake was ever created."""
@@ -215,217 +210,3 @@ class FencedTable:
     def _find_own(self, commit_id: str) -> int | None:
         commit = self._store.find_commit(self.name, lambda c: c.get("commit_id") == commit_id)
         return None if commit is None else int(commit["version"])
-
-
-class TableFiles:
-    """Follows the active files of one append-only table: each call tells which files are new since the last."""
-
-    def __init__(self, store: LakeStore, name: str) -> None:
-        self._store = store
-        self._name = name
-        self._handle: DeltaTable | None = None
-        self._seen: set[str] = set()
-        self._version = -1
-
-    def new_files(self) -> list[str]:
-        """Files not returned before; compaction may return old rows in new files, so filter by epoch."""
-        if self._handle is None:
-            self._handle = self._store.open(self._name)
-        else:
-            try:
-                self._handle.update_incremental()
-            except (DeltaError, OSError) as error:
-                raise wrap_error(error, f"table {self._name}") from error
-        if self._handle.version() == self._version:
-            return []
-        self._version = self._handle.version()
-        files = self._handle.file_uris()
-        new = [f for f in files if f not in self._seen]
-        self._seen = set(files)
-        return new
-
-
-class ControlLog:
-    """The control log: few rows, one total order by compare-and-set on its application id."""
-
-    def __init__(self, store: LakeStore) -> None:
-        self._store = store
-        self._lock = threading.Lock()
-
-    def _append(
-        self, kind: str, build: Callable[[list[dict[str, Any]]], dict[str, Any] | None]
-    ) -> dict[str, Any] | None:
-        """Appends what `build` makes of the entries so far (None: nothing to do), retrying when another was first."""
-        with self._lock:
-            while True:
-                handle = self._store.open(CONTROL_LOG.name)
-                entries = _control_rows(handle)
-                values = build(entries)
-                if values is None:
-                    return None
-                number = (handle.transaction_version(_CONTROL_APP) or 0) + 1
-                now = datetime.now(UTC)
-                row = dict.fromkeys(CONTROL_LOG.schema.names) | {
-                    "entry": number,
-                    "kind": kind,
-                    "at": now,
-                    "known_date": now.date(),
-                }
-                row |= values
-                try:
-                    write_deltalake(
-                        handle,
-                        pa.Table.from_pylist([row], schema=CONTROL_LOG.schema),
-                        mode="append",
-                        commit_properties=CommitProperties(
-                            max_commit_retries=COMMIT_RETRIES, app_transactions=[Transaction(_CONTROL_APP, number)]
-                        ),
-                    )
-                except CommitFailedError:
-                    time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - jitter, not a secret
-                    continue
-                except (DeltaError, OSError) as error:
-                    raise wrap_error(error, "control_log") from error
-                return row
-
-    def entries(self) -> list[ControlEntry]:
-        """All entries in order."""
-        rows = _control_rows(self._store.open(CONTROL_LOG.name))
-        return [
-            ControlEntry(
-                entry=r["entry"],
-                kind=r["kind"],
-                table_name=r["table_name"],
-                row_order=None if r["row_order"] is None else int(r["row_order"]),
-                run=r["run"],
-                source_name=r["source_name"],
-                detail=json.loads(r["detail"]) if r["detail"] else {},
-            )
-            for r in rows
-        ]
-
-    def ensure_generation(self) -> str:
-        """The lake's generation id (R12), made on the first call."""
-
-        def first(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
-            if any(e["kind"] == "generation" for e in entries):
-                return None
-            return {"detail": json.dumps({"generation": uuid.uuid4().hex})}
-
-        self._append("generation", first)
-        return self.generation()
-
-    def generation(self) -> str:
-        """The latest generation id."""
-        ids = [e.detail["generation"] for e in self.entries() if e.kind == "generation"]
-        if not ids:
-            raise UnavailableError("the lake has no generation entry", hint="`trs worker` creates the lake")
-        return str(ids[-1])
-
-    def truncate(self, table_name: str, row_order: int, source_ts_ms: int) -> None:
-        """Records that rows of a table below an order are gone (R4); a repetition changes nothing."""
-
-        def once(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
-            if any(
-                e["kind"] == "truncate" and e["table_name"] == table_name and int(e["row_order"]) == row_order
-                for e in entries
-            ):
-                return None
-            return {
-                "table_name": table_name,
-                "row_order": row_order,
-                "detail": json.dumps({"source_ts_ms": source_ts_ms}),
-            }
-
-        self._append("truncate", once)
-
-    def open_run(self, source_name: str, detail: Mapping[str, Any]) -> int:
-        """Registers a bootstrap run (R3) and returns its number, 1 for the first."""
-
-        def next_run(entries: list[dict[str, Any]]) -> dict[str, Any]:
-            runs = [e["run"] for e in entries if e["run"] is not None]
-            return {"run": max(runs, default=0) + 1, "source_name": source_name, "detail": json.dumps(dict(detail))}
-
-        row = self._append("run_opened", next_run)
-        if row is None:
-            raise StateUnknownError("a run was not registered")
-        return int(row["run"])
-
-    def close_run(self, run: int, detail: Mapping[str, Any]) -> None:
-        """Marks a run as ended; a repetition changes nothing."""
-
-        def once(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
-            if any(e["kind"] == "run_closed" and e["run"] == run for e in entries):
-                return None
-            return {"run": run, "detail": json.dumps(dict(detail))}
-
-        self._append("run_closed", once)
-
-    def open_runs(self) -> list[OpenRun]:
-        """Runs that were registered and not ended, oldest first."""
-        entries = self.entries()
-        closed = {e.run for e in entries if e.kind == "run_closed"}
-        return [
-            OpenRun(run=e.run, source_name=e.source_name or "", detail=e.detail)
-            for e in entries
-            if e.kind == "run_opened" and e.run is not None and e.run not in closed
-        ]
-
-
-def _control_rows(handle: DeltaTable) -> list[dict[str, Any]]:
-    """Few rows by nature, so they are read whole, sorted by entry."""
-    from deltalake import QueryBuilder
-
-    result = (
-        QueryBuilder().register("control_log", handle).execute("SELECT * FROM control_log ORDER BY entry").read_all()
-    )
-    return pa.table(result).to_pylist()
-
-
-class DeltaLake:
-    """Implements `processors.ports.Lake`: the tables below one location, created when missing."""
-
-    def __init__(self, location: LakeLocation) -> None:
-        self.store = LakeStore(location)
-        self.store.create()
-        self.control = ControlLog(self.store)
-        self.generation = self.control.generation()
-
-    def prepare(self, con: Any) -> None:
-        """Makes the lake's files readable from this DuckDB connection."""
-        con.execute("SET TimeZone = 'UTC'")
-
-    def relation(self, name: str, files: Sequence[str] | None = None) -> str:
-        """SQL of a subquery over a table's active files as of now, or over the given files."""
-        table = LAKE_TABLES[name]
-        paths = self.store.open(name).file_uris() if files is None else list(files)
-        if not paths:
-            nulls = ", ".join(f"NULL::{duckdb_type(f.type)} AS {f.name}" for f in table.schema)
-            return f"(SELECT {nulls} WHERE FALSE)"
-        listed = ", ".join("'" + p.replace("'", "''") + "'" for p in paths)
-        types = {f.name: duckdb_type(f.type) for f in table.schema if f.name in table.partition_by}
-        return (
-            f"(SELECT {', '.join(table.schema.names)} FROM read_parquet([{listed}], union_by_name = true,"
-            f" hive_partitioning = true, hive_types = {types}))"
-        )
-
-    def fenced(self, name: str) -> FencedTable:
-        """A new writer of a table."""
-        return self.store.fenced(name)
-
-    def follow(self, name: str) -> TableFiles:
-        """A new follower of a table's files."""
-        return TableFiles(self.store, name)
-
-    def commit_metadata(self, name: str, stage: str, bucket: int, epoch: int | None) -> Mapping[str, Any] | None:
-        """The metadata of the commit in which the bucket reached the epoch (None: its latest), or None if gone."""
-
-        def matches(commit: Mapping[str, Any]) -> bool:
-            ours = json.loads(commit.get("trs", "{}"))
-            reached = ours.get("epochs", {}).get(str(bucket))
-            if ours.get("stage") != stage or reached is None:
-                return False
-            return bool(ours.get("kind") == "epoch") if epoch is None else bool(reached == epoch)
-
-        found = self.store.find_commit(name, matches)
-        return None if found is None else dict(json.loads(found["trs"]))

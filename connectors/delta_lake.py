@@ -1,0 +1,83 @@
+"""The lake as the worker's stages see it: fenced tables, files to read and to follow, the control log."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import duckdb
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from connectors.control_log import ControlLog
+from connectors.lake import FencedTable, LakeLocation, LakeStore, wrap_error
+from connectors.object_files import LakeReader
+
+
+class TableFiles:
+    """Follows the active files of one append-only table: each call tells which files are new since the last."""
+
+    def __init__(self, store: LakeStore, reader: LakeReader, name: str) -> None:
+        self._store = store
+        self._reader = reader
+        self._name = name
+        self._handle: DeltaTable | None = None
+        self._seen: set[str] = set()
+        self._version = -1
+
+    def new_files(self) -> list[str]:
+        """Files not returned before; compaction may return old rows in new files, so filter by epoch."""
+        if self._handle is None:
+            self._handle = self._store.open(self._name)
+        else:
+            try:
+                self._handle.update_incremental()
+            except (DeltaError, OSError) as error:
+                raise wrap_error(error, f"table {self._name}") from error
+        if self._handle.version() == self._version:
+            return []
+        self._version = self._handle.version()
+        files = self._reader.files_of(self._name, self._handle)
+        new = [f for f in files if f not in self._seen]
+        self._seen = set(files)
+        return new
+
+
+class DeltaLake:
+    """Implements `processors.ports.Lake`: the tables below one location, created when missing."""
+
+    def __init__(self, location: LakeLocation) -> None:
+        self.store = LakeStore(location)
+        self.store.create()
+        self._reader = LakeReader(location.uri, location.storage_options)
+        self.control = ControlLog(self.store)
+        self.control.ensure_generation()
+        self.generation = self.control.generation()
+
+    def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Makes the lake's files readable from this DuckDB connection; its times are UTC."""
+        self._reader.prepare(con)
+
+    def relation(self, name: str, files: Sequence[str] | None = None) -> str:
+        """SQL of a subquery over a table's active files as of now, or over the given files."""
+        return self._reader.relation(name, None if files is None else list(files))
+
+    def fenced(self, name: str) -> FencedTable:
+        """A new writer of a table."""
+        return self.store.fenced(name)
+
+    def follow(self, name: str) -> TableFiles:
+        """A new follower of a table's files."""
+        return TableFiles(self.store, self._reader, name)
+
+    def commit_metadata(self, name: str, stage: str, bucket: int, epoch: int | None) -> Mapping[str, Any] | None:
+        """The metadata of the commit in which the bucket reached the epoch (None: its latest), or None if gone."""
+
+        def matches(commit: Mapping[str, Any]) -> bool:
+            ours = json.loads(commit.get("trs", "{}"))
+            reached = ours.get("epochs", {}).get(str(bucket))
+            if ours.get("stage") != stage or reached is None:
+                return False
+            return bool(ours.get("kind") == "epoch") if epoch is None else bool(reached == epoch)
+
+        found = self.store.find_commit(name, matches)
+        return None if found is None else dict(json.loads(found["trs"]))
