@@ -1,0 +1,170 @@
+"""The views of the lake over tables written by hand: exact with and without folds, in any order of arrival."""
+
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from connectors.object_files import LakeReader
+from processors.lake_tables import LAKE_TABLES
+from processors.views.catalog import VIEWS, create_views, documented_names
+from tests.small_lake import SmallLake, at
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> SmallLake:
+    return SmallLake(tmp_path)
+
+
+def rows(lake: SmallLake, query: str, *names: str) -> list[tuple[object, ...]]:
+    with LakeReader(lake.uri) as reader:
+        con = reader.connect()
+        create_views(con, names, reader.relations)
+        answer: list[tuple[object, ...]] = con.sql(query).fetchall()
+        return answer
+
+
+def document(invoice_id: int, account_id: int, version: int, **values: object) -> dict[str, object]:
+    row: dict[str, object] = {
+        "kind": "document",
+        "invoice_id": invoice_id,
+        "account_id": account_id,
+        "document_version": version,
+        "document_state": "live",
+        "date_issued": date(2024, 1, 1),
+        "inv_total": Decimal("3.5"),
+        "inv_items": 3,
+        "unpriced_lines": 0,
+        "lines": [],
+    }
+    return row | values
+
+
+def test_every_name_is_readable_in_an_empty_lake(lake: SmallLake) -> None:
+    for name in documented_names():
+        assert rows(lake, f"FROM {name}", name) == []
+
+
+def test_names_of_views_and_tables_do_not_collide() -> None:
+    assert not VIEWS.keys() & LAKE_TABLES.keys()
+
+
+def test_create_views_opens_only_the_tables_that_are_needed(lake: SmallLake) -> None:
+    asked: list[str] = []
+
+    with LakeReader(lake.uri) as reader:
+
+        def relations(names: list[str]) -> dict[str, str]:
+            asked.extend(names)
+            return reader.relations(names)
+
+        con = reader.connect()
+        create_views(con, ["invoices"], relations)
+        create_views(con, ["invoice_lines", "epochs"], relations)
+    assert sorted(asked) == ["account_log", "account_log_folded", "epochs"]
+
+
+def test_skus_of_a_fold_and_a_tail_show_the_latest_of_each(lake: SmallLake) -> None:
+    lake.append(
+        "sku_log_folded",
+        {"is_mark": True, "mark_bucket": 0, "epoch": 5, "mark_date": date(2024, 4, 1)},
+        {"item_id": "folded", "item_name": "old", "epoch": 4},
+        {"item_id": "both", "item_name": "old", "epoch": 4},
+        {"item_id": "gone", "item_name": "old", "epoch": 4},
+        {"item_id": "tombstone", "epoch": 3, "deleted": True},
+    )
+    lake.append("sku_log", {"item_id": "folded", "item_name": "before the mark", "epoch": 4})
+    lake.append(
+        "sku_log",
+        {"item_id": "both", "item_name": "new", "epoch": 6},
+        {"item_id": "gone", "epoch": 6, "deleted": True},
+        {"item_id": "tail", "item_name": "new", "epoch": 6},
+    )
+    assert rows(lake, "SELECT item_id, item_name FROM skus ORDER BY 1", "skus") == [
+        ("both", "new"),
+        ("folded", "old"),
+        ("tail", "new"),
+    ]
+
+
+def test_sku_prices_of_a_removed_sku_stay_with_their_intervals(lake: SmallLake) -> None:
+    prices = [
+        {"row_order": 5, "item_retail_price": Decimal("1.5"), "source_ts": at("2024-01-01")},
+        {"row_order": 9, "item_retail_price": Decimal("2"), "source_ts": at("2024-02-01")},
+    ]
+    lake.append("sku_log", {"item_id": "a", "deleted": True, "prices": prices})
+    query = "SELECT item_retail_price, valid_from, valid_to, sku_removed FROM sku_prices ORDER BY row_order"
+    assert rows(lake, query, "sku_prices") == [
+        (Decimal("1.5"), at("2024-01-01"), at("2024-02-01"), True),
+        (Decimal("2"), at("2024-02-01"), None, True),
+    ]
+
+
+def test_accounts_leave_out_documents_and_deleted_ones(lake: SmallLake) -> None:
+    account = {"kind": "account", "invoice_id": -1, "joining_date": date(2020, 1, 1)}
+    lake.append(
+        "account_log",
+        {**account, "account_id": 1, "company_name": "One"},
+        {**account, "account_id": 2, "company_name": "Two", "deleted": True},
+        document(7, 3, 1),
+    )
+    assert rows(lake, "SELECT account_id, company_name FROM accounts", "accounts") == [(1, "One")]
+
+
+def test_invoices_show_totals_and_days_to_pay(lake: SmallLake) -> None:
+    lake.append(
+        "account_log",
+        document(1, 1, 1, payment_dates=date(2024, 2, 1)),
+        document(2, 1, 1, payment_dates=date(2024, 1, 31)),
+        document(3, 1, 1),
+    )
+    query = "SELECT invoice_id, date_due, days_to_pay, is_late, inv_total FROM invoices ORDER BY 1"
+    total, due = Decimal("3.5"), date(2024, 1, 31)
+    assert rows(lake, query, "invoices") == [(1, due, 31, 1, total), (2, due, 30, 0, total), (3, due, None, 0, total)]
+
+
+@pytest.mark.parametrize(
+    ("states", "owner"),
+    [
+        (((1, 4, "live"), (2, 6, "live")), [2]),
+        (((1, 6, "left"), (2, 6, "live")), [2]),
+        (((1, 4, "live"), (2, 6, "deleted")), []),
+        (((1, 8, "live"), (2, 8, "left")), [1]),
+    ],
+)
+def test_invoice_that_moved_is_shown_once_under_the_greatest_version(
+    lake: SmallLake, states: tuple[tuple[int, int, str], ...], owner: list[int]
+) -> None:
+    for bucket, (account_id, version, state) in enumerate(states):
+        gone = state != "live"
+        lake.append("account_log", document(1, account_id, version, document_state=state, bucket=bucket, deleted=gone))
+    assert [r[0] for r in rows(lake, "SELECT account_id FROM invoices", "invoices")] == owner
+
+
+def test_invoice_lines_show_the_price_charged_and_null_while_unpriced(lake: SmallLake) -> None:
+    lines = [
+        {"item_id": "a", "quantity": 3, "price": Decimal("0.1")},
+        {"item_id": "b", "quantity": 2, "price": None},
+    ]
+    lake.append("account_log", document(1, 9, 1, lines=lines), document(2, 9, 1))
+    query = "SELECT invoice_id, item_id, quantity, price, amount, account_id FROM invoice_lines ORDER BY 2"
+    assert rows(lake, query, "invoice_lines") == [
+        (1, "a", 3, Decimal("0.1"), Decimal("0.3"), 9),
+        (1, "b", 2, None, None, 9),
+    ]
+
+
+def test_feature_row_of_a_late_lower_version_does_not_win(lake: SmallLake) -> None:
+    lake.append(
+        "invoice_features_folded",
+        {"is_mark": True, "mark_bucket": 0, "epoch": 5, "mark_date": date(2024, 5, 1), "entity_bucket": 0},
+        {"inv_id": 1, "acct_id": 2, "document_version": 8, "epoch": 5, "entity_bucket": 0},
+    )
+    lake.feature(1, "2024-05-02", bucket=1, epoch=40, document_version=7)
+    lake.feature(2, "2024-05-02", bucket=1, epoch=40, document_version=7)
+    lake.feature(2, "2024-05-02", bucket=1, epoch=41, document_version=7, acct_id=5)
+    lake.feature(3, "2024-05-02", bucket=1, epoch=41, deleted=True)
+    query = "SELECT inv_id, acct_id FROM invoice_features ORDER BY 1"
+    assert rows(lake, query, "invoice_features") == [(1, 2), (2, 5)]
+    assert rows(lake, "SELECT count(*) FROM invoice_features_history", "invoice_features_history") == [(4,)]
