@@ -1,0 +1,188 @@
+"""The table-speed path of the decoder as SQL: takes the records whose form it can prove, and says which those are.
+
+JSON scalars are extracted as text and must be canonical: the text of the cast value equals the text that was cast. Whatever
+is not (7.0 for an integer, a text that looks like a number with a point, a null where none is allowed, anything that is not
+JSON) is left to processors/decode_record.py, which judges exactly. Both agree on every record that this path takes.
+"""
+
+import json
+from collections.abc import Mapping
+
+from processors.decode_record import LAST_MS
+from processors.decode_values import FIRST_DAY, LAST_DAY, TEXT_BYTES
+from processors.order import packed_order_sql
+from processors.tables import Column, Kind, Table
+
+RAW = "raw"
+"""The relation that the SQL reads: one column `value` VARCHAR."""
+
+_SOURCE_FIELDS = ("name", "ts_ms", "table", "file", "pos", "row")
+_POS_BOUND = 10**13
+_ROW_BOUND = 10**10
+
+
+def _names(table: Table) -> list[tuple[str, str]]:
+    """(name in the record, type to extract) of every column and alias; JSON where text and number must be told apart."""
+    return [
+        (name, "JSON" if column.kind is Kind.DECIMAL else "VARCHAR")
+        for column in table.columns
+        for name in (column.name, *column.aliases)
+    ]
+
+
+def envelope_structure(table: Table) -> str:
+    """What is extracted from an envelope, as the structure argument of DuckDB's json_transform."""
+    image = dict(_names(table))
+    return json.dumps(
+        {
+            "op": "VARCHAR",
+            "before": image,
+            "after": image,
+            "ts_ms": "VARCHAR",
+            "source": dict.fromkeys(_SOURCE_FIELDS, "VARCHAR"),
+        }
+    )
+
+
+def relaxed_structure(table: Table) -> str:
+    """The same as JSON values, bare or in a payload: what is left of a record that Python's JSON reader refuses."""
+    image = {name: "JSON" for name, _ in _names(table)}
+    envelope = {
+        "op": "JSON",
+        "before": image,
+        "after": image,
+        "ts_ms": "JSON",
+        "source": dict.fromkeys(_SOURCE_FIELDS, "JSON"),
+    }
+    return json.dumps(envelope | {"payload": envelope})
+
+
+def decode_sql(table: Table, epochs: Mapping[str, int], *, value: str = "value") -> str:
+    """SQL over RAW, one row per record in order.
+
+    Columns: `taken` (false: judge it by decode_record), `row_order`, `is_delete`, `is_create`, `source_ts`, the table's
+    columns, and `key_changed` with `old_<column>` per key column (set where an update changed the primary key).
+    """
+    columns = table.columns
+    key_columns = [c for c in columns if c.name in table.key]
+    images = ",\n    ".join(
+        f"CASE WHEN op = 'd' THEN {_either('j.before', c)} ELSE {_either('j.after', c)} END AS t_{c.name}"
+        for c in columns
+    )
+    old_texts = ",\n    ".join(f"j.before.{_quoted(c.name)} AS o_{c.name}" for c in key_columns)
+    typed = ",\n    ".join(f"{_cast(f't_{c.name}', c)} AS c_{c.name}" for c in columns)
+    old_typed = ",\n    ".join(
+        f"CASE WHEN op = 'u' THEN {_cast(f'o_{c.name}', c)} END AS old_{c.name}" for c in key_columns
+    )
+    epoch = " ".join(f"WHEN {_literal(name)} THEN {number}" for name, number in epochs.items())
+    order = packed_order_sql(epoch="source_epoch", file="file_number", pos="pos_number", row="row_number")
+    sound = "\n    AND ".join(
+        [
+            "op IN ('c', 'r', 'u', 'd')",
+            f"source_table = {_literal(table.name)}",
+            "source_epoch IS NOT NULL",
+            "file_number IS NOT NULL",
+            f"pos_number BETWEEN 0 AND {_POS_BOUND - 1} AND pos_number::VARCHAR = pos",
+            f"(row IS NULL OR row = '0' OR (row_number BETWEEN 0 AND {_ROW_BOUND - 1} AND row_number::VARCHAR = row))",
+            f"ts_number BETWEEN 1 AND {LAST_MS} AND ts_number::VARCHAR = ts",
+            *(_sound(f"t_{c.name}", f"c_{c.name}", c, required=c.name in table.key) for c in columns),
+            *(
+                f"(op <> 'u' OR o_{c.name} IS NULL OR {_canonical(f'o_{c.name}', f'old_{c.name}', c)})"
+                for c in key_columns
+            ),
+        ]
+    )
+    differs = " OR ".join(f"old_{c.name} <> c_{c.name}" for c in key_columns)
+    complete = " AND ".join(f"old_{c.name} IS NOT NULL" for c in key_columns)
+    return f"""
+WITH extracted AS (
+  SELECT TRY(json_transform({value}, {_literal(envelope_structure(table))})) AS j FROM {RAW}
+), texts AS (
+  SELECT
+    j.op AS op,
+    j.source.name AS source_name,
+    j.source."table" AS source_table,
+    j.source.file AS file,
+    j.source.pos AS pos,
+    j.source."row" AS "row",
+    coalesce(j.source.ts_ms, j.ts_ms) AS ts,
+    {images},
+    {old_texts}
+  FROM extracted
+), numbers AS (
+  SELECT
+    *,
+    CASE source_name {epoch} END AS source_epoch,
+    CASE WHEN regexp_full_match(file, '(?s)(.*[A-Za-z].*\\.)?[0-9]{{1,10}}') THEN split_part(file, '.', -1)::BIGINT END
+      AS file_number,
+    TRY_CAST(pos AS BIGINT) AS pos_number,
+    coalesce(TRY_CAST("row" AS BIGINT), 0) AS row_number,
+    TRY_CAST(ts AS BIGINT) AS ts_number,
+    {typed},
+    {old_typed}
+  FROM texts
+), judged AS (
+  SELECT *, coalesce({sound}, false) AS taken FROM numbers
+)
+SELECT
+  taken,
+  CASE WHEN taken THEN {order} END AS row_order,
+  op = 'd' AS is_delete,
+  op IN ('c', 'r') AS is_create,
+  CASE WHEN taken THEN make_timestamptz(ts_number * 1000) END AS source_ts,
+  {", ".join(f"c_{c.name} AS {_quoted(c.name)}" for c in columns)},
+  coalesce(taken AND op = 'u' AND {complete} AND ({differs}), false) AS key_changed,
+  {", ".join(f"old_{c.name}" for c in key_columns)}
+FROM judged
+"""
+
+
+def _either(image: str, column: Column) -> str:
+    names = [f"{image}.{_quoted(name)}" for name in (column.name, *column.aliases)]
+    return names[0] if len(names) == 1 else f"coalesce({', '.join(names)})"
+
+
+def _cast(text: str, column: Column) -> str:
+    if column.kind is Kind.TEXT:
+        return text
+    if column.kind is Kind.DECIMAL:
+        return f"TRY_CAST(trim({text}, '\"') AS DECIMAL(20,10))"
+    if column.kind is Kind.DATE:
+        days = f"TRY_CAST({text} AS INTEGER)"
+        return (
+            f"CASE WHEN {days} BETWEEN {FIRST_DAY} AND {LAST_DAY} THEN DATE '1970-01-01' + {days}"
+            f" ELSE TRY_CAST({text} AS DATE) END"
+        )
+    return f"TRY_CAST({text} AS {column.duckdb_type})"
+
+
+def _canonical(text: str, value: str, column: Column) -> str:
+    """True where `value` is exactly what `text` says, decided so that no other reading of the record is possible."""
+    if column.kind is Kind.DECIMAL:
+        return f"""regexp_full_match({text}, '"-?[0-9]{{1,10}}([.][0-9]{{1,10}})?"|-?[0-9]{{1,10}}')"""
+    if column.kind is Kind.DATE:
+        iso = f"regexp_full_match({text}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}')"
+        as_days = f"({value} - DATE '1970-01-01')::VARCHAR = {text}"
+        return f"({value} BETWEEN DATE '0001-01-01' AND DATE '9999-12-31' AND ({as_days} OR {iso}))"
+    if column.kind is Kind.TEXT:
+        fits = f"strlen({text}) <= {TEXT_BYTES}" if column.size is None else f"length({text}) <= {column.size}"
+        # A text that begins like an object, an array, a boolean or a number may be one: only whole numbers read the same.
+        scalar = f"(TRY_CAST({text} AS DOUBLE) IS NULL OR regexp_full_match({text}, '-?[0-9]+'))"
+        return f"({fits} AND {text} NOT IN ('true', 'false') AND left({text}, 1) NOT IN ('{{', '[') AND {scalar})"
+    return f"{value}::VARCHAR = {text}"
+
+
+def _sound(text: str, value: str, column: Column, *, required: bool) -> str:
+    canonical = _canonical(text, value, column)
+    if required:
+        return canonical
+    absent = f"{text} IS NULL" if column.nullable or column.optional else f"({text} IS NULL AND op = 'd')"
+    return f"({absent} OR {canonical})"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
