@@ -1,0 +1,48 @@
+"""`trs status` on a lake written by hand, with Kafka away."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.app.commands import trs
+from tests.small_lake import SmallLake
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """An address on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_status_of_an_empty_lake_says_that_nothing_is_committed(tmp_path: Path, nowhere: str) -> None:
+    answer = trs("status", TRS_LAKE=str(tmp_path), TRS_KAFKA=nowhere)
+    assert answer.code == 0
+    assert "nothing is committed yet" in answer.out
+
+
+def test_status_without_kafka_says_so_and_shows_the_rest(tmp_path: Path, nowhere: str) -> None:
+    lake = SmallLake(tmp_path / "lake")
+    lake.epoch("skus", 0, 1, "2024-05-01", {"aurora.trs.skus": 3})
+    lake.epoch("skus", 0, 2, "2024-05-03", {"aurora.trs.skus": 7})
+    lake.epoch("accounts", 1, 9, "2024-05-02", {"aurora.trs.accounts": 5, "aurora.trs.invoice_documents": 6})
+    lake.append(
+        "dead_letters", *({"topic": "t", "partition": 0, "reason": r} for r in ("bad_json", "no_key", "no_key"))
+    )
+    lake.append("sku_log", {"item_id": "a"}, {"item_id": "b", "deleted": True})
+
+    answer = json.loads(trs("status", "--json", TRS_LAKE=lake.uri, TRS_KAFKA=nowhere).out)
+
+    assert nowhere in answer["kafka_problem"]
+    assert answer["watermark"] == "2024-05-02T00:00:00Z"
+    assert [(s["stage"], s["last_epoch"]) for s in answer["stages"]] == [("skus", 2), ("accounts", 9)]
+    assert [(p["topic"], p["partition"], p["next_offset"], p["lag"]) for p in answer["partitions"]] == [
+        ("aurora.trs.accounts", 1, 5, None),
+        ("aurora.trs.invoice_documents", 1, 6, None),
+        ("aurora.trs.skus", 0, 7, None),
+    ]
+    assert (answer["lag"], answer["dead_letters"]) == (None, {"no_key": 2, "bad_json": 1})
+    assert (answer["tables"]["sku_log"], answer["views"]["skus"], answer["tables"]["invoice_log"]) == (2, 1, None)
