@@ -51,6 +51,8 @@ def configure_logging(settings: Settings) -> None:
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.setLevel(settings.log_level if settings.log_level == "DEBUG" else "WARNING")
+    if settings.log_level != "DEBUG":
+        logging.getLogger("trs.kafka").setLevel("CRITICAL")  # librdkafka repeats what our errors say once
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -1,4 +1,4 @@
-"""Faust's Kafka transport, bent in three places: a message per partition and fetch, positions from the lake, no commits.
+"""Faust's Kafka transport, bent in three places: one message per fetch, positions from the lake, no commits.
 
 Faust spends a handful of asyncio tasks on every message, so a message here is a whole `RawBatch`. Faust keeps offsets
 in the consumer group; ours stand in the lake, so the consumer asks a `Membership` for them after each rebalance.
