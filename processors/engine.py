@@ -18,7 +18,7 @@ from pathlib import Path
 from processors.charging import PriceAt
 from processors.dead_letters import dead_from_producer
 from processors.decode import Decoder
-from processors.document_codec import decode_documents
+from processors.document_codec import DocumentDecoder
 from processors.errors import InvariantError
 from processors.inbox import Chunk, Inbox
 from processors.lake_tables import ACCOUNT_LOG, INVOICE_LOG, SKU_LOG, changes_name
@@ -118,12 +118,13 @@ class StreamEngine:
 
     def _inbox(self, stage: Stage) -> Inbox:
         decoder = Decoder(source_names=self._config.source_names, threads=1)
-        names, generation = self._names, self._generation
+        documents = DocumentDecoder(generation=self._generation)
+        names = self._names
 
         def decode(topic: str, batches: Sequence[RawBatch], positions: Mapping[int, int]) -> Chunk:
             read = sum(len(b.offsets) for b in batches)
             if names[topic] == DOCUMENTS_TOPIC:
-                rows, ignored, dead = decode_documents(batches, generation=generation)
+                rows, ignored, dead = documents.decode(batches)
                 return Chunk(topic, rows, read, positions, dead=dead, ignored=ignored)
             if names[topic] == DEAD_LETTERS_TOPIC:
                 return Chunk(topic, None, read, positions, dead=dead_from_producer(batches))
@@ -188,7 +189,7 @@ class StreamEngine:
                 started = time.monotonic()
                 found = stage.assign(buckets)
                 log.info("stage %s: %d buckets open in %.2f s", stage.name, len(buckets), time.monotonic() - started)
-                self._inboxes[stage.name].reset({p: s and s.next_offset for p, s in found.items()})
+                self._inboxes[stage.name].reset({p: None if s is None else s.next_offset for p, s in found.items()})
                 positions |= found
         self._accepting = True
         return positions

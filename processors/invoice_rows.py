@@ -181,7 +181,7 @@ def _merge_with_history(events: str, owned: str) -> str:
           FROM joined
         ),
         merged AS (
-          SELECT *, list_sort(list_distinct(list_filter(all_creates, c -> last_delete IS NULL OR c > last_delete))) AS creates
+          SELECT *, list_sort(list_distinct(list_filter(all_creates, lambda c: last_delete IS NULL OR c > last_delete))) AS creates
           FROM deleted
         )
         SELECT

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from processors import account_rows, feature_rows, invoice_documents, invoice_rows, sku_rows
 from processors.charging import PriceAt
-from processors.document_codec import encode_documents
+from processors.document_codec import DOCUMENT_SCHEMA, encode_documents
 from processors.errors import UnavailableError
 from processors.features.declarations import FEATURE_SETS, FeatureSet
 from processors.inbox import Chunk
@@ -320,7 +320,7 @@ class AccountStage(_RowStage):
             self._commit_private(accounts, accounts_topic, known_from_ms)
         account_rows.merge_accounts(self.con, events=accounts or "no_accounts", owned=OWNED)
         documents = rows_of(chunks, documents_topic)
-        self.con.register("document_rows", NO_DOCUMENTS if documents is None else documents)
+        self.con.register("document_rows", DOCUMENT_SCHEMA.empty_table() if documents is None else documents)
         account_rows.merge_documents(self.con, documents="document_rows", owned=OWNED)
         rows = self.dated(account_rows.log_rows_sql(), ACCOUNT_LOG.schema)
         self.commit_log(rows, {}, report)
@@ -353,31 +353,6 @@ class AccountStage(_RowStage):
         ids |= {f"known_from_ms:{b}": known_from_ms for b in self.buckets}
         self.commit_derived(table.name, rows, ids)
         return count
-
-
-NO_DOCUMENTS = pa.schema(
-    [
-        *(
-            ACCOUNT_LOG.schema.field(n)
-            for n in (
-                "bucket",
-                "account_id",
-                "invoice_id",
-                "document_state",
-                "document_version",
-                "invoice_bucket",
-                "date_issued",
-                "payment_dates",
-                "inv_total",
-                "inv_items",
-                "unpriced_lines",
-                "lines",
-                "source_ts",
-                "row_offset",
-            )
-        )
-    ]
-).empty_table()
 
 
 def _pairs(epochs: Mapping[int, int]) -> pa.Table:
