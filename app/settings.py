@@ -50,7 +50,7 @@ class StackSource(PydanticBaseSettingsSource):
         return self().get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        home = Path(os.environ.get("TRS_HOME") or self.current_state.get("home") or default_home())
+        home = Path(self.current_state.get("home") or default_home())  # as the sources that win over this one say
         try:
             values = json.loads((home / STACK_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -9,11 +9,13 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
+_POLL_S = 0.05
 _CLOCK_TOLERANCE_S = 1.0
 """Creation times are derived from the boot time, which wobbles a little when the clock is adjusted."""
 
@@ -56,13 +58,23 @@ def stop(record: Path, *, timeout_s: float) -> bool:
     if process is not None:
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(timeout_s)
-            except psutil.TimeoutExpired:
+            if not _ended(process, within_s=timeout_s):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                _ended(process, within_s=timeout_s)
     record.unlink(missing_ok=True)
     return process is not None
+
+
+def _ended(process: psutil.Process, *, within_s: float) -> bool:
+    """Waits until the process has ended; one that its parent has not yet asked about (a zombie) has."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        with contextlib.suppress(psutil.TimeoutExpired):
+            process.wait(_POLL_S)
+            return True
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+    return False
 
 
 def memory_bytes(process: psutil.Process) -> int:
