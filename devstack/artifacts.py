@@ -7,7 +7,6 @@ run the same jars. `python -m devstack.lock` writes it anew.
 import hashlib
 import json
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,13 +84,13 @@ def unpacked(archive: Artifact, prefix: str, advance: Callable[[int], None]) -> 
     if folder.exists():
         return folder
     (path,) = fetch((archive,), advance)
-    with _locked("unpack"), tempfile.TemporaryDirectory(dir=cache_folder(), prefix="unpack-") as temporary:
+    with _locked(folder.name), _staging(folder.name) as temporary:
         if folder.exists():
             return folder
         with zipfile.ZipFile(path) as zipped:
             members = [m for m in zipped.namelist() if m.startswith(prefix) and not m.endswith("/")]
             zipped.extractall(temporary, members)
-        root = Path(temporary) / prefix
+        root = temporary / prefix
         for file in (*root.glob("bin/*"), *root.glob("scripts/*")):
             file.chmod(0o755)
         root.rename(folder)
@@ -109,6 +108,18 @@ def _locked(name: str) -> Iterator[None]:
     cache_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(cache_folder() / f"{name}.lock"):
         yield
+
+
+@contextmanager
+def _staging(name: str) -> Iterator[Path]:
+    """An empty folder on the cache's own file system; what a killed process left in it is removed."""
+    folder = cache_folder() / f"{name}.partial"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _download(artifact: Artifact, target: Path, advance: Callable[[int], None]) -> None:
@@ -150,10 +161,10 @@ def _download_once(artifact: Artifact, target: Path, advance: Callable[[int], No
         yield update
 
     group, name, packaging, version = artifact.coordinate.split(":")
-    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="download-") as staging:
+    with _staging(artifact.filename) as staging:
         context = MavenContext(
             resolver=PythonResolver(progress_callback=report),
-            repo_cache=Path(staging),
+            repo_cache=staging,
             remote_repos=GlobalSettings.load().repositories or None,
             timeout=60,
         )
@@ -164,9 +175,3 @@ def _download_once(artifact: Artifact, target: Path, advance: Callable[[int], No
             advance(-received)
             raise _IncompleteError(f"SHA-256 is {digest}, locked is {artifact.sha256}")
         path.replace(target)
-
-
-def clean_leftovers() -> None:
-    """Removes what killed downloads left behind. Only while no other stack downloads."""
-    for folder in (*cache_folder().glob("download-*"), *cache_folder().glob("unpack-*")):
-        shutil.rmtree(folder, ignore_errors=True)

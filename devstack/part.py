@@ -20,6 +20,8 @@ class Part(ABC):
     """The first is the one that clients connect to."""
     ready_timeout_s: ClassVar[float] = 60.0
     stop_timeout_s: ClassVar[float] = 20.0
+    after_crash: ClassVar[str] = "its data is on disk and is used again"
+    """What a restart finds."""
 
     def __init__(self, folder: Path, ports: Mapping[str, int]) -> None:
         self.folder = folder / self.name

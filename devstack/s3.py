@@ -13,6 +13,9 @@ class S3(Part):
 
     name: ClassVar[str] = "s3"
     port_names: ClassVar[tuple[str, ...]] = ("s3",)
+    after_crash: ClassVar[str] = (
+        "its content is that of the last orderly `trs devstack down`, or none: a worker reads the topics again"
+    )
 
     def download_bytes(self) -> int:
         return 0

@@ -99,7 +99,10 @@ class Stack:
         return environment
 
     def down(self, *, wipe: bool) -> list[str]:
-        """Ends the parts that this stack started and waits for them; returns the names of those that ran."""
+        """Ends the parts that this stack started and waits for them; returns the names of those that ran.
+
+        `wipe` deletes the data of all parts together: topics, database and lake belong to each other.
+        """
         if not self.folder.exists():
             return []
         with FileLock(self.folder / "lock"):
@@ -140,6 +143,8 @@ def _start(part: Part, advance: Advance, report: Callable[[str, str], None]) -> 
         _wait_until_it_answers(part)
         report(part.name, "was running")
         return
+    if part.record.exists():
+        report(part.name, f"had crashed: {part.after_crash}")
     part.folder.mkdir(parents=True, exist_ok=True)
     part.fetch(advance)
     began = time.monotonic()

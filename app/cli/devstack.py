@@ -59,14 +59,16 @@ def up() -> None:
 
 @group.command(epilog="Example: trs devstack down --wipe")
 def down(
-    wipe: Annotated[bool, typer.Option("--wipe", help="Delete the data of all parts as well.")] = False,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Delete topics, database and S3 content as well.")] = False,
 ) -> None:
-    """End the processes of this stack (of this TRS_HOME only) and wait for them."""
+    """End the processes of this stack (of this TRS_HOME only) and wait for them; `up` finds their data again."""
     stack = _stack()
     ended = stack.down(wipe=wipe)
     typer.echo(f"ended: {', '.join(ended)}" if ended else f"nothing was running in {stack.folder}")
     if wipe:
-        typer.echo("the data is deleted")
+        typer.echo("topics, database and S3 content are deleted")
+    elif ended:
+        typer.echo(f"topics, database and S3 content are kept in {stack.folder} (--wipe deletes them)")
 
 
 @group.command(epilog="Example: trs devstack status --json")

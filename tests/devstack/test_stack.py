@@ -100,7 +100,9 @@ def test_status_when_a_part_was_killed_tells_it_with_its_log_and_up_repairs_it(h
     assert "crashed" in told.stdout
     assert "ready for connections" in told.stdout  # of the tail of its log
 
-    assert trs(home, "up").returncode == 0
+    repaired = trs(home, "up")
+    assert repaired.returncode == 0
+    assert "mariadb had crashed" in repaired.stderr
     after = pids(stack)
     assert after["mariadb"] not in (None, before["mariadb"])
     assert (after["kafka"], after["s3"]) == (before["kafka"], before["s3"])
