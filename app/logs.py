@@ -13,6 +13,7 @@ _SERVICES = ("app.streaming", "app.web", "connectors.faust_transport")
 """Faust names the log of a service by the module of its class: who starts and stops is no news."""
 
 
+_REPEAT_S = 10.0
 _TRACEBACK = structlog.dev.plain_traceback
 """Without the values of variables, which may be secrets or personal data."""
 
@@ -23,6 +24,23 @@ class _Stderr(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+
+
+class _Seldom(logging.Filter):
+    """Lets each message of a library through once per period: an absent broker is no news ten times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(_NOISY):
+            return True
+        message = (record.name, str(record.msg))
+        if record.created - self._last.get(message, -_REPEAT_S) < _REPEAT_S:
+            return False
+        self._last[message] = record.created
+        return True
 
 
 def configure_logging(settings: Settings) -> None:
@@ -38,6 +56,8 @@ def configure_logging(settings: Settings) -> None:
             colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=_TRACEBACK
         )
     handler = _Stderr()
+    if settings.log_level != "DEBUG":
+        handler.addFilter(_Seldom())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
