@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from processors.errors import FullDiskError, UsageError
+from processors.errors import FullDiskError, TrsError, UnavailableError, UsageError
 from processors.features.text import quoted, text_sql
 
 _FORMATS = {
@@ -75,6 +75,12 @@ def write_query(con: duckdb.DuckDBPyConnection, query: str, out: Path) -> int:
             row = con.execute(f"COPY (\n{source}\n) TO '{target}' ({_FORMATS[kind]})").fetchone()
             return 0 if row is None else int(row[0])
     except duckdb.IOException as error:
-        if "no space left" in str(error).lower():
-            raise FullDiskError(f"no space left for {out}", hint="free some, or name a file elsewhere") from None
-        raise
+        raise io_error(error, out) from None
+
+
+def io_error(error: duckdb.IOException, out: Path) -> TrsError:
+    """DuckDB's failure to write `out` as one of ours."""
+    text = str(error).splitlines()[0]
+    if "no space left" in text.lower():
+        return FullDiskError(f"no space left for {out}", hint="free some, or name a file elsewhere")
+    return UnavailableError(f"{out} cannot be written: {text}")
