@@ -1,11 +1,11 @@
 """Sources at rest behind one Protocol: a folder of CSV extracts, a MySQL-family database."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from connectors.source_rows import BinlogPosition, Chunk, Finding, Reject, Resume
 from processors.errors import UsageError
-from processors.tables import Table
+from processors.tables import TABLES, TABLES_BY_NAME, Table
 
 __all__ = ["BinlogPosition", "Chunk", "Finding", "Reject", "Resume", "Source", "open_source"]
 
@@ -59,26 +59,39 @@ def open_source(
     database: str | None = None,
     date_formats: Mapping[str, str] | None = None,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
+    tables: Sequence[str] | None = None,
 ) -> Source:
     """The source that `spec` names: `csv:FOLDER`, `mysql://user:password@host:port/database`, or `mysql` (`database`).
 
+    `tables` names the tables wanted, by default all.
     `date_formats` maps `table.column` to a strptime format (CSV only). Raises UsageError for a wrong `spec`.
     """
+    wanted = select_tables(tables)
     if spec.startswith("csv:"):
         from connectors.csv_extracts import CsvSource
 
-        return CsvSource(spec.removeprefix("csv:"), date_formats=date_formats or {}, chunk_rows=chunk_rows)
+        return CsvSource(spec.removeprefix("csv:"), wanted, date_formats=date_formats or {}, chunk_rows=chunk_rows)
     if spec == "mysql":
         if database is None:
             raise UsageError("no source database is set", hint="set TRS_DATABASE, or give --source")
         spec = database
     if spec.startswith("mysql://"):
-        from connectors.mysql import MySqlSource
+        from connectors.mysql_source import MySqlSource
 
         if date_formats:
             raise UsageError("--date-format is for CSV extracts; a database has real dates")
-        return MySqlSource(spec, chunk_rows=chunk_rows)
+        return MySqlSource(spec, wanted, chunk_rows=chunk_rows)
     raise UsageError(
         f"--source {spec.split('@')[-1]!r} is none of csv:FOLDER, mysql://USER:PASSWORD@HOST:PORT/DATABASE",
         hint="for example --source csv:extracts",
     )
+
+
+def select_tables(names: Sequence[str] | None) -> tuple[Table, ...]:
+    """The named tables, or all, in the order in which a bootstrap reads them. Raises UsageError for an unknown name."""
+    if names is None:
+        return TABLES
+    for name in names:
+        if name not in TABLES_BY_NAME:
+            raise UsageError(f"there is no table {name!r}", hint=f"the tables are {', '.join(TABLES_BY_NAME)}")
+    return tuple(t for t in TABLES if t.name in names)

@@ -124,11 +124,12 @@ def type_rows(
         f"v{present.index(c)} AS {c.name}" if c in present else f"NULL::{c.duckdb_type} AS {c.name}"
         for c in table.columns
     ]
+    raw = ", ".join(f"{c.name} := c.{c.name}" for c in present)
     con.register("cells", cells)
     try:
         typed = con.sql(
             f"SELECT {', '.join(columns)}, c.line AS line, coalesce({', '.join(problems)}) AS problem,"
-            f" CASE WHEN problem IS NOT NULL THEN to_json(struct_pack({', '.join(f'{c.name} := c.{c.name}' for c in present)}))::VARCHAR END AS raw"
+            f" CASE WHEN problem IS NOT NULL THEN to_json(struct_pack({raw}))::VARCHAR END AS raw"
             f" FROM (SELECT *, {', '.join(values)} FROM cells) AS c"
         ).to_arrow_table()
     finally:
@@ -151,16 +152,17 @@ def value_sql(column: Column, date_format: str = ISO_DATE) -> str:
     text = f"trim({cell})"
     if column.kind is Kind.DATE:
         if date_format == ISO_DATE:  # a time of midnight is no loss
-            return (
-                rf"CASE WHEN regexp_full_match({text}, '\d{{4}}-\d\d-\d\d([ T]00:00(:00(\.0+)?)?)?')"
-                f" THEN try_cast(left({text}, 10) AS DATE) END"
-            )
-        return f"try_strptime({text}, '{date_format.replace(chr(39), chr(39) * 2)}')::DATE"
-    if column.kind is Kind.DECIMAL:
-        exact = r"[+-]?(\d+(\.\d{0,10}0*)?|\.\d{1,10}0*)"
-    else:
-        exact = r"[+-]?\d+(\.0*)?"
+            iso = r"\d{4}-\d\d-\d\d([ T]00:00(:00(\.0+)?)?)?"
+            parsed = f"CASE WHEN regexp_full_match({text}, '{iso}') THEN try_cast(left({text}, 10) AS DATE) END"
+        else:
+            parsed = f"try_strptime({text}, {_literal(date_format)})::DATE"
+        return f"CASE WHEN {parsed} BETWEEN DATE '1000-01-01' AND DATE '9999-12-31' THEN {parsed} END"
+    exact = r"[+-]?(\d+(\.\d{0,10}0*)?|\.\d{1,10}0*)" if column.kind is Kind.DECIMAL else r"[+-]?\d+(\.0*)?"
     return f"CASE WHEN regexp_full_match({text}, '{exact}') THEN try_cast({text} AS {column.duckdb_type}) END"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def problem_sql(column: Column, value: str, cell: str) -> str:
@@ -178,14 +180,10 @@ def problem_sql(column: Column, value: str, cell: str) -> str:
         cases.append(f"WHEN {cell} IS NULL OR {empty} THEN 'null: {column.name} has no value'")
     if column.kind is Kind.TEXT:
         if column.size is None:
-            cases.append(
-                f"WHEN strlen({value}) > {_TEXT_BYTES} THEN 'too_long: {column.name} is longer than {_TEXT_BYTES} bytes'"
-            )
+            too_long, limit = f"strlen({value}) > {_TEXT_BYTES}", f"{_TEXT_BYTES} bytes"
         else:
-            cases.append(
-                f"WHEN length({value}) > {column.size}"
-                f" THEN 'too_long: {column.name} is longer than {column.size} characters'"
-            )
+            too_long, limit = f"length({value}) > {column.size}", f"{column.size} characters"
+        cases.append(f"WHEN {too_long} THEN 'too_long: {column.name} is longer than {limit}'")
     else:
         cases.append(
             f"WHEN {value} IS NULL AND {cell} IS NOT NULL AND NOT ({empty})"

@@ -1,0 +1,164 @@
+"""What a MySQL-family server and its tables must be like to be read, and how their columns are read as text."""
+
+from dataclasses import dataclass
+
+import pymysql
+
+from connectors.mysql import Connection, DatabaseUrl, current_position, ddl, query, wrap_error
+from processors.errors import AccessDeniedError, SourceError
+from processors.tables import Kind, Table
+
+_WHOLE = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint"})
+_TEXTS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum"})
+_ACCEPTED = {
+    Kind.BIGINT: _WHOLE | {"decimal"} | _TEXTS,
+    Kind.INT: _WHOLE | {"decimal"} | _TEXTS,
+    Kind.DECIMAL: _WHOLE | {"decimal"} | _TEXTS,
+    Kind.DATE: frozenset({"date", "datetime", "timestamp"}) | _TEXTS,
+    Kind.TEXT: _WHOLE | {"decimal"} | _TEXTS,
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """What matters of a server's settings."""
+
+    has_binlog: bool
+    server_id: int
+    notices: list[str]
+
+
+def check_server(connection: Connection, url: DatabaseUrl) -> Server:
+    """Looks at the binlog. Raises AccessDeniedError when its position may not be read."""
+    names = ("log_bin", "binlog_format", "binlog_row_image", "binlog_transaction_compression", "server_id")
+    settings = dict(query(connection, f"SHOW VARIABLES WHERE variable_name IN {names}"))
+    number = int(settings.get("server_id", 0))
+    if settings.get("log_bin", "OFF").upper() not in ("ON", "1"):
+        return Server(
+            False,
+            number,
+            [
+                f"{url}: the binlog is off, so rows are ordered below everything that change data capture will bring;"
+                " before CDC, switch it on (log_bin; on Aurora the cluster parameter binlog_format=ROW)"
+            ],
+        )
+    if current_position(connection) is None:
+        raise SourceError(f"{url}: the binlog is on but has no position", hint="check log_bin at the server")
+    notices = []
+    for name, wanted in (("binlog_format", "ROW"), ("binlog_row_image", "FULL")):
+        if settings.get(name, wanted).upper() != wanted:
+            notices.append(f"{url}: {name} is {settings[name]}; set it to {wanted} before change data capture starts")
+    if settings.get("binlog_transaction_compression", "OFF").upper() == "ON":
+        notices.append(
+            f"{url}: binlog_transaction_compression is ON: rows of one transaction will share a position in change"
+            " data capture; set it to OFF"
+        )
+    return Server(True, number, notices)
+
+
+@dataclass(frozen=True)
+class SourceColumns:
+    """How a declared table's columns are called in a database (an absent optional one is left out)."""
+
+    names: dict[str, str]
+    numeric_keys: frozenset[str]
+    notices: list[str]
+
+    def source_name(self, column: str) -> str:
+        """The database's own name of a declared column."""
+        return self.names[column]
+
+    def present(self, table: Table) -> list[str]:
+        """The declared columns that the database has, in declared order."""
+        return [c.name for c in table.columns if c.name in self.names]
+
+    def document_sql(self, table: Table) -> str:
+        """One row as a JSON document of texts: decimals stay exact, and one column is fast to fetch."""
+        fields = ", ".join(f"'{name}', CAST(`{self.names[name]}` AS CHAR)" for name in self.present(table))
+        return f"JSON_OBJECT({fields})"
+
+    def chunk_sql(self, table: Table, after: tuple[str, ...] | None, limit: int) -> tuple[str, list[str]]:
+        """The rows after a primary key, in key order, and the query's arguments."""
+        key = [f"`{self.names[name]}`" for name in table.key]
+        where, args = "", []
+        if after is not None:
+            # spelled out, because servers do not use the index for (a, b) > (x, y)
+            terms = []
+            for i in range(len(key)):
+                terms.append(" AND ".join([*(f"{k} = %s" for k in key[:i]), f"{key[i]} > %s"]))
+                args += [*after[: i + 1]]
+            where = f" WHERE {key[0]} >= %s AND ({' OR '.join(f'({t})' for t in terms)})"
+            args = [after[0], *args]
+        order = ", ".join(key)
+        return f"SELECT {self.document_sql(table)} FROM `{table.name}`{where} ORDER BY {order} LIMIT {limit}", args
+
+    def by_key_sql(self, table: Table, keys: int) -> str:
+        """The rows of so many primary keys, whose values are the query's arguments."""
+        key = ", ".join(f"`{self.names[name]}`" for name in table.key)
+        places = ", ".join([f"({', '.join(['%s'] * len(table.key))})"] * keys)
+        return f"SELECT {self.document_sql(table)} FROM `{table.name}` WHERE ({key}) IN ({places})"
+
+
+def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> SourceColumns:
+    """Compares a table with its declaration. Raises SourceError or AccessDeniedError that says what to do."""
+    try:
+        query(connection, f"SELECT 1 FROM `{table.name}` LIMIT 0")
+    except pymysql.MySQLError as error:
+        wrapped = wrap_error(error, url)
+        if isinstance(wrapped, AccessDeniedError):
+            wrapped.hint = f"GRANT SELECT ON {url.database}.* TO the user"
+        elif error.args[0] == pymysql.constants.ER.NO_SUCH_TABLE:
+            wrapped = SourceError(
+                f"{url} has no table {table.name}", hint=f"it is declared as: {' '.join(ddl(table).split())}"
+            )
+        raise wrapped from None
+    found = query(
+        connection,
+        "SELECT column_name, data_type, column_key FROM information_schema.columns"
+        " WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position",
+        (url.database, table.name),
+    )
+    names: dict[str, str] = {}
+    types: dict[str, str] = {}
+    unknown = []
+    for name, data_type, _ in found:
+        column = table.column(name) or table.column(name.lower())
+        if column is None:
+            unknown.append(name)
+        elif column.name in names:
+            raise SourceError(f"{url}: table {table.name} has both {names[column.name]} and {name}")
+        else:
+            names[column.name], types[column.name] = name, data_type.lower()
+    notices = (
+        [f"{url}: columns of {table.name} that are not declared are ignored: {', '.join(unknown)}"] if unknown else []
+    )
+    for column in table.columns:
+        if column.name not in names:
+            if not column.optional:
+                raise SourceError(
+                    f"{url}: table {table.name} lacks column {column.name}", hint=f"the column is: {column.doc}"
+                )
+            notices.append(f"{url}: table {table.name} has no column {column.name}: every value is null")
+        elif types[column.name] not in _ACCEPTED[column.kind]:
+            raise SourceError(
+                f"{url}: {table.name}.{column.name} is {types[column.name]}, which is not exact",
+                hint=f"change it to {column.mysql_type}",
+            )
+    _check_key(connection, url, table, names)
+    whole = frozenset(c.name for c in table.columns if c.kind is Kind.TEXT and types.get(c.name) in _WHOLE)
+    return SourceColumns(names, whole, notices)
+
+
+def _check_key(connection: Connection, url: DatabaseUrl, table: Table, names: dict[str, str]) -> None:
+    key = query(
+        connection,
+        "SELECT column_name FROM information_schema.statistics"
+        " WHERE table_schema = %s AND table_name = %s AND index_name = 'PRIMARY' ORDER BY seq_in_index",
+        (url.database, table.name),
+    )
+    wanted = [names[name] for name in table.key]
+    if [name for (name,) in key] != wanted:
+        raise SourceError(
+            f"{url}: the primary key of {table.name} is ({', '.join(n for (n,) in key)}), not ({', '.join(wanted)})",
+            hint=f"ALTER TABLE {table.name} so that it is, or read the table as a CSV extract",
+        )

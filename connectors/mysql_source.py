@@ -1,0 +1,209 @@
+"""A live MySQL-family database as a source: keyset chunks, each with its own consistent read and binlog position.
+
+A transaction is in the binlog a moment before its rows can be read, so a position read just before a snapshot may
+already cover rows that the snapshot lacks. MariaDB tells the snapshot's own position. Elsewhere a chunk carries a
+position that was read at least `SETTLE_S` before its snapshot: an older position is always right, because what was
+committed after it is applied on top.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+
+import duckdb
+import pyarrow as pa
+import pyarrow.json
+
+from connectors.mysql import (
+    Connection,
+    DatabaseUrl,
+    connect,
+    current_position,
+    query,
+    snapshot_position,
+    stream_column,
+    wrapped_errors,
+)
+from connectors.mysql_schema import SourceColumns, check_server, check_table
+from connectors.source_rows import BinlogPosition, Chunk, Finding, Resume, new_connection, type_rows
+from processors.tables import INVOICE_LINE_ITEMS, INVOICES, Table
+
+SETTLE_S = 0.5
+SHOWN_FINDINGS = 5
+
+
+class MySqlSource:
+    """`batch_bootstrap.source.Source` over a database. Each table is read through a connection of its own."""
+
+    origin = "mysql"
+
+    def __init__(self, url: str, tables: tuple[Table, ...], *, chunk_rows: int) -> None:
+        self.url = DatabaseUrl.parse(url)
+        self._tables = tables
+        self._chunk_rows = chunk_rows
+        self._columns: dict[str, SourceColumns] = {}
+        self._has_binlog = False
+        self.notices: list[str] = []
+        self.server_id = 0
+
+    @property
+    def description(self) -> str:
+        return str(self.url)
+
+    @property
+    def has_binlog(self) -> bool:
+        return self._has_binlog
+
+    def fingerprint(self) -> str:
+        """A database may be read on at any time: each chunk carries its own position."""
+        return str(self.url)
+
+    def tables(self) -> tuple[Table, ...]:
+        """The tables wanted, SKUs before lines."""
+        return self._tables
+
+    def numeric_keys(self, table: Table) -> frozenset[str]:
+        """Text columns that are whole numbers in this database."""
+        return self._columns[table.name].numeric_keys
+
+    def columns(self, table: Table) -> SourceColumns:
+        """How the database's columns are called; known after `preflight`."""
+        return self._columns[table.name]
+
+    def row_estimate(self, table: Table) -> int | None:
+        """The server's own estimate."""
+        with wrapped_errors(self.url), connect(self.url) as connection:
+            rows = query(
+                connection,
+                "SELECT table_rows FROM information_schema.tables WHERE table_schema = %s AND table_name = %s",
+                (self.url.database, table.name),
+            )
+        return None if not rows or rows[0][0] is None else int(rows[0][0])
+
+    def preflight(self) -> None:
+        """Checks reachability, server settings, privileges and the tables. Raises TrsError with what to do."""
+        self.notices.clear()
+        with wrapped_errors(self.url), connect(self.url) as connection:
+            server = check_server(connection, self.url)
+            self._has_binlog, self.server_id = server.has_binlog, server.server_id
+            self.notices += server.notices
+            for table in self._tables:
+                self._columns[table.name] = check_table(connection, self.url, table)
+                self.notices += self._columns[table.name].notices
+            if INVOICE_LINE_ITEMS in self._tables and INVOICES.name not in self._columns:
+                self._columns[INVOICES.name] = check_table(connection, self.url, INVOICES)
+
+    def chunks(self, table: Table, resume: Resume | None = None) -> Iterator[Chunk]:
+        """The table's chunks in key order, after `resume`."""
+        number = 0 if resume is None else resume.chunks
+        last_key = None if resume is None else resume.last_key
+        con = new_connection()
+        positions = SettledPositions()
+        with wrapped_errors(self.url), connect(self.url) as connection:
+            while True:
+                position, documents, invoice_ids = self._read(connection, positions, table, last_key)
+                if not documents:
+                    break
+                number += 1
+                cells = _cells(table, self._columns[table.name], documents)
+                last = cells.slice(cells.num_rows - 1).to_pylist()[0]
+                last_key = tuple(last[name] for name in table.key)
+                typed = type_rows(con, table, cells)
+                chunk = Chunk(table, number, typed.rows, typed.rejects, position, last_key)
+                yield chunk if invoice_ids is None else _with_findings(con, chunk, invoice_ids)
+                if len(documents) < self._chunk_rows:
+                    break
+        con.close()
+
+    def _read(
+        self, connection: Connection, positions: "SettledPositions", table: Table, after: tuple[str, ...] | None
+    ) -> tuple[BinlogPosition | None, list[str], list[int] | None]:
+        """One consistent read: its position, rows as JSON documents, and for lines the invoices there are."""
+        position = positions.before_snapshot(connection) if self._has_binlog else None
+        query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
+        try:
+            if self._has_binlog:
+                position = snapshot_position(connection) or position
+            sql, args = self._columns[table.name].chunk_sql(table, after, self._chunk_rows)
+            documents = stream_column(connection, sql, args)
+            invoice_ids = None
+            if table is INVOICE_LINE_ITEMS and documents:
+                first, last = (_cells(table, self._columns[table.name], [documents[i]]) for i in (0, -1))
+                ids = self._columns[INVOICES.name].source_name("invoice_id")
+                invoice_ids = [
+                    int(row[0])
+                    for row in query(
+                        connection,
+                        f"SELECT `{ids}` FROM `{INVOICES.name}` WHERE `{ids}` BETWEEN %s AND %s",
+                        (first["invoice_id"][0].as_py(), last["invoice_id"][0].as_py()),
+                    )
+                ]
+        finally:
+            query(connection, "COMMIT")
+        return position, documents, invoice_ids
+
+    def close(self) -> None:
+        """Nothing is held between calls."""
+
+
+class SettledPositions:
+    """Binlog positions old enough that every transaction before them can be read."""
+
+    def __init__(self) -> None:
+        self._read: deque[tuple[float, BinlogPosition]] = deque()
+
+    def before_snapshot(self, connection: Connection) -> BinlogPosition | None:
+        """A position that was read at least SETTLE_S ago; waits once, at the first call."""
+        if snapshot_positions_known(connection):
+            return current_position(connection)
+        while True:
+            position, now = current_position(connection), time.monotonic()
+            if position is None:
+                return None
+            self._read.append((now, position))
+            while len(self._read) > 1 and now - self._read[1][0] >= SETTLE_S:
+                self._read.popleft()
+            if now - self._read[0][0] >= SETTLE_S:
+                return self._read[0][1]
+            time.sleep(SETTLE_S - (now - self._read[0][0]))
+
+
+def snapshot_positions_known(connection: Connection) -> bool:
+    """Whether the server tells the position of a snapshot (MariaDB does)."""
+    return bool(query(connection, "SHOW STATUS LIKE 'binlog_snapshot_file'"))
+
+
+def _cells(table: Table, columns: SourceColumns, documents: list[str]) -> pa.Table:
+    """JSON documents as text cells, numbered."""
+    names = columns.present(table)
+    options = pyarrow.json.ParseOptions(
+        explicit_schema=pa.schema([(name, pa.string()) for name in names]), unexpected_field_behavior="ignore"
+    )
+    text = "\n".join(documents).encode()
+    parsed = pyarrow.json.read_json(
+        pa.BufferReader(text),
+        read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(text) + 1),
+        parse_options=options,
+    )
+    return parsed.append_column("line", pa.array(range(1, parsed.num_rows + 1), pa.int64()))
+
+
+def _with_findings(con: duckdb.DuckDBPyConnection, chunk: Chunk, invoice_ids: list[int]) -> Chunk:
+    """The chunk of lines with its orphans and returns counted."""
+    con.register("chunk", chunk.rows)
+    con.register("known", pa.table({"invoice_id": pa.array(invoice_ids, pa.int64())}))
+    orphans = con.execute("SELECT invoice_id, item_id FROM chunk ANTI JOIN known USING (invoice_id)").fetchall()
+    returns = con.execute("SELECT invoice_id, item_id, quantity FROM chunk WHERE quantity < 1").fetchall()
+    con.unregister("chunk")
+    con.unregister("known")
+    name = chunk.table.name
+    findings = [
+        Finding("orphan", name, None, None, f"invoice {invoice} of line ({invoice}, {item}) does not exist")
+        for invoice, item in orphans[:SHOWN_FINDINGS]
+    ]
+    findings += [
+        Finding("return", name, None, None, f"quantity {quantity} in line ({invoice}, {item})")
+        for invoice, item, quantity in returns[:SHOWN_FINDINGS]
+    ]
+    return replace(chunk, orphans=len(orphans), returns=len(returns), findings=findings)
