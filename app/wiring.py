@@ -1,7 +1,18 @@
-"""Settings turned into what the connectors take."""
+"""Settings turned into what the connectors take, and the worker's engine put together."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.settings import Settings
 from connectors.kafka import KafkaConfig
+
+if TYPE_CHECKING:
+    from connectors.lake import LakeLocation
+    from processors.engine import StreamEngine
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:
@@ -14,4 +25,47 @@ def kafka_config(settings: Settings) -> KafkaConfig:
         password=None if settings.kafka_password is None else settings.kafka_password.get_secret_value(),
         ca_file=None if settings.kafka_ca_file is None else str(settings.kafka_ca_file),
         replication=settings.replication,
+    )
+
+
+def lake_location(settings: Settings) -> "LakeLocation":
+    """Where the lake is and how to reach its store."""
+    from connectors.lake import LakeLocation
+
+    if not settings.lake_uri.startswith("s3://"):
+        return LakeLocation(settings.lake_uri)
+    options = {"AWS_REGION": settings.aws_region}
+    if settings.aws_endpoint is not None:
+        options |= {"AWS_ENDPOINT_URL": settings.aws_endpoint, "AWS_ALLOW_HTTP": "true"}
+    if settings.aws_access_key is not None and settings.aws_secret_key is not None:
+        options["AWS_ACCESS_KEY_ID"] = settings.aws_access_key.get_secret_value()
+        options["AWS_SECRET_ACCESS_KEY"] = settings.aws_secret_key.get_secret_value()
+    return LakeLocation(settings.lake_uri, options)
+
+
+def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEngine":
+    """The worker's engine. Makes the lake's tables where they are missing."""
+    from connectors.delta_lake import DeltaLake
+    from connectors.kafka import KafkaDocumentSink
+    from processors.engine import EngineConfig, StreamEngine
+    from processors.tables import DOCUMENTS_TOPIC, topic_of
+
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return StreamEngine(
+        EngineConfig(
+            topic_prefix=settings.topic_prefix,
+            partitions=settings.partitions,
+            source_names=settings.source_names,
+            price_at=settings.price_at,
+            interval_s=settings.epoch_interval_s,
+            max_events=settings.epoch_max_events,
+            idle_s=settings.idle_epoch_s,
+            memory_mb=settings.memory_mb,
+            threads=settings.threads,
+            spill=Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home)),
+        ),
+        lake=DeltaLake(lake_location(settings)),
+        sink=KafkaDocumentSink(kafka_config(settings), topic_of(settings.topic_prefix, DOCUMENTS_TOPIC)),
+        topic_ids=topic_ids,
+        writer=f"{socket.gethostname()}:{os.getpid()}",
     )

@@ -94,8 +94,6 @@ class StreamEngine:
         self._names = {t: n for n, t in topic.items()}
         context = StageContext(lake=lake, topic_ids=topic_ids, writer=writer)
         rows_con, features_con = cursor(self._state), cursor(self._state)
-        lake.prepare(rows_con)
-        lake.prepare(features_con)
         self._skus = SkuStage(context, rows_con, [topic[SKUS.name], topic[DEAD_LETTERS_TOPIC]])
         self._invoices = InvoiceStage(
             context,
@@ -235,14 +233,19 @@ class StreamEngine:
             poll = time.monotonic() - polled_s >= poll_s
             if poll:
                 polled_s = time.monotonic()
-            for stage in stages:
-                with self._locks[stage.name]:
-                    if self._stopping.is_set() or not self._accepting or not stage.buckets:
-                        continue
-                    if poll:
+            with self._locks[stages[0].name]:
+                if self._stopping.is_set() or not self._accepting or not stages[0].buckets:
+                    continue
+                if poll:
+                    for stage in stages:
                         stage.poll_news()
-                    if self._due(stage):
+                due = [self._due(stage) for stage in stages]
+                # Prices before the lines that they charge: an earlier stage goes first when a later one is due.
+                for place, stage in enumerate(stages):
+                    if due[place] or (any(due[place:]) and self._inboxes[stage.name].moved):
                         self._run(stage)
+                        if place + 1 < len(stages):
+                            stages[place + 1].poll_news()
 
     def _due(self, stage: Stage) -> bool:
         inbox = self._inboxes[stage.name]

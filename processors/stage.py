@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -121,17 +122,20 @@ class Stage(ABC):
         }
 
     def _open(self, gained: frozenset[int]) -> None:
-        stored: dict[str, dict[str, int]] = {}
-        for table in self.tables:
-            log = self._logs[table] = self.context.lake.fenced(table)
-            stored[table] = log.stored(self._ids_of(table))
+        self._logs = {table: self.context.lake.fenced(table) for table in self.tables}
+        with ThreadPoolExecutor(len(self.tables)) as pool:
+            found = pool.map(lambda table: self._logs[table].stored(self._ids_of(table)), self.tables)
+            stored = dict(zip(self.tables, found, strict=True))
         for bucket in self.buckets:
             last = max((s.get(self.epoch_id(bucket), 0) for s in stored.values()), default=0)
             self.epochs[bucket] = max(last, self.epochs.get(bucket, 0)) + 1
         fence = {self.epoch_id(b): e for b, e in self.epochs.items()}
-        for table in self.tables:
-            others = {k: v for k, v in stored[table].items() if k not in fence}
-            self._logs[table].open(fence | others, self._metadata("opening"))
+        metadata = self._metadata("opening")
+        # The log first: who is refused there must not touch the other tables.
+        self._logs[self.log_name].open(stored[self.log_name] | fence, metadata)
+        with ThreadPoolExecutor(len(self.tables)) as pool:
+            others = [t for t in self.tables if t != self.log_name]
+            list(pool.map(lambda table: self._logs[table].open(stored[table] | fence, metadata), others))
         log_ids = stored[self.log_name]
         for app_id, place in self._place_ids("offset").items():
             if place[1] in gained and app_id in log_ids:
