@@ -52,3 +52,7 @@ def fail(error: TrsError) -> None:
     """Prints the error as one line on stderr and leaves with its exit code."""
     Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {error}", highlight=False)
     sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints value and unit, and writes JSON; run by `make bench`."""
