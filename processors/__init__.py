@@ -1,1 +1,1 @@
-"""What happens to rows: decode, order, state, epochs, documents, features. Pure: no SDK, no connector, no clock of its own."""
+"""What happens to rows: decode, order, state, epochs, documents, features. No SDK and no connector is imported here."""
