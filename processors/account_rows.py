@@ -1,7 +1,8 @@
 """Stage B, the row part: account events and invoice documents to merged states.
 
 Accounts merge like every row: the greatest (row_order, row_offset) counts. Of a document the greatest version counts;
-what is not newer is dropped (R6). A document that left the account or was deleted stays as a tombstone with its version.
+what is not newer is dropped (R6). A document that left the account or was deleted stays, with its version, as a
+tombstone.
 """
 
 import duckdb
