@@ -15,8 +15,9 @@ UNREADABLE = "unreadable_dead_letter"
 def dead_from_producer(batches: Sequence[RawBatch]) -> pa.Table:
     """One row of DEAD_SCHEMA per record, whatever it holds; place and time are those of the record in the topic.
 
-    A record of ours is JSON `{"origin", "file", "line", "table", "raw", "reason", "detail", "run", "ts_ms"}`: its raw text
-    becomes the row's value, file and line go into the detail. Anything else is kept whole as `unreadable_dead_letter`.
+    A record of ours is JSON `{"origin", "file", "line", "table", "raw", "reason", "detail", "run", "ts_ms"}`: its raw
+    text becomes the row's value, file and line go into the detail. Anything else is kept whole as
+    `unreadable_dead_letter`.
     """
     rows = [_row(batch, place) for batch in batches for place in range(len(batch.values))]
     return pa.Table.from_pylist(rows, schema=DEAD_SCHEMA)
