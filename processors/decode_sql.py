@@ -1,8 +1,9 @@
 """The table-speed path of the decoder as SQL: takes the records whose form it can prove, and says which those are.
 
-JSON scalars are extracted as text and must be canonical: the text of the cast value equals the text that was cast. Whatever
-is not (7.0 for an integer, a text that looks like a number with a point, a null where none is allowed, anything that is not
-JSON) is left to processors/decode_record.py, which judges exactly. Both agree on every record that this path takes.
+JSON scalars are extracted as text and must be canonical: the text of the cast value equals the text that was cast.
+Whatever is not (7.0 for an integer, a text that looks like a number with a point, a null where none is allowed,
+anything that is not JSON) is left to processors/decode_record.py, which judges exactly. Both agree on every record that
+this path takes.
 """
 
 import json
@@ -22,7 +23,7 @@ _ROW_BOUND = 10**10
 
 
 def _names(table: Table) -> list[tuple[str, str]]:
-    """(name in the record, type to extract) of every column and alias; JSON where text and number must be told apart."""
+    """(name in the record, type to extract) per column and alias; JSON where text and number must be told apart."""
     return [
         (name, "JSON" if column.kind is Kind.DECIMAL else "VARCHAR")
         for column in table.columns
@@ -166,7 +167,7 @@ def _canonical(text: str, value: str, column: Column) -> str:
         return f"({value} BETWEEN DATE '0001-01-01' AND DATE '9999-12-31' AND ({as_days} OR {iso}))"
     if column.kind is Kind.TEXT:
         fits = f"strlen({text}) <= {TEXT_BYTES}" if column.size is None else f"length({text}) <= {column.size}"
-        # A text that begins like an object, an array, a boolean or a number may be one: only whole numbers read the same.
+        # A text that begins like an object, array, boolean or number may be one: only whole numbers read the same.
         scalar = f"(TRY_CAST({text} AS DOUBLE) IS NULL OR regexp_full_match({text}, '-?[0-9]+'))"
         return f"({fits} AND {text} NOT IN ('true', 'false') AND left({text}, 1) NOT IN ('{{', '[') AND {scalar})"
     return f"{value}::VARCHAR = {text}"
