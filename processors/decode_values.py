@@ -1,7 +1,7 @@
 """Exact casts from JSON scalars to the columns' types: a value is taken as it is, or refused with a sentence.
 
 Numbers arrive as `Number`, the text that the record holds, so nothing is rounded on the way. Every cast raises
-ValueError with the end of a sentence that begins with the column's name and never shows the value, which may be personal.
+ValueError with the end of a sentence that begins with the column's name and never shows the value: it may be personal.
 """
 
 import re
