@@ -3,8 +3,8 @@
     transport ─offer─► inbox ─decode thread─► rows thread:     skus, A ─► documents topic ─┐
               ─offer─► inbox ─decode thread─► features thread: B ◄─────── transport ◄──────┘
 
-The shell that owns the Kafka consumer calls `assign` and `revoke`; both wait for the epochs in flight. Whatever fails in
-a thread completes `failure` and ends the worker: state is rebuilt from the lake by the next one.
+The shell that owns the Kafka consumer calls `assign` and `revoke`; both wait for the epochs in flight. Whatever fails
+in a thread completes `failure` and ends the worker: state is rebuilt from the lake by the next one.
 """
 
 import logging
