@@ -1,7 +1,7 @@
 """Stage A, the derived part: invoice documents of the invoices that an epoch touched.
 
-A document goes to the invoice's account ('live' or 'deleted') and to every account that it left ('left'). It carries the
-epoch of the invoice's bucket as its version, a total order per invoice (R6).
+A document goes to the invoice's account ('live' or 'deleted') and to every account that it left ('left'). It carries
+the epoch of the invoice's bucket as its version, a total order per invoice (R6).
 """
 
 import duckdb
