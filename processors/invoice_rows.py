@@ -98,7 +98,8 @@ def merge_invoices(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -
           n.bucket, o.epoch, n.invoice_id,
           coalesce(n.account_id, s.account_id) AS account_id,
           coalesce(n.date_issued, s.date_issued) AS date_issued,
-          CASE WHEN n.is_delete THEN coalesce(n.payment_dates, s.payment_dates) ELSE n.payment_dates END AS payment_dates,
+          CASE WHEN n.is_delete THEN coalesce(n.payment_dates, s.payment_dates)
+            ELSE n.payment_dates END AS payment_dates,
           n.is_delete AS deleted, n.row_order, n.row_offset, n.source_ts,
           CASE WHEN s.account_id <> coalesce(n.account_id, s.account_id) THEN s.account_id END AS left_account_id
         FROM {latest} AS n
@@ -143,9 +144,11 @@ def _merge_with_history(events: str, owned: str) -> str:
     """The general merge of lines: of keys that are stored already or occur more than once."""
     return f"""
         WITH hard AS (
-          SELECT * FROM {events} AS e SEMI JOIN known_lines AS k ON e.invoice_id = k.invoice_id AND e.item_id = k.item_id
+          SELECT * FROM {events} AS e
+          SEMI JOIN known_lines AS k ON e.invoice_id = k.invoice_id AND e.item_id = k.item_id
           UNION
-          SELECT * FROM {events} AS e SEMI JOIN repeated_keys AS r ON e.invoice_id = r.invoice_id AND e.item_id = r.item_id
+          SELECT * FROM {events} AS e
+          SEMI JOIN repeated_keys AS r ON e.invoice_id = r.invoice_id AND e.item_id = r.item_id
         ),
         latest AS (
           SELECT * FROM hard
@@ -181,7 +184,9 @@ def _merge_with_history(events: str, owned: str) -> str:
           FROM joined
         ),
         merged AS (
-          SELECT *, list_sort(list_distinct(list_filter(all_creates, lambda c: last_delete IS NULL OR c > last_delete))) AS creates
+          SELECT *, list_sort(list_distinct(
+            list_filter(all_creates, lambda c: last_delete IS NULL OR c > last_delete)
+          )) AS creates
           FROM deleted
         )
         SELECT
