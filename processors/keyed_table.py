@@ -1,9 +1,9 @@
 """The keyed table: a log of merged states plus its fold, read as one table of current rows.
 
 A *log* is an append-only table whose rows are states of keys; of one key the row with the greatest `rank` counts. A
-*folded* table holds the rows that counted when it was last folded, tombstones included, and one *mark* row per bucket of
-the log (`is_mark`), which says up to which epoch of that bucket the fold reaches. The current rows are the tail's latest
-plus the folded rows that the tail does not beat: an anti join and a union, no window over everything.
+*folded* table holds the rows that counted when it was last folded, tombstones included, and one *mark* row per bucket
+of the log (`is_mark`), which says up to which epoch of that bucket the fold reaches. The current rows are the tail's
+latest plus the folded rows that the tail does not beat: an anti join and a union, no window over everything.
 
 The functions return SQL over relations named by the caller (a table, a view, a subquery in parentheses).
 """
@@ -56,8 +56,8 @@ def latest_sql(table: KeyedTable, *, rows: str) -> str:
 def current_sql(table: KeyedTable, *, columns: tuple[str, ...], log: str, folded: str) -> str:
     """The current rows, tombstones included: the latest of the tail, and folded rows whose key the tail lacks.
 
-    Where a key may live in several log buckets (`log_bucket` is not `home_bucket`), the rows of the tail and of the fold
-    are compared by rank, because a late row of one bucket may be older than a folded row of another.
+    Where a key may live in several log buckets (`log_bucket` is not `home_bucket`), the rows of the tail and of the
+    fold are compared by rank, because a late row of one bucket may be older than a folded row of another.
     """
     names = ", ".join(columns)
     key = ", ".join(table.key)
