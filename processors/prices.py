@@ -55,7 +55,8 @@ class Control:
         fresh = [t for t in self._truncates if t[0] > self._applied and t[1] in tables]
         self._applied = self.version
         self._con.execute(
-            f"CREATE OR REPLACE TEMP TABLE {TRUNCATES} (table_name VARCHAR, row_order {ORDER_SQL_TYPE}, source_ts TIMESTAMPTZ)"
+            f"CREATE OR REPLACE TEMP TABLE {TRUNCATES}"
+            f" (table_name VARCHAR, row_order {ORDER_SQL_TYPE}, source_ts TIMESTAMPTZ)"
         )
         for _, name, order, source_ts_ms in fresh:
             self._con.execute(f"INSERT INTO {TRUNCATES} VALUES (?, {order}, epoch_ms(?::BIGINT))", [name, source_ts_ms])
