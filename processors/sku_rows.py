@@ -1,7 +1,7 @@
 """Stage `skus`, the row part: SKU events to merged SKU states, each with every price version ever seen.
 
-Of a SKU the event with the greatest (row_order, row_offset) gives the current columns; a delete keeps the columns and the
-prices. Price versions are one per row_order (of equals the greatest offset), whatever the order of arrival.
+Of a SKU the event with the greatest (row_order, row_offset) gives the current columns; a delete keeps the columns and
+the prices. Price versions are one per row_order (of equals the greatest offset), whatever the order of arrival.
 """
 
 import duckdb
@@ -42,7 +42,8 @@ def merge(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -> int:
           )
         ),
         prices AS (
-          SELECT item_id, list(struct_pack(row_order, row_offset, item_retail_price, source_ts) ORDER BY row_order) AS prices
+          SELECT item_id,
+                 list(struct_pack(row_order, row_offset, item_retail_price, source_ts) ORDER BY row_order) AS prices
           FROM (
             SELECT * FROM versions
             QUALIFY row_number() OVER (PARTITION BY item_id, row_order ORDER BY row_offset DESC) = 1
