@@ -188,6 +188,7 @@ class Stage(ABC):
 
     # --- one epoch -----------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def poll_news(self) -> None:
         """Sets `news` when something other than records asks for an epoch: new prices, control entries."""
 
