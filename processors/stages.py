@@ -224,7 +224,7 @@ class InvoiceStage(_RowStage):
         report.derived = count
 
     def _send(self) -> None:
-        """Sends `documents_out` until the broker has acknowledged all; a worker that stops meanwhile derives them again."""
+        """Sends `documents_out` until the broker acknowledged all; a worker that stops meanwhile derives them again."""
         keys, values = encode_documents(self.con, invoice_documents.DOCUMENTS, generation=self.context.lake.generation)
         while True:
             try:
