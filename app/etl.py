@@ -16,6 +16,7 @@ from app.output import check_target, replacing, write_query
 from app.settings import Settings
 from batch_bootstrap.source import Reject, open_source
 from processors.charging import PriceAt
+from processors.errors import FullDiskError
 from processors.features.batch import (
     LAKE_VIEWS,
     add_rows,
@@ -69,19 +70,25 @@ def run_etl(
     report = EtlReport(feature_set.name, out, datetime.now(UTC), price_at)
     keys = ", ".join(feature_set.entity_key)
     query = f"FROM {derive_sql(feature_set)} ORDER BY {keys}"
-    if source == LAKE:
-        with LakeSession(settings) as session:
-            session.create_views(LAKE_VIEWS)
-            inputs_from_lake(session.con, price_at=price_at)
-            report.rows = write_query(session.con, query, out)
-    else:
-        report.price_at = "current"
-        with _workspace(settings) as con:
-            rejects = _load(con, settings, source, date_formats, report, progress)
-            inputs_from_source(con)
-            report.rows = write_query(con, query, out)
-        report.rejected = len(rejects)
-        report.rejects_file = _write_rejects(rejects, out)
+    try:
+        if source == LAKE:
+            with LakeSession(settings) as session:
+                session.create_views(LAKE_VIEWS)
+                inputs_from_lake(session.con, price_at=price_at)
+                report.rows = write_query(session.con, query, out)
+        else:
+            report.price_at = "current"
+            with _workspace(settings) as con:
+                rejects = _load(con, settings, source, date_formats, report, progress)
+                inputs_from_source(con)
+                report.rows = write_query(con, query, out)
+            report.rejected = len(rejects)
+            report.rejects_file = _write_rejects(rejects, out)
+    except duckdb.OutOfMemoryException:
+        raise FullDiskError(
+            f"{settings.memory_mb} MB of memory and the disk at {tempfile.gettempdir()} are not enough",
+            hint="raise TRS_MEMORY_MB, or let TMPDIR name a folder with more room",
+        ) from None
     report.seconds = time.monotonic() - began
     return report
 

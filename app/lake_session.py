@@ -12,12 +12,10 @@ from typing import Self
 
 import duckdb
 import pyarrow as pa
-import sqlglot
-from sqlglot import exp
-from sqlglot.errors import SqlglotError
 
 from app.output import write_query
 from app.settings import Settings
+from app.wiring import lake_location
 from connectors.object_files import LakeReader
 from processors.errors import TrsError, UnavailableError, UsageError
 from processors.features.as_of import Axis, as_of_sql
@@ -28,20 +26,6 @@ from processors.views.catalog import create_views, documented_names
 from processors.watermark import watermark_sql
 
 _BATCH_ROWS = 50_000
-
-
-def storage_options(settings: Settings) -> dict[str, str]:
-    """What delta-rs and obstore need besides the address; empty on AWS, where the task's role does."""
-    options: dict[str, str] = {}
-    if settings.lake_uri.startswith("s3://"):
-        options["AWS_REGION"] = settings.aws_region
-        if settings.aws_endpoint is not None:
-            options["AWS_ENDPOINT_URL"] = settings.aws_endpoint
-            options["AWS_ALLOW_HTTP"] = str(settings.aws_endpoint.startswith("http://")).lower()
-        if settings.aws_access_key is not None and settings.aws_secret_key is not None:
-            options["AWS_ACCESS_KEY_ID"] = settings.aws_access_key.get_secret_value()
-            options["AWS_SECRET_ACCESS_KEY"] = settings.aws_secret_key.get_secret_value()
-    return options
 
 
 def named_feature_set(name: str) -> FeatureSet:
@@ -78,7 +62,8 @@ class LakeSession:
 
     def __init__(self, settings: Settings) -> None:
         self.read_at = datetime.now(UTC)
-        self.reader = LakeReader(settings.lake_uri, storage_options(settings))
+        location = lake_location(settings)
+        self.reader = LakeReader(location.uri, location.storage_options)
         self.con = self.reader.connect()
         self.con.execute(f"SET threads = {settings.threads}")
         self.con.execute(f"SET memory_limit = '{settings.memory_mb}MB'")
@@ -164,6 +149,8 @@ def query_error(error: duckdb.Error) -> TrsError:
         return UsageError("SQL: only the tables and views of the lake can be read", hint="`trs sql` alone lists them")
     if isinstance(error, duckdb.IOException):
         return UnavailableError(f"the lake's files cannot be read: {text}", hint="if upkeep removed one, ask again")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return UsageError("the query needs more memory than it may take", hint="raise TRS_MEMORY_MB, or ask for less")
     hint = "`trs sql` alone lists tables and views" if isinstance(error, duckdb.CatalogException) else None
     return UsageError(f"SQL: {text}", hint=hint)
 
@@ -175,6 +162,10 @@ def _first_line(error: Exception) -> str:
 
 def _names_in(query: str) -> list[str]:
     """The tables and views of the lake that a query names; all of them where that cannot be told from its text."""
+    import sqlglot  # half a second that only SQL needs
+    from sqlglot import exp
+    from sqlglot.errors import SqlglotError
+
     known = documented_names()
     try:
         tree = sqlglot.parse_one(query, dialect="duckdb")
