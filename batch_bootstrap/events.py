@@ -1,8 +1,8 @@
 """Rows at rest to row events: the messages that change data capture would send, made as tables.
 
 Value: Debezium's envelope without schema; decimals are text, dates days since 1970. Key: JSON of the table's event key
-as Kafka Connect's converter writes it (no spaces, characters beyond the basic plane escaped as surrogate pairs), so that
-our rows and Debezium's of one key share a partition.
+as Kafka Connect's converter writes it (no spaces, characters beyond the basic plane escaped as surrogate pairs), so
+that our rows and Debezium's of one key share a partition.
 """
 
 import re
@@ -63,7 +63,7 @@ def row_events(
     found = con.sql(
         f"""
         SELECT
-          to_json(struct_pack({key}))::VARCHAR AS key,
+          encode(to_json(struct_pack({key}))::VARCHAR) AS key,
           encode(to_json(struct_pack(
             before := {before}, after := {after},
             source := struct_pack(
@@ -78,23 +78,25 @@ def row_events(
         params={"name": stamp.source_name, "db": stamp.database, "file": stamp.file},
     ).to_arrow_table()
     con.unregister("rows_at_rest")
-    return [_connect_key(k) for k in found["key"].to_pylist()], found["value"].to_pylist()
+    keys = found["key"].to_pylist()
+    if any(c.kind is Kind.TEXT for c in table.columns if c.name in table.event_key):
+        keys = [_connect_key(k) for k in keys]
+    return keys, found["value"].to_pylist()
 
 
 def _value(column: Column, numeric_keys: frozenset[str]) -> str:
     if column.name in numeric_keys:
         return f"{column.name}::BIGINT"
     if column.kind is Kind.DECIMAL:
-        return f"{column.name}::VARCHAR"
+        # at least two decimals, further ones only if they are not zero
+        return f"regexp_replace({column.name}::VARCHAR, '0{{1,8}}$', '')"
     if column.kind is Kind.DATE:
         return f"({column.name} - DATE '1970-01-01')"
     return column.name
 
 
-def _connect_key(key: str) -> bytes:
-    if not key.isascii():
-        key = _ASTRAL.sub(_surrogates, key)
-    return key.encode()
+def _connect_key(key: bytes) -> bytes:
+    return key if key.isascii() else _ASTRAL.sub(_surrogates, key.decode()).encode()
 
 
 def _surrogates(match: re.Match[str]) -> str:

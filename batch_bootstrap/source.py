@@ -24,6 +24,10 @@ class Source(Protocol):
         """'csv' or 'mysql'."""
 
     @property
+    def database(self) -> str:
+        """The database's name, as row events carry it."""
+
+    @property
     def has_binlog(self) -> bool:
         """Whether chunks carry a binlog position; known after `preflight`."""
 

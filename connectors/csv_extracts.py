@@ -29,6 +29,7 @@ class CsvSource:
     """`batch_bootstrap.source.Source` over a folder of CSV extracts."""
 
     origin = "csv"
+    database = "trs"
     has_binlog = False
 
     def __init__(
@@ -73,7 +74,7 @@ class CsvSource:
 
     def fingerprint(self) -> str:
         """Changes with the files, their date formats and the size of chunks."""
-        parts = [str(self._chunk_rows)]
+        parts = [str(self._chunk_rows), *(t.name for t in self._tables)]
         for table in self._tables:
             stat = self.path(table).stat()
             parts.append(f"{table.name} {stat.st_size} {stat.st_mtime_ns} {sorted(self._formats[table.name].items())}")

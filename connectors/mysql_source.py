@@ -52,12 +52,16 @@ class MySqlSource:
         return str(self.url)
 
     @property
+    def database(self) -> str:
+        return self.url.database
+
+    @property
     def has_binlog(self) -> bool:
         return self._has_binlog
 
     def fingerprint(self) -> str:
-        """A database may be read on at any time: each chunk carries its own position."""
-        return str(self.url)
+        """A database may be read on at any time, each chunk carries its own position; only the tables must agree."""
+        return f"{self.url} {' '.join(t.name for t in self._tables)}"
 
     def tables(self) -> tuple[Table, ...]:
         """The tables wanted, SKUs before lines."""

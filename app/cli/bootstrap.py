@@ -1,7 +1,175 @@
-"""Commands of the group `bootstrap`."""
+"""`trs bootstrap`: sends a source's rows to Kafka as the row events that change data capture would send."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from batch_bootstrap.snapshot import SnapshotSummary
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
+    group = typer.Typer(
+        name="bootstrap", help="Send a source's rows to Kafka, as long as there is no CDC.", no_args_is_help=True
+    )
+    group.command(epilog="Example: trs bootstrap snapshot --source csv:extracts")(snapshot)
+    app.add_typer(group)
+
+
+def snapshot(
+    source: Annotated[
+        str, typer.Option(help="csv:FOLDER, mysql://USER:PASSWORD@HOST:PORT/DATABASE, or mysql (TRS_DATABASE).")
+    ] = "mysql",
+    tables: Annotated[str | None, typer.Option(help="Only these tables, comma-separated.", metavar="A,B")] = None,
+    date_format: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Format of a CSV date column, as invoices.date_issued=%d/%m/%Y; may be repeated.",
+            metavar="COLUMN=FORMAT",
+        ),
+    ] = None,
+    chunk_rows: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Rows per chunk and Kafka transaction.  [default: 50000]")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Abandon an unfinished run and begin a new one.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Send every row of a source to its topic (op r), once everything was checked.
+
+    The topics are made. Rows that do not fit their table go to the dead letters. A run that was killed goes on where it
+    stopped when the same command is given again.
+    """
+    from rich.console import Console
+
+    from app.bootstrap import snapshot as run
+    from app.settings import load_settings
+    from app.signals import stop_requests
+    from batch_bootstrap.source import DEFAULT_CHUNK_ROWS
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    settings = load_settings()
+    with stop_requests() as stop, row_bars(console) as report:
+        summary = run(
+            settings,
+            source,
+            tables=None if tables is None else [name.strip() for name in tables.split(",")],
+            date_formats=date_formats(date_format or []),
+            chunk_rows=chunk_rows or DEFAULT_CHUNK_ROWS,
+            restart=restart,
+            stopped=lambda: stop.signal is not None,
+            report=report,
+            announce=lambda line: console.print(line, style="yellow", markup=False),
+        )
+    for notice in summary.notices:
+        console.print(notice, style="yellow", markup=False)
+    for finding in summary.findings:
+        where = f"{finding.file}:{finding.line}" if finding.file else finding.table
+        console.print(f"{finding.kind}, sent: {where}: {finding.detail}", style="yellow", markup=False)
+    if as_json:
+        typer.echo(json.dumps(as_document(summary), indent=2))
+    else:
+        Console(soft_wrap=True).print(as_table(summary))
+    if not summary.finished:
+        console.print(
+            f"stopped; run {summary.run} goes on when the same command is given again", style="yellow", markup=False
+        )
+        raise typer.Exit(128 + (stop.signal or 2))
+
+
+def date_formats(options: list[str]) -> dict[str, str]:
+    """`table.column=FORMAT` options as a mapping. Raises UsageError."""
+    from processors.errors import UsageError
+
+    formats = {}
+    for option in options:
+        column, separator, date_format = option.partition("=")
+        if not separator or not date_format:
+            raise UsageError(f"--date-format {option} is not COLUMN=FORMAT", hint="as invoices.date_issued=%d/%m/%Y")
+        formats[column] = date_format
+    return formats
+
+
+def row_bars(console: Any) -> Any:
+    """A context manager that shows a bar per table and gives the function that moves them."""
+    from contextlib import contextmanager
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Rows per second."""
+
+        def render(self, task: Task) -> Text:
+            return Text("" if task.speed is None else f"{task.speed:,.0f} rows/s", style="dim")
+
+    @contextmanager
+    def bars() -> Any:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate())
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            tasks: dict[str, Any] = {}
+
+            def report(table: str, rows: int, estimate: int | None) -> None:
+                if table not in tasks:
+                    tasks[table] = progress.add_task(table, total=estimate, completed=rows)
+                progress.update(tasks[table], completed=rows, total=max(rows, estimate or 0))
+
+            yield report
+
+    return bars()
+
+
+def as_document(summary: "SnapshotSummary") -> dict[str, Any]:
+    """The summary as JSON values."""
+    first, last = summary.progress.first_position, summary.progress.last_position
+    return {
+        "run": summary.run,
+        "source": summary.source,
+        "finished": summary.finished,
+        "resumed": summary.resumed,
+        "tables": {
+            name: {
+                "rows": t.rows,
+                "rejects": t.rejects,
+                "orphans": t.orphans,
+                "returns": t.returns,
+                "chunks": t.chunks,
+                "seconds": round(t.seconds, 3),
+            }
+            for name, t in summary.progress.tables.items()
+        },
+        "rows": sum(t.rows for t in summary.progress.tables.values()),
+        "sent": summary.sent,
+        "seconds": round(summary.seconds, 3),
+        "rows_per_s": round(summary.sent / summary.seconds) if summary.seconds else None,
+        "first_position": None if first is None else {"file": first.file, "pos": first.pos},
+        "last_position": None if last is None else {"file": last.file, "pos": last.pos},
+        "topics_made": list(summary.topics_made),
+        "notices": summary.notices,
+    }
+
+
+def as_table(summary: "SnapshotSummary") -> "Table":
+    """The summary as a person wants to read it."""
+    from rich.table import Table
+
+    first, last = summary.progress.first_position, summary.progress.last_position
+    place = (
+        "no binlog position"
+        if first is None or last is None
+        else f"from {first.file}:{first.pos} to {last.file}:{last.pos}"
+    )
+    rate = f"{summary.sent / summary.seconds:,.0f} rows/s" if summary.seconds else ""
+    table = Table(
+        title=f"run {summary.run} of {summary.source}",
+        caption=f"{summary.sent:,} rows sent in {summary.seconds:.1f} s, {rate}; {place}",
+    )
+    table.add_column("table")
+    for name in ("rows", "rejects", "orphans", "returns", "seconds"):
+        table.add_column(name, justify="right")
+    for name, t in summary.progress.tables.items():
+        table.add_row(name, f"{t.rows:,}", f"{t.rejects:,}", f"{t.orphans:,}", f"{t.returns:,}", f"{t.seconds:.1f}")
+    return table

@@ -1,0 +1,109 @@
+"""Bootstrap runs: the lake's register of them (R3), and how far one has come, kept on disk for a resume."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from connectors.source_rows import BinlogPosition, Chunk, Resume
+from processors.ports import OpenRun
+
+
+class RunRegistry(Protocol):
+    """The lake's register of runs: the control log."""
+
+    def open_run(self, source_name: str, detail: Mapping[str, Any]) -> int:
+        """Registers a run and returns its number, which is greater than every earlier one."""
+
+    def close_run(self, run: int, detail: Mapping[str, Any]) -> None:
+        """Marks a run as ended."""
+
+    def open_runs(self) -> list[OpenRun]:
+        """Runs that were registered and not ended, oldest first."""
+
+    def generation(self) -> str:
+        """The lake's generation."""
+
+
+@dataclass
+class TableProgress:
+    """What of one table was sent and acknowledged. `last_key` is where a database is read on."""
+
+    chunks: int = 0
+    rows: int = 0
+    rejects: int = 0
+    orphans: int = 0
+    returns: int = 0
+    seconds: float = 0.0
+    done: bool = False
+    last_key: list[Any] | None = None
+
+    def resume(self) -> Resume | None:
+        """Where to read on; None: from the start."""
+        return Resume(self.chunks, None if self.last_key is None else tuple(self.last_key)) if self.chunks else None
+
+    def add(self, chunk: Chunk) -> None:
+        """Counts a chunk that was acknowledged."""
+        self.chunks = chunk.number
+        self.rows += chunk.rows.num_rows
+        self.rejects += len(chunk.rejects)
+        self.orphans += chunk.orphans
+        self.returns += chunk.returns
+        self.last_key = None if chunk.last_key is None else list(chunk.last_key)
+
+
+@dataclass
+class RunProgress:
+    """How far a run has come. Saved after each acknowledged transaction: a chunk may be sent twice, never left out."""
+
+    run: int
+    tables: dict[str, TableProgress] = field(default_factory=dict)
+    first_position: BinlogPosition | None = None
+    last_position: BinlogPosition | None = None
+
+    def table(self, name: str) -> TableProgress:
+        """The table's progress, which begins with nothing."""
+        return self.tables.setdefault(name, TableProgress())
+
+    def add(self, chunk: Chunk) -> None:
+        """Counts a chunk that was acknowledged."""
+        self.table(chunk.table.name).add(chunk)
+        if chunk.position is not None:
+            self.first_position = self.first_position or chunk.position
+            self.last_position = chunk.position
+
+
+class ProgressFile:
+    """One run's progress in a folder; a file is replaced whole and reaches the disk before `save` returns."""
+
+    def __init__(self, folder: Path, generation: str, run: int) -> None:
+        self.path = folder / f"{generation[:12]}-{run}.json"
+        self._run = run
+
+    def load(self) -> RunProgress:
+        """What was saved; without a file nothing is known, so everything is sent again."""
+        try:
+            saved = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return RunProgress(self._run)
+        return RunProgress(
+            self._run,
+            {name: TableProgress(**values) for name, values in saved["tables"].items()},
+            *(None if saved[k] is None else BinlogPosition(**saved[k]) for k in ("first_position", "last_position")),
+        )
+
+    def save(self, progress: RunProgress) -> None:
+        """Keeps the progress."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(asdict(progress), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+
+    def remove(self) -> None:
+        """Forgets the progress of a run that has ended."""
+        self.path.unlink(missing_ok=True)
