@@ -21,7 +21,7 @@ from processors.decode import Decoder
 from processors.document_codec import DocumentDecoder
 from processors.errors import InvariantError
 from processors.inbox import Chunk, Inbox
-from processors.lake_tables import ACCOUNT_LOG, INVOICE_LOG, SKU_LOG, changes_name
+from processors.lake_tables import changes_name
 from processors.ports import DocumentSink, Lake, LakeProgress, StoredPosition
 from processors.records import RawBatch
 from processors.stage import Stage, StageContext
