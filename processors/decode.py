@@ -1,7 +1,8 @@
 """From raw batches of one table to typed row events, at table speed; one bad record costs itself alone.
 
 Each slice of records goes through one SQL statement (processors/decode_sql.py). What that does not take is judged
-record by record (processors/decode_record.py) and becomes rows, a truncate, a count of ignored records or a dead letter.
+record by record (processors/decode_record.py) and becomes rows, a truncate, a count of ignored records, or a dead
+letter.
 """
 
 from collections import Counter
