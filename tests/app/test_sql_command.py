@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.app.commands import Answer, trs
+from tests.app.commands import Answer, trs, trs_process
 from tests.small_lake import SmallLake
 
 
@@ -126,6 +126,12 @@ def test_anything_but_one_select_over_the_lake_is_refused(
     assert (answer.code, answer.out) == (2, "")
     assert len(answer.err.splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir() if p.name not in ("lake", "home")] == []
+
+
+@pytest.mark.parametrize(("query", "code"), [("FROM skus", 0), ("SELECT no_such_column FROM skus", 2)])
+def test_process_prints_nothing_else_at_its_exit(lake: SmallLake, query: str, code: int) -> None:
+    answer = trs_process("sql", query, TRS_LAKE=lake.uri)
+    assert (answer.code, len(answer.err.splitlines())) == (code, 1)
 
 
 def test_without_a_query_it_lists_what_there_is() -> None:
