@@ -12,6 +12,8 @@ from connectors.control_log import ControlLog
 from connectors.lake import FencedTable, LakeLocation, LakeStore, wrap_error
 from connectors.object_files import LakeReader
 
+RECENT_COMMITS = 200
+
 
 class TableFiles:
     """Follows the active files of one append-only table: each call tells which files are new since the last."""
@@ -61,6 +63,10 @@ class DeltaLake:
         """SQL of a subquery over a table's active files as of now, or over the given files."""
         return self._reader.relation(name, None if files is None else list(files))
 
+    def relation_of(self, name: str, handle: DeltaTable) -> str:
+        """SQL of a subquery over the version of a table that this handle shows."""
+        return self._reader.relation(name, self._reader.files_of(name, handle))
+
     def fenced(self, name: str) -> FencedTable:
         """A new writer of a table."""
         return self.store.fenced(name)
@@ -69,15 +75,7 @@ class DeltaLake:
         """A new follower of a table's files."""
         return TableFiles(self.store, self._reader, name)
 
-    def commit_metadata(self, name: str, stage: str, bucket: int, epoch: int | None) -> Mapping[str, Any] | None:
-        """The metadata of the commit in which the bucket reached the epoch (None: its latest), or None if gone."""
-
-        def matches(commit: Mapping[str, Any]) -> bool:
-            ours = json.loads(commit.get("trs", "{}"))
-            reached = ours.get("epochs", {}).get(str(bucket))
-            if ours.get("stage") != stage or reached is None:
-                return False
-            return bool(ours.get("kind") == "epoch") if epoch is None else bool(reached == epoch)
-
-        found = self.store.find_commit(name, matches)
-        return None if found is None else dict(json.loads(found["trs"]))
+    def recent_commits(self, name: str) -> list[Mapping[str, Any]]:
+        """What the stages wrote into the metadata of a table's last commits, newest first."""
+        commits = self.store.open(name).history(RECENT_COMMITS)
+        return [json.loads(c["trs"]) for c in commits if "trs" in c]

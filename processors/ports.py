@@ -171,5 +171,5 @@ class Lake(Protocol):
     def follow(self, name: str) -> NewFiles:
         """A new follower of a table's files."""
 
-    def commit_metadata(self, name: str, stage: str, bucket: int, epoch: int | None) -> Mapping[str, Any] | None:
-        """The metadata of the commit in which the bucket reached the epoch (None: its latest), or None if gone."""
+    def recent_commits(self, name: str) -> Sequence[Mapping[str, Any]]:
+        """What the stages wrote into the metadata of a table's last commits (some hundred), newest first."""

@@ -74,6 +74,7 @@ class Stage(ABC):
         self.last_commit_s = 0.0
         self.news = False
         self._stored_topic_ids: dict[str, str] = {}
+        self._recent: Sequence[Mapping[str, Any]] = ()
         self._rows_per_bucket: dict[int, int] = {}
         self._commit_id = ""
         self.total = EpochReport()
@@ -145,6 +146,7 @@ class Stage(ABC):
             for app_id, place in self._place_ids("side").items():
                 if app_id in stored[table]:
                     marks[place] = stored[table][app_id]
+        self._recent = self.context.lake.recent_commits(self.log_name) if gained else ()
         self._stored_topic_ids = self._topic_ids_of_last_epoch(gained)
         self._own(self.epochs)
         if gained:
@@ -159,13 +161,24 @@ class Stage(ABC):
             ids += self._place_ids("side")
         return (*ids, *self.extra_ids(table))
 
+    def metadata_of(self, bucket: int, epoch: int | None) -> Mapping[str, Any]:
+        """The metadata of the commit in which a gained bucket reached the epoch (None: its latest before this opening).
+
+        Empty when that commit is too long ago.
+        """
+        for commit in self._recent:
+            reached = commit.get("epochs", {}).get(str(bucket))
+            if commit.get("stage") == self.name and reached is not None:
+                if epoch is None and commit["kind"] == "epoch":
+                    return commit
+                if epoch is not None and reached == epoch:
+                    return commit
+        return {}
+
     def _topic_ids_of_last_epoch(self, gained: frozenset[int]) -> dict[str, str]:
         """The topic ids that the last commits before this opening spoke of."""
-        for bucket in sorted(gained):
-            found = self.context.lake.commit_metadata(self.log_name, self.name, bucket, None)
-            if found is not None:
-                return dict(found.get("topic_ids", {}))
-        return {}
+        found = (self.metadata_of(b, None) for b in sorted(gained))
+        return dict(next((f["topic_ids"] for f in found if f), {}))
 
     def _own(self, epochs: Mapping[int, int]) -> None:
         table = pa.table(

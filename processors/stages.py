@@ -181,8 +181,7 @@ class InvoiceStage(_RowStage):
         for bucket, cursor in cursors.items():
             if cursor == 0:
                 continue
-            found = self.context.lake.commit_metadata(self.log_name, self.name, bucket, cursor)
-            used = {} if found is None else dict(enumerate(found.get("sku_versions", [])))
+            used = dict(enumerate(self.metadata_of(bucket, cursor).get("sku_versions", [])))
             if all(used.get(b, -1) >= v for b, v in self.prices.versions.items()):
                 continue
             lines = f"(SELECT * FROM {invoice_rows.LINES} WHERE bucket = {bucket})"

@@ -9,7 +9,7 @@ from rich.console import Console
 from processors.errors import FullDiskError, TrsError
 from trs import __version__
 
-_GROUPS = ("settings", "devstack", "generate", "bootstrap", "worker", "etl", "features", "lake")
+_GROUPS = ("settings", "devstack", "generate", "bootstrap", "worker", "etl", "features", "lake", "upkeep", "demo")
 """Modules of app.cli; each has `register(app)`."""
 
 
