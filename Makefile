@@ -48,7 +48,7 @@ agreement: setup
 		cp requirements.lock "$$copy" && $(COMPILE) --output-file "$$copy" > /dev/null && diff requirements.lock "$$copy"
 	@echo "docker-compose.yml agrees with devstack/declared.py" && \
 		$(BIN)/python -m devstack.compose | diff docker-compose.yml -
-	@! command -v docker > /dev/null || docker compose config --quiet
+	@! docker compose version > /dev/null 2>&1 || docker compose config --quiet
 
 format: setup ## Sort imports and format the code
 	$(BIN)/ruff check --fix --select I .
