@@ -50,12 +50,13 @@ def row_events(
     op: Op = "r",
     numeric_keys: frozenset[str] = frozenset(),
 ) -> tuple[list[bytes], list[bytes]]:
-    """Keys and values of the rows (the table's declared columns, typed), in their order.
+    """Keys and values of the rows (declared columns, typed; the event key's at least), in their order.
 
-    `op='d'` makes the rows the before image. `numeric_keys`: text columns that the source keeps as whole numbers.
+    `op='d'` makes the rows the before image, which may hold the primary key only. `numeric_keys`: text columns that the
+    source keeps as whole numbers.
     """
     con.register("rows_at_rest", rows)
-    image = ", ".join(f"{c.name} := {_value(c, numeric_keys)}" for c in table.columns)
+    image = ", ".join(f"{c.name} := {_value(c, numeric_keys)}" for c in table.columns if c.name in rows.schema.names)
     key = ", ".join(f"{c.name} := {_value(c, numeric_keys)}" for c in table.columns if c.name in table.event_key)
     before, after = ("NULL", "image") if op != "d" else ("image", "NULL")
     snapshot = "true" if op == "r" else "false"

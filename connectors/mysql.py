@@ -17,7 +17,7 @@ from processors.tables import Kind, Table
 
 CONNECT_TIMEOUT_S = 8
 _READ_TIMEOUT_S = 600
-_STATEMENT_ROWS = 2_000
+_STATEMENT_ROWS = 5_000
 _DENIED = frozenset(
     {
         ER.ACCESS_DENIED_ERROR,
@@ -108,6 +108,12 @@ def query(connection: Connection, sql: str, args: Any = None) -> list[tuple[Any,
     with connection.cursor() as cursor:
         cursor.execute(sql, args)
         return list(cursor.fetchall())
+
+
+def execute(connection: Connection, sql: str, args: Any = None) -> int:
+    """Runs a statement without committing; returns the rows that it changed."""
+    with connection.cursor() as cursor:
+        return int(cursor.execute(sql, args))
 
 
 def stream_column(connection: Connection, sql: str, args: Any = None) -> list[str]:

@@ -8,8 +8,9 @@ committed after it is applied on top.
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -26,11 +27,13 @@ from connectors.mysql import (
     wrapped_errors,
 )
 from connectors.mysql_schema import SourceColumns, check_server, check_table
-from connectors.source_rows import BinlogPosition, Chunk, Finding, Resume, new_connection, type_rows
+from connectors.source_rows import BinlogPosition, Chunk, Finding, Resume, declared_schema, new_connection, type_rows
+from processors.errors import SourceError
 from processors.tables import INVOICE_LINE_ITEMS, INVOICES, Table
 
 SETTLE_S = 0.5
 SHOWN_FINDINGS = 5
+_KEYS_PER_QUERY = 1_000
 
 
 class MySqlSource:
@@ -146,6 +149,37 @@ class MySqlSource:
         finally:
             query(connection, "COMMIT")
         return position, documents, invoice_ids
+
+    def rows_by_key(
+        self, connection: Connection, keys: Mapping[Table, Sequence[tuple[Any, ...]]]
+    ) -> tuple[BinlogPosition | None, dict[Table, pa.Table]]:
+        """The rows of these primary keys that exist, typed, in one consistent read, and its position.
+
+        Raises SourceError for a row that does not fit its declared table.
+        """
+        found: dict[Table, pa.Table] = {}
+        position = current_position(connection) if self._has_binlog else None
+        with wrapped_errors(self.url), new_connection() as con:
+            query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
+            if self._has_binlog:
+                position = snapshot_position(connection) or position
+            for table, wanted in keys.items():
+                columns = self._columns[table.name]
+                documents = []
+                for start in range(0, len(wanted), _KEYS_PER_QUERY):
+                    part = wanted[start : start + _KEYS_PER_QUERY]
+                    args = [value for key in part for value in key]
+                    documents += stream_column(connection, columns.by_key_sql(table, len(part)), args)
+                if not documents:
+                    found[table] = declared_schema(table).empty_table()
+                    continue
+                typed = type_rows(con, table, _cells(table, columns, documents))
+                if typed.rejects:
+                    first = typed.rejects[0]
+                    raise SourceError(f"{self.url}: a row of {table.name} is not as declared: {first.detail}")
+                found[table] = typed.rows
+            query(connection, "COMMIT")
+        return position, found
 
     def close(self) -> None:
         """Nothing is held between calls."""
