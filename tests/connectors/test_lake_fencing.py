@@ -108,7 +108,7 @@ def test_zombie_is_refused_even_for_the_bucket_that_stayed_its_own(any_lake: Del
 
 def test_openings_of_one_bucket_at_the_same_moment_let_one_through(any_lake: DeltaLake) -> None:
     start = threading.Barrier(4)
-    tables = [lake.store.fenced(TABLE) for _ in range(4)]
+    tables = [any_lake.store.fenced(TABLE) for _ in range(4)]
 
     def contend(table: FencedTable) -> bool:
         start.wait()
