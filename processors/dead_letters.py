@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from processors.decode import dead_letter
+from processors.decode_raw import dead_letter
 from processors.records import DEAD_SCHEMA, RawBatch
 
 UNREADABLE = "unreadable_dead_letter"

@@ -18,16 +18,14 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
+from processors.decode_raw import LAST_MS, UNIX_EPOCH, kafka_time
 from processors.decode_values import Number, cast, cast_integer, describe
 from processors.order import BATCH_SOURCE_NAME, RowOrder
 from processors.tables import Column, Table
 
-LAST_MS: Final = 253_402_300_799_999
-"""9999-12-31T23:59:59.999Z; a time beyond it, or at or before 1970, is not believed."""
-_UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FILE: Final = re.compile(r"(?:.*[A-Za-z].*\.)?([0-9]{1,10})", re.ASCII | re.DOTALL)
 """`mysql-bin.000002`, or digits alone."""
 _ROW_OPS: Final = ("c", "r", "u", "d")
@@ -172,8 +170,8 @@ def _source_ts(source: Envelope, envelope: Envelope, timestamp_ms: int) -> datet
         except ValueError:
             continue
         if 0 < ms <= LAST_MS:
-            return _UNIX_EPOCH + timedelta(milliseconds=ms)
-    return _UNIX_EPOCH + timedelta(milliseconds=min(max(timestamp_ms, 0), LAST_MS))
+            return UNIX_EPOCH + timedelta(milliseconds=ms)
+    return kafka_time(timestamp_ms)
 
 
 def _rows(table: Table, op: str, envelope: Envelope) -> tuple[Row, ...]:

@@ -9,13 +9,10 @@ this path takes.
 import json
 from collections.abc import Mapping
 
-from processors.decode_record import LAST_MS
+from processors.decode_raw import LAST_MS, RAW
 from processors.decode_values import FIRST_DAY, LAST_DAY, TEXT_BYTES
 from processors.order import packed_order_sql
 from processors.tables import Column, Kind, Table
-
-RAW = "raw"
-"""The relation that the SQL reads: one column `value` VARCHAR."""
 
 _SOURCE_FIELDS = ("name", "ts_ms", "table", "file", "pos", "row")
 _POS_BOUND = 10**13
@@ -58,7 +55,7 @@ def relaxed_structure(table: Table) -> str:
     return json.dumps(envelope | {"payload": envelope})
 
 
-def decode_sql(table: Table, epochs: Mapping[str, int], *, value: str = "value") -> str:
+def decode_sql(table: Table, epochs: Mapping[str, int]) -> str:
     """SQL over RAW, one row per record in order.
 
     Columns: `taken` (false: judge it by decode_record), `row_order`, `is_delete`, `is_create`, `source_ts`, the table's
@@ -97,7 +94,7 @@ def decode_sql(table: Table, epochs: Mapping[str, int], *, value: str = "value")
     complete = " AND ".join(f"old_{c.name} IS NOT NULL" for c in key_columns)
     return f"""
 WITH extracted AS (
-  SELECT TRY(json_transform({value}, {_literal(envelope_structure(table))})) AS j FROM {RAW}
+  SELECT TRY(json_transform(value, {_literal(envelope_structure(table))})) AS j FROM {RAW}
 ), texts AS (
   SELECT
     j.op AS op,

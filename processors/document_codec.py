@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from processors.decode import dead_letter
+from processors.decode_raw import dead_letter
 from processors.lake_tables import ACCOUNT_LOG
 from processors.records import DEAD_SCHEMA, RawBatch
 
