@@ -35,7 +35,7 @@ EngineFactory = Callable[[dict[str, str]], Engine]
 _BEAT_S = 0.5
 _REPORT_S = 30.0
 _WAIT_FOR_BROKER_S = 5.0
-_STOP_S = 8.0
+_STOP_S = 5.0
 """How long the end may take after the engine has stopped; then the process leaves without good-byes."""
 
 
@@ -59,9 +59,9 @@ def run_worker(
     engine = engine_factory(ids)
     worker = Worker(settings, kafka, engine, accept_gap=accept_gap)
     code = asyncio.run(worker.run(until_caught_up=until_caught_up))
-    if not worker.membership.shut_down():
-        # The engine still loads or commits in a thread that cannot be interrupted; nobody waits for it any more, and
-        # whatever it does from here on is fenced off in the lake.
+    if not worker.membership.shut_down() or not worker.left_group:
+        # The engine still loads state, or the group a rebalance, in a thread that cannot be interrupted: it is not
+        # waited for. The engine has stopped and commits nothing any more.
         logging.shutdown()
         sys.stderr.flush()
         os._exit(code)
@@ -97,6 +97,7 @@ class Worker:
         self._kafka = kafka
         self._engine = engine
         self.membership = EngineMembership(engine, kafka, accept_gap=accept_gap, on_failure=self._fail)
+        self.left_group = True
         self._state = WorkerState(settings.group, engine.status)
         self._address_file = settings.home / f"worker-{os.getpid()}.json"
 
@@ -105,6 +106,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = loop.create_future()
         self._loop = loop
+        self._started = asyncio.Event()
         self._install_signals()
         app = build_app(
             self._settings,
@@ -168,6 +170,7 @@ class Worker:
 
     async def _start(self, app: StreamingApp) -> None:
         await app.start()
+        self._started.set()
         if not self._ended.done():
             log.info("ready", buckets=sorted(self.membership.buckets or ()))
 
@@ -198,6 +201,8 @@ class Worker:
 
     async def _until_caught_up(self) -> None:
         done = await catch_up(self._engine, self._kafka, topic_of(self._settings.topic_prefix, DOCUMENTS_TOPIC))
+        # Who leaves while it joins stays a member for the brokers, and the next worker waits for that ghost.
+        await self._started.wait()
         Console(stderr=True, soft_wrap=True).print(str(done), highlight=False)
         self._end()
 
@@ -230,11 +235,13 @@ class Worker:
             await asyncio.to_thread(self._engine.stop)
         except TrsError as error:
             log.error("the engine did not stop cleanly", reason=str(error))
-        try:
-            await asyncio.wait_for(app.stop(), _STOP_S)
-        except TimeoutError:
+        consumer.thread.leave()
+        left = self._loop.create_task(app.stop())
+        await asyncio.wait({left}, timeout=_STOP_S)
+        if not left.done():
+            self.left_group = False
             log.warning("leaving the group takes too long: the brokers will notice by the session time-out")
-        for task in tasks:
+        for task in (*tasks, left):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._address_file.unlink(missing_ok=True)

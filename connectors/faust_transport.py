@@ -11,7 +11,7 @@ comes too late, is void, whatever the timing; what was void is fetched again.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -116,6 +116,32 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
     consumer: "BatchConsumer"
     sought = -1
     """The rebalance whose positions are in force; everything fetched since belongs to it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """The end is near: a rebalance that waits for the rest of the program waits no longer. From any thread."""
+        self.thread_loop.call_soon_threadsafe(self._leaving.set)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await self._unless_leaving(super().on_partitions_revoked(revoked))
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        await self._unless_leaving(super().on_partitions_assigned(assigned, generation_id))
+
+    async def _unless_leaving(self, callback: Coroutine[Any, Any, None]) -> None:
+        """Faust answers these callbacks in another thread, which at the end may have stopped to answer: a client that
+        still waited for it could never leave the group."""
+        answered = asyncio.ensure_future(callback)
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        await asyncio.wait({answered, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        if answered.done():
+            answered.result()
+        else:
+            answered.cancel()
 
     def _create_worker_consumer(self, transport: Transport) -> aiokafka.AIOKafkaConsumer:
         options = self.consumer.transport.options
