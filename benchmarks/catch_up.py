@@ -1,7 +1,8 @@
 """Catch-up: from the first fetch of waiting row events to the last commit of features in Delta (local folder).
 
-Prints source row events per second, the whole process's seconds and the worker's peak memory; writes JSON. The topics hold
-a synthetic TRS that is made and sent before the clock starts. Needs a running stack (TRS_KAFKA, or the embedded one).
+Prints source row events per second, the whole process's seconds and the worker's peak memory; writes JSON. The topics
+hold a synthetic TRS that is made and sent before the clock starts. Needs a running stack (TRS_KAFKA, or the embedded
+one).
 """
 
 import argparse
@@ -40,7 +41,8 @@ _SYNTHETIC = {
         SELECT i AS invoice_id, ((hash(i) % 1000003)::BIGINT * ({invoices} // 50) // 1000003) AS account_id,
                DATE '2019-01-01' + (i * 1800 // {invoices})::INTEGER AS date_issued,
                CASE WHEN hash(i + 7) % 10 < 8 THEN
-                 DATE '2019-01-01' + (i * 1800 // {invoices})::INTEGER + (hash(i + 3) % 50)::INTEGER END AS payment_dates
+                 DATE '2019-01-01' + (i * 1800 // {invoices})::INTEGER + (hash(i + 3) % 50)::INTEGER
+               END AS payment_dates
         FROM range({invoices}) AS t(i)""",
     "invoice_line_items": """
         SELECT i AS invoice_id, printf('%d-%05d-%03d', k % 10, k, k % 997) AS item_id,
