@@ -5,6 +5,7 @@ as Kafka Connect's converter writes it (no spaces, characters beyond the basic p
 that our rows and Debezium's of one key share a partition.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -55,28 +56,33 @@ def row_events(
     `op='d'` makes the rows the before image, which may hold the primary key only. `numeric_keys`: text columns that the
     source keeps as whole numbers.
     """
-    con.register("rows_at_rest", rows)
-    image = ", ".join(f"{c.name} := {_value(c, numeric_keys)}" for c in table.columns if c.name in rows.schema.names)
-    key = ", ".join(f"{c.name} := {_value(c, numeric_keys)}" for c in table.columns if c.name in table.event_key)
-    before, after = ("NULL", "image") if op != "d" else ("image", "NULL")
-    snapshot = "true" if op == "r" else "false"
+    image = _object([(c.name, _value(c, numeric_keys)) for c in table.columns if c.name in rows.schema.names])
+    key = _object([(c.name, _value(c, numeric_keys)) for c in table.columns if c.name in table.event_key])
+    source = {
+        "version": __version__,
+        "connector": "trs-bootstrap",
+        "name": stamp.source_name,
+        "ts_ms": stamp.ts_ms,
+        "snapshot": "true" if op == "r" else "false",
+        "db": stamp.database,
+        "table": table.name,
+        "server_id": 0,
+        "gtid": None,
+        "file": stamp.file,
+        "pos": stamp.pos,
+    }
+    head = '{"before":null,"after":' if op != "d" else '{"before":'
+    middle = ("" if op != "d" else ',"after":null') + f',"source":{_json(source)[:-1]},"row":'
     number = "(row_number() OVER ()) - 1" if stamp.numbered else "0"
+    con.register("rows_at_rest", rows)
     found = con.sql(
         f"""
         SELECT
-          encode(to_json(struct_pack({key}))::VARCHAR) AS key,
-          encode(to_json(struct_pack(
-            before := {before}, after := {after},
-            source := struct_pack(
-              version := '{__version__}', connector := 'trs-bootstrap', name := $name, ts_ms := {stamp.ts_ms}::BIGINT,
-              snapshot := '{snapshot}', db := $db, "table" := '{table.name}', server_id := 0, gtid := NULL,
-              file := $file, pos := {stamp.pos}::BIGINT, "row" := row_in_pos
-            ),
-            op := '{op}', ts_ms := {stamp.ts_ms}::BIGINT
-          ))::VARCHAR) AS value
-        FROM (SELECT *, struct_pack({image}) AS image, {number} AS row_in_pos FROM rows_at_rest)
+          encode(concat({key})) AS key,
+          encode(concat($head, {image}, $middle, row_in_pos, $tail)) AS value
+        FROM (SELECT *, {number} AS row_in_pos FROM rows_at_rest)
         """,
-        params={"name": stamp.source_name, "db": stamp.database, "file": stamp.file},
+        params={"head": head, "middle": middle, "tail": f'}},"op":"{op}","ts_ms":{stamp.ts_ms}}}'},
     ).to_arrow_table()
     con.unregister("rows_at_rest")
     keys = found["key"].to_pylist()
@@ -85,15 +91,29 @@ def row_events(
     return keys, found["value"].to_pylist()
 
 
+def _json(values: dict[str, object]) -> str:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+
+
+def _object(fields: list[tuple[str, str]]) -> str:
+    """The arguments of a concat that writes a JSON object; assembled as text, which is faster than DuckDB's structs."""
+    parts = [
+        f"'{'{' if place == 0 else ','}\"{name}\":', coalesce({value}, 'null')"
+        for place, (name, value) in enumerate(fields)
+    ]
+    return ", ".join([*parts, "'}'"])
+
+
 def _value(column: Column, numeric_keys: frozenset[str]) -> str:
-    if column.name in numeric_keys:
-        return f"{column.name}::BIGINT"
+    """A column's value as JSON text."""
     if column.kind is Kind.DECIMAL:
         # at least two decimals, further ones only if they are not zero
-        return f"regexp_replace({column.name}::VARCHAR, '0{{1,8}}$', '')"
+        return f"'\"' || regexp_replace({column.name}::VARCHAR, '0{{1,8}}$', '') || '\"'"
     if column.kind is Kind.DATE:
-        return f"({column.name} - DATE '1970-01-01')"
-    return column.name
+        return f"({column.name} - DATE '1970-01-01')::VARCHAR"
+    if column.kind is Kind.TEXT and column.name not in numeric_keys:
+        return f"to_json({column.name})::VARCHAR"
+    return f"{column.name}::VARCHAR"
 
 
 def _connect_key(key: bytes) -> bytes:

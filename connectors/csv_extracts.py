@@ -166,7 +166,8 @@ class CsvSource:
         for index, name in enumerate(self._names[table.name]):
             if name:
                 cells = block.cells.column(index)
-                columns[name] = pc.if_else(pc.equal(cells, _NULL_CELL), None, cells)
+                is_null = pc.equal(cells, _NULL_CELL)
+                columns[name] = pc.if_else(is_null, None, cells) if pc.any(is_null).as_py() else cells
         return pa.table({**columns, "line": pa.array(block.lines, pa.int64())})
 
     def _typed_blocks(self, table: Table) -> Iterator[Typed]:

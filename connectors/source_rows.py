@@ -153,12 +153,24 @@ def value_sql(column: Column, date_format: str = ISO_DATE) -> str:
     if column.kind is Kind.DATE:
         if date_format == ISO_DATE:  # a time of midnight is no loss
             iso = r"\d{4}-\d\d-\d\d([ T]00:00(:00(\.0+)?)?)?"
-            parsed = f"CASE WHEN regexp_full_match({text}, '{iso}') THEN try_cast(left({text}, 10) AS DATE) END"
+            parsed = _plain_or(cell, "DATE", f"regexp_full_match({text}, '{iso}')", f"left({text}, 10)")
         else:
             parsed = f"try_strptime({text}, {_literal(date_format)})::DATE"
         return f"CASE WHEN {parsed} BETWEEN DATE '1000-01-01' AND DATE '9999-12-31' THEN {parsed} END"
     exact = r"[+-]?(\d+(\.\d{0,10}0*)?|\.\d{1,10}0*)" if column.kind is Kind.DECIMAL else r"[+-]?\d+(\.0*)?"
-    return f"CASE WHEN regexp_full_match({text}, '{exact}') THEN try_cast({text} AS {column.duckdb_type}) END"
+    condition = f"regexp_full_match({text}, '{exact}')"
+    if column.kind is Kind.DECIMAL:
+        return f"CASE WHEN {condition} THEN try_cast({text} AS {column.duckdb_type}) END"
+    return _plain_or(cell, column.duckdb_type, condition, text)
+
+
+def _plain_or(cell: str, sql_type: str, condition: str, text: str) -> str:
+    """The cell cast as it stands where that is written back as the same text, else `text` where `condition` holds.
+
+    The first is what nearly all cells are, and much faster than the condition.
+    """
+    plain = f"try_cast({cell} AS {sql_type})"
+    return f"CASE WHEN {plain}::VARCHAR = {cell} THEN {plain} WHEN {condition} THEN try_cast({text} AS {sql_type}) END"
 
 
 def _literal(text: str) -> str:
