@@ -135,12 +135,19 @@ class FencedTable:
         self._store = store
         self.name = name
         self._handle: DeltaTable | None = None
+        self._look: DeltaTable | None = None  # for `stored`; never written through
         self._ids: dict[str, int] = {}
 
     def stored(self, ids: tuple[str, ...]) -> dict[str, int]:
         """The values that a fresh look at the table shows for these ids; absent ids are left out."""
-        fresh = self._store.open(self.name)
-        found = {i: fresh.transaction_version(i) for i in ids}
+        if self._look is None:
+            self._look = self._store.open(self.name)
+        else:
+            try:
+                self._look.update_incremental()
+            except (DeltaError, OSError) as error:
+                raise wrap_error(error, f"table {self.name}") from error
+        found = {i: self._look.transaction_version(i) for i in ids}
         return {i: v for i, v in found.items() if v is not None}
 
     def open(self, ids: Mapping[str, int], metadata: Mapping[str, Any]) -> None:

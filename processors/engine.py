@@ -22,7 +22,7 @@ from processors.document_codec import DocumentDecoder
 from processors.errors import InvariantError
 from processors.inbox import Chunk, Inbox
 from processors.lake_tables import changes_name
-from processors.ports import DocumentSink, Lake, LakeProgress, StoredPosition
+from processors.ports import DocumentSink, FencedLog, Lake, LakeProgress, StoredPosition
 from processors.records import RawBatch
 from processors.stage import Stage, StageContext
 from processors.stages import AccountStage, InvoiceStage, SkuStage
@@ -111,6 +111,7 @@ class StreamEngine:
         self._locks[self._invoices.name] = self._locks[self._skus.name]
         self._inboxes = {stage.name: self._inbox(stage) for stage in self._stages}
         self._by_topic = {t: self._inboxes[s.name] for s in self._stages for t in s.topics}
+        self._watches: dict[str, FencedLog] = {}
         self._offered_s = 0.0
         self._threads: list[threading.Thread] = []
 
@@ -210,6 +211,8 @@ class StreamEngine:
         self._draining = True
 
     def stop(self) -> None:
+        if self._draining and not self._stopping.is_set():
+            self._close_epochs()
         self._accepting = False
         self._stopping.set()
         for inbox in self._inboxes.values():
@@ -219,6 +222,13 @@ class StreamEngine:
         for thread in self._threads:
             thread.join()
         self._state.close()
+
+    def _close_epochs(self) -> None:
+        """One empty epoch per stage: the lake's watermark passes everything that was committed before it."""
+        for stage in self._stages:
+            with self._locks[stage.name]:
+                if self._accepting and stage.buckets and not self._inboxes[stage.name].moved:
+                    stage.run_epoch([])
 
     # --- the loops -----------------------------------------------------------------------------------------------
 
@@ -287,7 +297,7 @@ class StreamEngine:
             ids = {f"offset:{t}:{b}": (t, b) for t in stage.topics for b in buckets}
             fence = {stage.epoch_id(b): b for b in buckets}
             cursors = {f"documents:{b}": b for b in buckets}
-            stored = self._lake.fenced(stage.log_name).stored((*ids, *fence, *cursors))
+            stored = self._watched(stage.log_name).stored((*ids, *fence, *cursors))
             positions |= {place: stored[i] for i, place in ids.items() if i in stored}
             epochs[stage.name] = {b: stored[i] for i, b in fence.items() if i in stored}
             if stage is self._invoices:
@@ -296,10 +306,16 @@ class StreamEngine:
         derived = True
         for feature_set in self._accounts.feature_sets:
             ids_ = {f"cursor:{b}": b for b in buckets}
-            stored = self._lake.fenced(changes_name(feature_set)).stored(tuple(ids_))
+            stored = self._watched(changes_name(feature_set)).stored(tuple(ids_))
             cursor_of = {b: stored.get(i, 0) for i, b in ids_.items()}
             derived = derived and all(cursor_of[b] >= e for b, e in epochs[self._accounts.name].items())
         return LakeProgress(positions=positions, documents_settled=settled, features_settled=derived)
+
+    def _watched(self, table: str) -> FencedLog:
+        """A look at a table that is kept: the next one reads only what was committed since."""
+        if table not in self._watches:
+            self._watches[table] = self._lake.fenced(table)
+        return self._watches[table]
 
     def status(self) -> Mapping[str, object]:
         return {
