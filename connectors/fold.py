@@ -15,9 +15,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from connectors.delta_lake import DeltaLake
 from connectors.lake import wrap_error
 from processors.fold import fold_sql, reach
-from processors.lake_tables import FEATURE_SETS
 from processors.keyed_table import KeyedTable
-from processors.lake_tables import ACCOUNTS_KEYED, INVOICES_KEYED, KEYED_TABLES, LAKE_TABLES, changes_name
+from processors.lake_tables import ACCOUNTS_KEYED, FEATURE_SETS, INVOICES_KEYED, KEYED_TABLES, LAKE_TABLES, changes_name
 from processors.state import to_arrow
 
 _APP_ID = "fold"
