@@ -1,6 +1,8 @@
 """Settings turned into what the connectors take, and the worker's engine put together."""
 
+import atexit
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Mapping
@@ -46,11 +48,25 @@ def lake_location(settings: Settings) -> "LakeLocation":
 def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEngine":
     """The worker's engine. Makes the lake's tables where they are missing."""
     from connectors.delta_lake import DeltaLake
+    from connectors.fold import fold_all
     from connectors.kafka import KafkaDocumentSink
     from processors.engine import EngineConfig, StreamEngine
+    from processors.state import open_state
     from processors.tables import DOCUMENTS_TOPIC, topic_of
 
     settings.home.mkdir(parents=True, exist_ok=True)
+    spill = Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home))
+    atexit.register(shutil.rmtree, spill, ignore_errors=True)
+    lake = DeltaLake(lake_location(settings))
+
+    def fold() -> None:
+        con = open_state(spill=spill, memory_mb=max(settings.memory_mb // 4, 64), threads=1)
+        try:
+            lake.prepare(con)
+            fold_all(lake, con, settings.partitions, min_rows=settings.fold_min_rows)
+        finally:
+            con.close()
+
     return StreamEngine(
         EngineConfig(
             topic_prefix=settings.topic_prefix,
@@ -62,10 +78,11 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
             idle_s=settings.idle_epoch_s,
             memory_mb=settings.memory_mb,
             threads=settings.threads,
-            spill=Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home)),
+            spill=spill,
         ),
-        lake=DeltaLake(lake_location(settings)),
+        lake=lake,
         sink=KafkaDocumentSink(kafka_config(settings), topic_of(settings.topic_prefix, DOCUMENTS_TOPIC)),
         topic_ids=topic_ids,
         writer=f"{socket.gethostname()}:{os.getpid()}",
+        upkeep=fold,
     )
