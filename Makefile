@@ -29,7 +29,7 @@ demo: setup ## Show the whole path on real parts: database, Kafka, worker, lake,
 	$(BIN)/trs demo
 
 test: setup ## Run all tests; those of the stack start it by themselves
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: lint types imports agreement ## Lint, format, types, import rules, lock file and compose file
 

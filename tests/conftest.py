@@ -6,8 +6,8 @@
     fresh_database   URL of an empty database of the test's own (part of both)
     extracts         folder of the real CSV extracts; the test is skipped without them
 
-Tests that use the stack form one xdist group, so that they share one stack. TRS_TEST_HOME names a folder whose embedded
-stack is used and left running: it saves a start per run.
+All xdist workers share one embedded stack; a file's tests run on one worker (`--dist loadfile`). TRS_TEST_HOME names a
+folder whose embedded stack is used and left running: it saves a start per run.
 """
 
 import json
@@ -30,11 +30,10 @@ _EXTRACTS = Path(os.environ.get("TRS_EXTRACTS") or _REPOSITORY.parent / "shared"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what uses the stack, and keeps it on one xdist worker."""
+    """Marks what uses the stack."""
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.stack)
-            item.add_marker(pytest.mark.xdist_group("stack"))
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from devstack import ports, processes
 from devstack.stack import Stack, State
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("stack")
+pytestmark = pytest.mark.stack
 NAMES = ["kafka", "mariadb", "s3"]
 
 
