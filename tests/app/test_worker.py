@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from app.settings import Settings
 from app.web import WorkerState
@@ -107,20 +107,24 @@ def test_worker_transactional_topic_is_read_to_its_end_without_aborted_records(
     assert ledger.offsets()[topic, 1] == [0, 1, 2, 8, 9, 10]
 
 
-def test_worker_message_of_20_mb_passes(settings: Settings, ledger: Ledger, start: Start) -> None:
-    topic = ConfigResource(ResourceType.TOPIC, f"{settings.topic_prefix}.invoices")
-    topic.add_incremental_config(
-        ConfigEntry("max.message.bytes", "25000000", incremental_operation=AlterConfigOpType.SET)
-    )
+def test_worker_message_of_20_mb_passes(stack_settings: Settings, ledger: Ledger) -> None:
+    settings = stack_settings.model_copy(update={"partitions": 4})
+    topic = f"{settings.topic_prefix}.invoices"
+    # Made with its limit: a limit that is raised later reaches the broker's log some time after the answer.
+    large = NewTopic(topic, 4, 1, config={"cleanup.policy": "delete", "max.message.bytes": "25000000"})
     admin = AdminClient({"bootstrap.servers": settings.kafka})
-    admin.incremental_alter_configs([topic])[topic].result(20)
+    admin.create_topics([large])[topic].result(20)
+    ensure_topics(kafka_config(settings), topics(settings), settings.partitions)
     produce(settings, "invoices", 3, size=20_000_000, partition=2)
     produce(settings, "invoices", 100, partition=2)
 
-    worker = start("--until-caught-up")
+    worker = WorkerProcess(settings, ledger, "--until-caught-up")
 
-    assert worker.wait() == 0, worker.log
-    assert ledger.offsets()[f"{settings.topic_prefix}.invoices", 2] == list(range(103))
+    try:
+        assert worker.wait(120) == 0, worker.log
+    finally:
+        worker.kill()
+    assert ledger.offsets()[topic, 2] == list(range(103))
     assert ledger.rows("SELECT sum(size_bytes) FROM batches") == [(60_010_000,)]
 
 
@@ -129,19 +133,19 @@ def test_workers_join_and_die_share_equal_buckets_of_all_topics_and_lose_nothing
 ) -> None:
     produce(settings, "invoices", 2000)
     first = start()
-    wait_until(lambda: share(ledger, first), timeout_s=30, what="one worker owns all")
+    wait_until(lambda: share(ledger, first), timeout_s=90, what="one worker owns all")
     second = start()
     produce(settings, "invoice_line_items", 2000)
-    wait_until(lambda: share(ledger, first, second), timeout_s=30, what="two workers share")
+    wait_until(lambda: share(ledger, first, second), timeout_s=90, what="two workers share")
     assert len(ledger.buckets(first.pid) or ()) == 2
     third = start()
     produce(settings, "accounts", 2000)
-    wait_until(lambda: share(ledger, first, second, third), timeout_s=30, what="three workers share")
+    wait_until(lambda: share(ledger, first, second, third), timeout_s=90, what="three workers share")
 
     second.kill()
     produce(settings, "invoices", 2000)
 
-    wait_until(lambda: share(ledger, first, third), timeout_s=40, what="the others take over")
+    wait_until(lambda: share(ledger, first, third), timeout_s=90, what="the others take over")
     wait_until(lambda: caught_up(settings, ledger), timeout_s=30, what="everything is read")
     offsets = ledger.offsets()
     for place, end in ends(settings).items():
@@ -159,7 +163,7 @@ def test_workers_more_than_partitions_the_idle_one_is_ready_and_takes_over(
             sorted(len(ledger.buckets(w.pid) or ()) for w in workers if ledger.buckets(w.pid) is not None)
             == [0, 1, 1, 1, 1]
         ),
-        timeout_s=60,
+        timeout_s=150,
         what="five workers share four buckets",
     )
     busy = next(w for w in workers if ledger.buckets(w.pid))
@@ -167,7 +171,7 @@ def test_workers_more_than_partitions_the_idle_one_is_ready_and_takes_over(
     assert busy.stop() == 0, busy.log
 
     rest = [w for w in workers if w is not busy]
-    wait_until(lambda: share(ledger, *rest), timeout_s=40, what="the idle worker takes over")
+    wait_until(lambda: share(ledger, *rest), timeout_s=90, what="the idle worker takes over")
 
 
 def test_worker_restart_begins_at_the_engines_positions_not_the_groups(
@@ -196,9 +200,9 @@ def test_rebalance_revoke_comes_before_assign_and_after_the_commit_in_flight(
 ) -> None:
     produce(settings, "invoices", 2000)
     first = start("--slow-commit", "2")
-    wait_until(lambda: share(ledger, first), timeout_s=30, what="one worker owns all")
+    wait_until(lambda: share(ledger, first), timeout_s=90, what="one worker owns all")
     second = start("--slow-commit", "2")
-    wait_until(lambda: share(ledger, first, second), timeout_s=40, what="two workers share")
+    wait_until(lambda: share(ledger, first, second), timeout_s=90, what="two workers share")
 
     names = [n for (n,) in ledger.rows(f"SELECT name FROM calls WHERE pid = {first.pid} ORDER BY rowid")]
     assert names == ["start", "assign", "revoke", "assign"]
@@ -262,7 +266,7 @@ def test_worker_engine_failure_ends_with_its_exit_code(
 
 def test_worker_sigterm_while_busy_ends_clean_within_10_s(settings: Settings, ledger: Ledger, start: Start) -> None:
     worker = start("--slow-commit", "1")
-    wait_until(lambda: share(ledger, worker), timeout_s=30, what="the worker owns all")
+    wait_until(lambda: share(ledger, worker), timeout_s=90, what="the worker owns all")
     produce(settings, "invoices", 5000)
     wait_until(lambda: bool(ledger.positions()), timeout_s=20, what="a first commit")
 
@@ -341,7 +345,7 @@ def test_worker_json_log_is_one_object_per_line(settings: Settings, ledger: Ledg
 
 def test_worker_second_sigint_ends_at_once(settings: Settings, ledger: Ledger, start: Start) -> None:
     worker = start("--slow-commit", "30")
-    wait_until(lambda: share(ledger, worker), timeout_s=30, what="the worker owns all")
+    wait_until(lambda: share(ledger, worker), timeout_s=90, what="the worker owns all")
     produce(settings, "invoices", 10)
 
     def offered() -> bool:

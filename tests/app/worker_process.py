@@ -86,14 +86,14 @@ class WorkerProcess:
         """All that it wrote so far."""
         return self.log_file.read_text(encoding="utf-8")
 
-    def wait(self, timeout_s: float = 60) -> int:
+    def wait(self, timeout_s: float = 120) -> int:
         """Its exit code."""
         return self.process.wait(timeout_s)
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of one of its pages."""
         address = self._settings.home / f"worker-{self.pid}.json"
-        wait_until(address.exists, timeout_s=20, what="the worker says where its pages are")
+        wait_until(address.exists, timeout_s=90, what="the worker says where its pages are")
         where = json.loads(address.read_text(encoding="utf-8"))
         try:
             with urllib.request.urlopen(f"http://{where['host']}:{where['port']}{path}", timeout=5) as answer:
@@ -114,14 +114,14 @@ class WorkerProcess:
 
 def produce(settings: Settings, table: str, count: int, *, size: int = 100, partition: int | None = None) -> None:
     """Writes `count` records of `size` bytes to the table's topic, round robin unless a partition is named."""
-    failures: list[object] = []
+    failures: list[str] = []
     producer = Producer(
         {
             "bootstrap.servers": settings.kafka,
-            "message.max.bytes": 50_000_000,
+            "message.max.bytes": 21_000_000,
             "linger.ms": 5,
             "delivery.report.only.error": True,
-            "on_delivery": lambda error, _: failures.append(error),
+            "on_delivery": lambda error, _: failures.append(str(error)),
         }
     )
     topic = f"{settings.topic_prefix}.{table}"
@@ -130,7 +130,7 @@ def produce(settings: Settings, table: str, count: int, *, size: int = 100, part
         producer.produce(topic, value=b"x" * size, partition=where)
         producer.poll(0)
     assert producer.flush(60) == 0
-    assert failures == []
+    assert failures == [], failures[0]
 
 
 def topics(settings: Settings) -> tuple[str, ...]:
