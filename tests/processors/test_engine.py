@@ -1,0 +1,236 @@
+"""The engine of one worker on a lake in a folder: records in, rows and documents out; crash and recovery."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from connectors.delta_lake import DeltaLake
+from connectors.lake import LakeLocation
+from processors.engine import EngineConfig, StreamEngine
+from processors.errors import UnavailableError
+from processors.lake_tables import INVOICE_LOG
+from processors.records import RawBatch
+from processors.tables import DOCUMENTS_TOPIC
+from tests.waiting import wait_until
+
+PREFIX, PARTITION, SETTLE_S = "test", 0, 60
+STAMP_MS = 1_700_000_000_000
+Row = Mapping[str, object]
+SKU = {"item_id": "a", "item_name": "A", "item_description": "A", "item_cost_price": "1", "item_retail_price": "2.50"}
+ACCOUNT = {"account_id": 7, "company_name": "F", "company_address": "R", "contact_person": "P", "contact_phone": "5"}
+ACCOUNT |= {"gender": None, "joining_date": 18000}
+INVOICE = {"invoice_id": 1, "account_id": 7, "date_issued": 18010, "payment_dates": None}
+LINE = {"invoice_id": 1, "item_id": "a", "quantity": 4}
+
+
+def event(table: str, op: str, pos: int, row: Row | None) -> bytes:
+    """A row event of the source `aurora`."""
+    source = {
+        "name": "aurora",
+        "table": table,
+        "file": "binlog.000001",
+        "pos": pos,
+        "row": 0,
+        "ts_ms": 1_700_000_000_000,
+    }
+    before, after = (row, None) if op == "d" else (None, row)
+    return json.dumps({"before": before, "after": after, "op": op, "ts_ms": 1, "source": source}).encode()
+
+
+class Topics:
+    """Records per topic in one partition; the documents that the engine sends come back through it."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, list[tuple[bytes, bytes]]] = {}
+
+    def add(self, table: str, *values: bytes) -> None:
+        self.records.setdefault(f"{PREFIX}.{table}", []).extend((b"{}", v) for v in values)
+
+    def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        self.records.setdefault(f"{PREFIX}.{DOCUMENTS_TOPIC}", []).extend(zip(keys, values, strict=True))
+
+
+class Shell:
+    """Drives an engine as the worker's shell does: seeks where the lake stands, offers what the topics hold."""
+
+    def __init__(self, lake: DeltaLake, topics: Topics, spill: Path) -> None:
+        self.topics = topics
+        self.engine = StreamEngine(
+            EngineConfig(
+                topic_prefix=PREFIX, partitions=1, source_names=("aurora",), interval_s=0.05, threads=1, spill=spill
+            ),
+            lake=lake,
+            sink=topics,
+            topic_ids={f"{PREFIX}.{n}": n for n in _TOPICS},
+            writer="test",
+        )
+        self.engine.start()
+        self.engine.set_draining()
+        found = self.engine.assign(frozenset({PARTITION}))
+        self.positions = {place[0]: 0 if p is None else p.next_offset for place, p in found.items()}
+
+    def offer_all(self) -> None:
+        for topic, records in list(self.topics.records.items()):
+            start, end = self.positions[topic], len(records)
+            if start < end:
+                keys, values = zip(*records[start:end], strict=True)
+                offsets = range(start, end)
+                stamps = [STAMP_MS] * len(offsets)
+                self.engine.offer(RawBatch(topic, PARTITION, start, end, offsets, stamps, keys, values))
+                self.positions[topic] = end
+
+    def settled(self) -> bool:
+        self.offer_all()
+        if self.engine.failure.done():
+            self.engine.failure.result()
+        seen = self.engine.progress()
+        ends = {(t, PARTITION): len(r) for t, r in self.topics.records.items()}
+        reached = all(seen.positions.get(p, 0) >= end for p, end in ends.items())
+        return reached and seen.documents_settled and seen.features_settled
+
+    def settle(self) -> None:
+        wait_until(self.settled, timeout_s=SETTLE_S, what="everything is committed and derived")
+
+
+_TOPICS = ("skus", "dead_letters", "invoices", "invoice_line_items", "accounts", DOCUMENTS_TOPIC)
+Open = Callable[..., Shell]
+
+
+@pytest.fixture
+def location(tmp_path: Path) -> LakeLocation:
+    return LakeLocation(str(tmp_path / "lake"))
+
+
+@pytest.fixture
+def shell(location: LakeLocation, tmp_path: Path) -> Iterator[Open]:
+    """Opens engines on the test's lake; stops them afterwards."""
+    opened: list[Shell] = []
+
+    def start(topics: Topics, lake: DeltaLake | None = None) -> Shell:
+        opened.append(Shell(lake or DeltaLake(location), topics, tmp_path / f"spill-{len(opened)}"))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.engine.stop()
+
+
+@pytest.fixture
+def topics() -> Topics:
+    """A SKU, an account, an invoice and its line."""
+    made = Topics()
+    made.add("skus", event("skus", "r", 1, SKU))
+    made.add("accounts", event("accounts", "r", 2, ACCOUNT))
+    made.add("invoices", event("invoices", "c", 3, INVOICE))
+    made.add("invoice_line_items", event("invoice_line_items", "c", 4, LINE))
+    return made
+
+
+def rows(location: LakeLocation, table: str) -> list[dict[str, Any]]:
+    with duckdb.connect() as con:
+        lake = DeltaLake(location)
+        lake.prepare(con)
+        found: list[dict[str, Any]] = con.sql(f"FROM {lake.relation(table)}").to_arrow_table().to_pylist()
+        return found
+
+
+def feature(location: LakeLocation) -> dict[str, Any]:
+    """The latest row of invoice 1."""
+    return max(rows(location, "invoice_features_changes"), key=lambda r: (r["document_version"], r["epoch"]))
+
+
+def test_engine_with_all_rows_writes_features_and_says_that_it_is_settled(
+    shell: Open, topics: Topics, location: LakeLocation
+) -> None:
+    shell(topics).settle()
+    found = feature(location)
+    assert (found["inv_id"], found["acct_id"], str(found["inv_total"]), found["inv_items"]) == (
+        1,
+        7,
+        "10.0000000000",
+        4,
+    )
+    assert (found["acct_age"], found["num_inv_120d"], found["is_late"], found["deleted"]) == (10, 0, 0, False)
+
+
+def test_price_that_arrives_late_reprices_the_line(shell: Open, topics: Topics, location: LakeLocation) -> None:
+    late = topics.records.pop(f"{PREFIX}.skus")
+    open_shell = shell(topics)
+    open_shell.settle()
+    assert feature(location)["inv_total"] == 0
+    topics.records[f"{PREFIX}.skus"] = late
+    open_shell.settle()
+    wait_until(
+        lambda: open_shell.settled() and feature(location)["inv_total"] == 10,
+        timeout_s=SETTLE_S,
+        what="the invoice is repriced",
+    )
+
+
+def test_truncate_deletes_every_row_of_its_table(shell: Open, topics: Topics, location: LakeLocation) -> None:
+    open_shell = shell(topics)
+    open_shell.settle()
+    topics.add("invoices", event("invoices", "t", 50, None))
+    topics.add("invoices", event("invoices", "u", 20, INVOICE))  # below the truncate: refused
+    open_shell.settle()
+    wait_until(
+        lambda: open_shell.settled() and feature(location)["deleted"], timeout_s=SETTLE_S, what="the feature is gone"
+    )
+    (state,) = [
+        r for r in sorted(rows(location, INVOICE_LOG.name), key=lambda r: -int(r["epoch"])) if r["kind"] == "invoice"
+    ][:1]
+    assert state["deleted"]
+
+
+def test_second_engine_recovers_and_writes_no_feature_rows(shell: Open, topics: Topics, location: LakeLocation) -> None:
+    first = shell(topics)
+    first.settle()
+    first.engine.stop()
+    before = {t: rows(location, t) for t in ("invoice_features_changes", "account_features_changes")}
+    second = shell(topics)
+    assert second.positions[f"{PREFIX}.invoices"] == 1
+    second.settle()
+    assert {t: rows(location, t) for t in before} == before
+    topics.add("invoices", event("invoices", "u", 60, INVOICE | {"payment_dates": 18100}))
+    second.settle()
+    assert feature(location)["is_late"] == 1
+    assert feature(location)["inv_total"] == 10
+
+
+class CrashingLake(DeltaLake):
+    """A lake whose log of invoices cannot be reached at its first rows."""
+
+    def fenced(self, name: str) -> Any:
+        table = super().fenced(name)
+        if name == INVOICE_LOG.name:
+            append = table.append
+
+            def refuse(rows: pa.Table | None, ids: Mapping[str, int], metadata: Mapping[str, Any] | None = None) -> str:
+                if rows is not None and rows.num_rows:
+                    raise UnavailableError("the store went away")
+                return append(rows, ids, metadata)
+
+            table.append = refuse  # type: ignore[method-assign]  # the fault is injected where the store would fail
+        return table
+
+
+def test_bad_record_lands_once_in_dead_letters_though_the_log_commit_failed(
+    shell: Open, topics: Topics, location: LakeLocation
+) -> None:
+    topics.add("invoices", b"no json at all", event("invoices", "c", 5, INVOICE | {"invoice_id": 2}))
+    crashed = shell(topics, CrashingLake(location))
+    crashed.offer_all()
+    wait_until(crashed.engine.failure.done, timeout_s=SETTLE_S, what="the engine fails")
+    with pytest.raises(UnavailableError):
+        crashed.engine.failure.result()
+    assert [r["record_value"] for r in rows(location, "dead_letters")] == [b"no json at all"]
+    crashed.engine.stop()
+
+    shell(topics).settle()
+    assert [r["record_value"] for r in rows(location, "dead_letters")] == [b"no json at all"]
+    assert {r["inv_id"] for r in rows(location, "invoice_features_changes")} == {1, 2}
