@@ -1,6 +1,7 @@
 """Producers: acknowledged by all in-sync replicas, idempotent, routed as Kafka's Java clients route (murmur2)."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -58,11 +59,9 @@ class Producer:
             batch = [{"key": k, "value": v} for k, v in zip(keys[start:end], values[start:end], strict=True)]
             while batch:
                 while len(self._client) > _QUEUE_MESSAGES - _SLICE:
-                    self._client.poll(0.05)
-                    self._raise_failure()
+                    self._serve(0.05)
                 batch = self._produce(topic, batch)
-            self._client.poll(0)
-            self._raise_failure()
+            self._serve(0)
 
     def _produce(self, topic: str, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Hands a batch to the library; returns the messages for which its queue had no room."""
@@ -73,15 +72,26 @@ class Producer:
             raise wrap_error(error, self._config, f"write to {topic}", self._errors) from None
         rest = [message for message in batch if "_error" in message]
         for message in rest:
-            error = message.pop("_error")
-            if error.code() != KafkaError._QUEUE_FULL:
-                raise wrap_error(KafkaException(error), self._config, f"write to {topic}", self._errors)
-        self._client.poll(0.1)
+            refused = message.pop("_error")
+            if refused.code() != KafkaError._QUEUE_FULL:
+                raise wrap_error(KafkaException(refused), self._config, f"write to {topic}", self._errors)
+        self._serve(0.1)
         return rest
+
+    def _serve(self, timeout_s: float) -> None:
+        """Lets the library report failures, which are raised here."""
+        try:
+            self._client.poll(timeout_s)
+        except KafkaException as error:
+            raise wrap_error(error, self._config, "write", self._errors) from None
+        self._raise_failure()
 
     def flush(self) -> None:
         """Returns when the brokers have acknowledged everything sent. Raises UnavailableError when they did not."""
-        left = self._client.flush(_FLUSH_S)
+        try:
+            left = self._client.flush(_FLUSH_S)
+        except KafkaException as error:
+            raise wrap_error(error, self._config, "write", self._errors) from None
         self._raise_failure()
         if left:
             raise UnavailableError(
@@ -96,8 +106,9 @@ class Producer:
 
     def close(self) -> None:
         """Drops what is queued and unacknowledged, and ends the client's threads."""
-        self._client.purge()
-        self._client.flush(1.0)
+        with suppress(KafkaException):  # a client that was fenced fails again here, which was told before
+            self._client.purge()
+            self._client.flush(1.0)
         self._failed = None
 
 
