@@ -12,8 +12,6 @@ from connectors.control_log import ControlLog
 from connectors.lake import FencedTable, LakeLocation, LakeStore, wrap_error
 from connectors.object_files import LakeReader
 
-RECENT_COMMITS = 200
-
 
 class TableFiles:
     """Follows the active files of one append-only table: each call tells which files are new since the last."""
@@ -75,7 +73,7 @@ class DeltaLake:
         """A new follower of a table's files."""
         return TableFiles(self.store, self._reader, name)
 
-    def recent_commits(self, name: str) -> list[Mapping[str, Any]]:
-        """What the stages wrote into the metadata of a table's last commits, newest first."""
-        commits = self.store.open(name).history(RECENT_COMMITS)
+    def recent_commits(self, name: str, limit: int) -> list[Mapping[str, Any]]:
+        """What the stages wrote into the metadata of a table's last commits, newest first; one request per commit."""
+        commits = self.store.open(name).history(limit)
         return [json.loads(c["trs"]) for c in commits if "trs" in c]

@@ -10,6 +10,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +33,7 @@ COMMIT_RETRIES = 30
 _CONTROL_APP = "control"
 _HISTORY_DEPTH = 500
 _TABLE_PROPERTIES = {
-    "delta.checkpointInterval": "100",
+    "delta.checkpointInterval": "10",
     "delta.logRetentionDuration": "interval 30 days",
     "delta.deletedFileRetentionDuration": "interval 7 days",
 }
@@ -76,8 +77,8 @@ class LakeStore:
 
     def create(self) -> None:
         """Makes every declared table that is missing."""
-        for table in LAKE_TABLES.values():
-            self._create_table(table)
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(self._create_table, LAKE_TABLES.values()))
 
     def exists(self) -> bool:
         """Whether the lake was ever created."""
@@ -140,22 +141,27 @@ class FencedTable:
 
     def stored(self, ids: tuple[str, ...]) -> dict[str, int]:
         """The values that a fresh look at the table shows for these ids; absent ids are left out."""
+        look = self._fresh()
+        found = {i: look.transaction_version(i) for i in ids}
+        return {i: v for i, v in found.items() if v is not None}
+
+    def _fresh(self) -> DeltaTable:
+        """The table as it is now; after the first time only new commits are read."""
         if self._look is None:
             self._look = self._store.open(self.name)
-        else:
-            try:
-                self._look.update_incremental()
-            except (DeltaError, OSError) as error:
-                raise wrap_error(error, f"table {self.name}") from error
-        found = {i: self._look.transaction_version(i) for i in ids}
-        return {i: v for i, v in found.items() if v is not None}
+            return self._look
+        try:
+            self._look.update_incremental()
+        except (DeltaError, OSError) as error:
+            raise wrap_error(error, f"table {self.name}") from error
+        return self._look
 
     def open(self, ids: Mapping[str, int], metadata: Mapping[str, Any]) -> None:
         """Commits an opening: no rows, these ids (all that this writer owns). From here on they are fenced.
 
         Raises FencedError when another worker opens the same ids at the same moment.
         """
-        self._handle = self._store.open(self.name)
+        self._handle, self._look = self._fresh(), None
         self._ids = {}
         self._commit(None, dict(ids), metadata)
 

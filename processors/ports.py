@@ -171,5 +171,5 @@ class Lake(Protocol):
     def follow(self, name: str) -> NewFiles:
         """A new follower of a table's files."""
 
-    def recent_commits(self, name: str) -> Sequence[Mapping[str, Any]]:
-        """What the stages wrote into the metadata of a table's last commits (some hundred), newest first."""
+    def recent_commits(self, name: str, limit: int) -> Sequence[Mapping[str, Any]]:
+        """What the stages wrote into the metadata of a table's last commits, newest first; one request per commit."""

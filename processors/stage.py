@@ -29,6 +29,9 @@ from processors.lake_tables import DEAD_LETTERS, EPOCHS
 from processors.ports import FencedLog, Lake, StoredPosition
 from processors.prices import Control
 
+RECENT_COMMITS = (20, 500)
+"""How many commits are looked at for a cursor's metadata: nearly always few, many after a long absence."""
+
 OWNED = "owned"
 """Temporary table (bucket, epoch) of the epoch being made."""
 
@@ -146,7 +149,7 @@ class Stage(ABC):
             for app_id, place in self._place_ids("side").items():
                 if app_id in stored[table]:
                     marks[place] = stored[table][app_id]
-        self._recent = self.context.lake.recent_commits(self.log_name) if gained else ()
+        self._recent = ()
         self._stored_topic_ids = self._topic_ids_of_last_epoch(gained)
         self._own(self.epochs)
         if gained:
@@ -166,18 +169,24 @@ class Stage(ABC):
 
         Empty when that commit is too long ago.
         """
-        for commit in self._recent:
-            reached = commit.get("epochs", {}).get(str(bucket))
-            if commit.get("stage") == self.name and reached is not None:
-                if epoch is None and commit["kind"] == "epoch":
+        for limit in RECENT_COMMITS:
+            if len(self._recent) < limit:
+                self._recent = self.context.lake.recent_commits(self.log_name, limit)
+            for commit in self._recent:
+                reached = commit.get("epochs", {}).get(str(bucket))
+                if commit.get("stage") != self.name or reached is None:
+                    continue
+                if reached == epoch or (epoch is None and commit["kind"] == "epoch"):
                     return commit
-                if epoch is not None and reached == epoch:
-                    return commit
+            if len(self._recent) < limit:
+                break  # the whole log was read
         return {}
 
     def _topic_ids_of_last_epoch(self, gained: frozenset[int]) -> dict[str, str]:
         """The topic ids that the last commits before this opening spoke of."""
-        found = (self.metadata_of(b, None) for b in sorted(gained))
+        found = (
+            self.metadata_of(b, None) for b in sorted(gained) if any((t, b) in self.positions for t in self.topics)
+        )
         return dict(next((f["topic_ids"] for f in found if f), {}))
 
     def _own(self, epochs: Mapping[int, int]) -> None:
