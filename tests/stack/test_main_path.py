@@ -1,0 +1,168 @@
+"""The main path on real parts: extracts, Kafka, workers, Delta on S3; the batch job is the oracle of whole tables."""
+
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from app.settings import Settings
+from app.wiring import kafka_config
+from app.worker import all_topics
+from connectors.kafka import watermarks
+from processors.features.declarations import FEATURE_SETS
+from processors.lake_tables import changes_name
+from tests.stack_helpers import (
+    batch_features,
+    feed,
+    owned_buckets,
+    query,
+    row_count,
+    start_worker,
+    trs,
+    write_extracts,
+)
+from tests.waiting import wait_until
+
+StartWorker = Callable[..., "subprocess.Popen[bytes]"]
+CATCH_UP_S = 400
+"""Seconds on a quiet machine are a tenth of this; a busy one shall not fail the tests."""
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture
+def synthetic(tmp_path: Path) -> Path:
+    """Extracts of a small synthetic shop."""
+    return write_extracts(tmp_path / "extracts", invoices=400, seed=7)
+
+
+@pytest.fixture(params=["synthetic", "extracts"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    """Extracts to send: the synthetic shop, and the real ones where they are."""
+    chosen: Path = request.getfixturevalue(request.param)
+    return chosen
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[StartWorker]:
+    """Starts workers; those that still run at the end of the test are killed."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(settings: Settings, *arguments: str) -> "subprocess.Popen[bytes]":
+        process = start_worker(settings, tmp_path / f"worker-{len(running)}.log", *arguments)
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def expected_tables(settings: Settings, folder: Path, tmp_path: Path) -> dict[str, pa.Table]:
+    return {f.name: batch_features(settings, f"csv:{folder}", f, tmp_path) for f in FEATURE_SETS}
+
+
+def stream_tables(settings: Settings) -> dict[str, pa.Table]:
+    return {
+        f.name: query(settings, f"SELECT {', '.join(f.column_names)} FROM {f.name} ORDER BY {f.entity_key[0]}")
+        for f in FEATURE_SETS
+    }
+
+
+def history_rows(settings: Settings) -> dict[str, int]:
+    return {f.name: row_count(settings, changes_name(f)) for f in FEATURE_SETS}
+
+
+def assert_equal(found: dict[str, pa.Table], expected: dict[str, pa.Table]) -> None:
+    for name, table in expected.items():
+        assert table.num_rows > 0
+        assert found[name].column_names == table.column_names
+        assert found[name].num_rows == table.num_rows, name
+        for column in table.column_names:
+            assert found[name][column].to_pylist() == table[column].to_pylist(), f"{name}.{column}"
+            assert found[name][column].type == table[column].type, f"{name}.{column}"
+
+
+def assert_all_read(settings: Settings) -> None:
+    """The lake stands at the end of every partition of every topic that the stages read."""
+    ends = {p: end for p, (_, end) in watermarks(kafka_config(settings), all_topics(settings)).items() if end}
+    rows = query(
+        settings,
+        "SELECT o.topic, bucket, max(o.next_offset) AS next_offset"
+        " FROM (SELECT bucket, unnest(offsets) AS o FROM epochs) GROUP BY ALL",
+    ).to_pylist()
+    assert ends == {(r["topic"], r["bucket"]): r["next_offset"] for r in rows if r["next_offset"]}
+
+
+def test_stream_after_a_catch_up_equals_batch_and_a_second_feed_adds_nothing(
+    stack_settings: Settings, folder: Path, tmp_path: Path
+) -> None:
+    expected = expected_tables(stack_settings, folder, tmp_path)
+    feed(stack_settings, folder, run=1)
+    trs(stack_settings, "worker", "--until-caught-up", timeout_s=CATCH_UP_S)
+    assert_equal(stream_tables(stack_settings), expected)
+    assert_all_read(stack_settings)
+    before = history_rows(stack_settings)
+
+    feed(stack_settings, folder, run=2)
+    trs(stack_settings, "worker", "--until-caught-up", timeout_s=CATCH_UP_S)
+    assert_all_read(stack_settings)
+    assert history_rows(stack_settings) == before
+    assert_equal(stream_tables(stack_settings), expected)
+
+
+def test_worker_killed_amid_a_catch_up_goes_on_to_the_same_result(
+    stack_settings: Settings, folder: Path, tmp_path: Path, worker: StartWorker
+) -> None:
+    settings = stack_settings.model_copy(
+        update={"epoch_max_events": 5000 if folder.name == "trs_extracts" else 500, "epoch_interval_s": 0.1}
+    )
+    expected = expected_tables(settings, folder, tmp_path)
+    feed(settings, folder, run=1)
+    victim = worker(settings)
+    wait_until(lambda: row_count(settings, "invoice_log") > 0, timeout_s=CATCH_UP_S, what="the log has rows")
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    committed = history_rows(settings)
+    assert committed["invoice_features"] < expected["invoice_features"].num_rows, "killed too late to tell anything"
+
+    trs(settings, "worker", "--until-caught-up", timeout_s=CATCH_UP_S)
+    assert_equal(stream_tables(settings), expected)
+    assert_all_read(settings)
+    for view, key in (("invoices", "invoice_id"), ("invoice_lines", "(invoice_id, item_id)"), ("skus", "item_id")):
+        (count,) = query(settings, f"SELECT count(*) AS n, count(DISTINCT {key}) AS k FROM {view}").to_pylist()
+        assert count["n"] == count["k"] > 0, view
+
+
+def test_two_workers_share_the_partitions_and_give_the_same_result(
+    stack_settings: Settings, synthetic: Path, tmp_path: Path, worker: StartWorker
+) -> None:
+    homes = [stack_settings.model_copy(update={"home": tmp_path / f"home-{n}"}) for n in range(2)]
+    expected = expected_tables(stack_settings, synthetic, tmp_path)
+    workers = [worker(home) for home in homes]
+
+    def shared() -> bool:
+        owned = [owned_buckets(home, w) for home, w in zip(homes, workers, strict=True)]
+        both = owned[0] | owned[1]
+        return all(owned) and not owned[0] & owned[1] and both == set(range(stack_settings.partitions))
+
+    wait_until(shared, timeout_s=CATCH_UP_S, what="both workers own buckets")
+    feed(stack_settings, synthetic, run=1)
+    rows = expected["invoice_features"].num_rows
+
+    def done() -> bool:
+        return row_count(stack_settings, "invoice_features_changes") >= rows and all(
+            stream_tables(stack_settings)[name].equals(table) for name, table in expected.items()
+        )
+
+    wait_until(done, timeout_s=CATCH_UP_S, what="the features equal those of the batch job")
+    for process in workers:
+        process.send_signal(signal.SIGTERM)
+    assert [process.wait(30) for process in workers] == [0, 0]
+    assert_equal(stream_tables(stack_settings), expected)
+    assert_all_read(stack_settings)
+    writers = query(stack_settings, "SELECT DISTINCT writer FROM epochs WHERE rows > 0 AND stage = 'invoices'")
+    assert writers.num_rows == 2, "one worker did all the work"
