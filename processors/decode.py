@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from queue import SimpleQueue
 from typing import Any
 
@@ -15,7 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from processors.decode_raw import RawRecords, RawScan
+from processors.decode_raw import UNIX_EPOCH, RawRecords, RawScan
 from processors.decode_record import BadRecordError, Judged, judge_record, source_epochs
 from processors.decode_sql import decode_sql, relaxed_structure
 from processors.records import DEAD_SCHEMA, Decoded, RawBatch, Truncate, event_schema
@@ -122,10 +123,10 @@ class Decoder:
 
         def relaxed(text: str) -> str | None:
             try:
-                found = scan.con.execute("SELECT TRY(to_json(json_transform(?, ?)))", [text, structure]).fetchone()
+                found = scan.con.execute("SELECT TRY(to_json(json_transform(?, ?)))", [text, structure]).fetchall()
             except (duckdb.Error, UnicodeEncodeError):
                 return None
-            return None if found is None else found[0]
+            return None if found[0][0] is None else str(found[0][0])
 
         rows: list[dict[str, Any]] = []
         for place in places:
@@ -146,7 +147,10 @@ class Decoder:
             if judged.ignored is not None:
                 outcome.ignored[judged.ignored] += 1
             elif judged.is_truncate:
-                outcome.truncates.append(Truncate(table.name, batch.partition, offset, judged.row_order))
+                source_ts_ms = (judged.source_ts - UNIX_EPOCH) // timedelta(milliseconds=1)
+                outcome.truncates.append(
+                    Truncate(table.name, batch.partition, offset, judged.row_order, source_ts_ms=source_ts_ms)
+                )
             else:
                 rows += _event_rows(batch.partition, offset, judged)
         if rows:

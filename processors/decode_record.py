@@ -57,7 +57,7 @@ class Judged:
 
     rows: tuple[Row, ...] = ()
     row_order: int = 0
-    source_ts: datetime | None = None
+    source_ts: datetime = UNIX_EPOCH
     is_truncate: bool = False
     ignored: str | None = None
 
