@@ -153,4 +153,5 @@ def _control_rows(handle: DeltaTable) -> list[dict[str, Any]]:
     result = (
         QueryBuilder().register("control_log", handle).execute("SELECT * FROM control_log ORDER BY entry").read_all()
     )
-    return pa.table(result).to_pylist()
+    rows: list[dict[str, Any]] = pa.table(result).to_pylist()
+    return rows

@@ -16,7 +16,7 @@ from connectors.delta_lake import DeltaLake
 from connectors.lake import wrap_error
 from processors.fold import fold_sql, reach
 from processors.keyed_table import KeyedTable
-from processors.lake_tables import ACCOUNTS_KEYED, FEATURE_SETS, INVOICES_KEYED, KEYED_TABLES, LAKE_TABLES, changes_name
+from processors.lake_tables import ACCOUNTS_KEYED, FEATURE_CHANGES, INVOICES_KEYED, KEYED_TABLES, LAKE_TABLES
 from processors.state import to_arrow
 
 _APP_ID = "fold"
@@ -94,6 +94,6 @@ def _reach(lake: DeltaLake, keyed: KeyedTable, log: DeltaTable, partitions: int)
     if keyed is INVOICES_KEYED:
         return reach(epochs, {b: log.transaction_version(f"documents:{b}") or 0 for b in buckets})
     if keyed is ACCOUNTS_KEYED:
-        outputs = [lake.store.open(changes_name(f)) for f in FEATURE_SETS]
+        outputs = [lake.store.open(name) for name in FEATURE_CHANGES]
         return reach(epochs, {b: min(o.transaction_version(f"cursor:{b}") or 0 for o in outputs) for b in buckets})
     return reach(epochs, None)

@@ -311,5 +311,8 @@ def folded_table(keyed: KeyedTable, log: LakeTable) -> LakeTable:
     )
 
 
+FEATURE_CHANGES: tuple[str, ...] = tuple(changes_name(f) for f in FEATURE_SETS)
+"""Names of the tables of feature changes, each an output of account_log."""
+
 LAKE_TABLES: dict[str, LakeTable] = {t.name: t for t in _APPEND_ONLY}
 LAKE_TABLES |= {k.folded: folded_table(k, LAKE_TABLES[k.log]) for k in KEYED_TABLES}
