@@ -146,6 +146,7 @@ class StreamEngine:
         return Inbox(
             decode,
             max_records=2 * self._config.max_events,
+            decode_records=self._config.max_events,
             max_bytes=self._config.buffer_bytes,
             on_ready=self._wake[stage.name].set,
         )

@@ -38,8 +38,17 @@ Decode = Callable[[str, Sequence[RawBatch], Mapping[int, int]], Chunk]
 class Inbox:
     """The buffer of one stage. `offer` is called by the transport, `take` by the stage, decoding happens in between."""
 
-    def __init__(self, decode: Decode, *, max_records: int, max_bytes: int, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        decode: Decode,
+        *,
+        max_records: int,
+        max_bytes: int,
+        on_ready: Callable[[], None],
+        decode_records: int = DECODE_RECORDS,
+    ) -> None:
         self._decode = decode
+        self._decode_records = min(decode_records, DECODE_RECORDS)
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._on_ready = on_ready
@@ -118,13 +127,13 @@ class Inbox:
             self._on_ready()
 
     def _next_group(self) -> tuple[str, list[RawBatch]]:
-        """Batches of the oldest one's topic, up to DECODE_RECORDS records; the order within a partition is kept."""
+        """Batches of the oldest one's topic, up to the records of one call; the order within a partition is kept."""
         topic = self._raw[0].topic
         taken: list[RawBatch] = []
         left: deque[RawBatch] = deque()
         records = 0
         for batch in self._raw:
-            if batch.topic == topic and records < DECODE_RECORDS:
+            if batch.topic == topic and records < self._decode_records:
                 taken.append(batch)
                 records += len(batch.offsets)
             else:
