@@ -315,7 +315,7 @@ def test_worker_unreachable_broker_says_so_in_one_line(settings: Settings, ledge
     assert done.returncode == 4
     assert len(done.stderr.splitlines()) == 1
     assert nobody.kafka in done.stderr
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 45
 
 
 def test_worker_wrong_partition_count_names_the_topic(settings: Settings, ledger: Ledger) -> None:
@@ -348,10 +348,10 @@ def test_worker_second_sigint_ends_at_once(settings: Settings, ledger: Ledger, s
     wait_until(lambda: share(ledger, worker), timeout_s=90, what="the worker owns all")
     produce(settings, "invoices", 10)
 
-    def offered() -> bool:
-        return bool(json.loads(worker.get("/status.json")[1])["engine"]["records"] == 10)
+    def committing() -> bool:
+        return bool(json.loads(worker.get("/status.json")[1])["engine"] == {"records": 10, "queued": 0})
 
-    wait_until(offered, timeout_s=20, what="the engine has the records")
+    wait_until(committing, timeout_s=30, what="the engine commits the records")
 
     worker.process.send_signal(signal.SIGINT)
     wait_until(lambda: "stopping" in worker.log, timeout_s=10, what="the worker stops")
