@@ -99,12 +99,27 @@ def stack_settings(stack: dict[str, str], fresh_database: str, tmp_path: Path) -
         "TRS_DATABASE": fresh_database,
         "TRS_TOPIC_PREFIX": f"t{unique}.trs",
         "TRS_GROUP": f"trs-worker-{unique}",
-        "TRS_LAKE": f"{stack['TRS_LAKE'].rsplit('/', 1)[0]}/{unique}",
+        "TRS_LAKE": f"s3://{_own_bucket(stack, unique)}/lake",
         "TRS_EPOCH_INTERVAL_S": "0.2",
         "TRS_SESSION_TIMEOUT_S": "10",
         "TRS_WEB_PORT": "0",
     }
     return Settings(**{name.removeprefix(ENV_PREFIX).lower(): value for name, value in own.items()})
+
+
+def _own_bucket(stack: dict[str, str], unique: str) -> str:
+    """A bucket of the test's own: the S3 server lists a bucket by looking at all of its keys."""
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=stack["TRS_AWS_ENDPOINT"],
+        aws_access_key_id=stack["TRS_AWS_ACCESS_KEY"],
+        aws_secret_access_key=stack["TRS_AWS_SECRET_KEY"],
+        region_name="us-east-1",
+    )
+    client.create_bucket(Bucket=f"trs-{unique}")
+    return f"trs-{unique}"
 
 
 @pytest.fixture
