@@ -1,0 +1,146 @@
+"""How fast the decoders are: records/s of big calls per table and for documents, milliseconds of small calls.
+
+    python -m benchmarks.decode [--records N] [--threads N] [--json FILE]
+
+Numbers are the best of several calls, with warm memory. CPU seconds stand beside them, because other work on the
+machine changes the wall clock more.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from processors.decode import Decoder
+from processors.document_codec import DocumentDecoder, encode_documents
+from processors.records import RawBatch
+from processors.tables import TABLES, Kind, Table
+
+PARTITIONS = 8
+REPEATS = 5
+
+
+def envelope(table: Table, number: int) -> bytes:
+    """A streamed create as Debezium writes it, some 490 bytes for a line."""
+    samples: dict[Kind, Callable[[str], Any]] = {
+        Kind.BIGINT: lambda _: number // 5,
+        Kind.INT: lambda _: number % 9,
+        Kind.TEXT: lambda name: f'{name} "{number % 997}" Ünï\nline',
+        Kind.DECIMAL: lambda _: f"{number % 9999}.{number % 100:02}",
+        Kind.DATE: lambda _: 17_000 + number % 900,
+    }
+    source = {
+        "version": "3.6.1.Final",
+        "connector": "mysql",
+        "name": "trs",
+        "ts_ms": 1795439760000,
+        "snapshot": "false",
+    }
+    source |= {"db": "trs", "sequence": None, "ts_us": 1795439760000000, "ts_ns": 1795439760000000000}
+    source |= {"table": table.name, "server_id": 1, "gtid": None, "file": "mysql-bin.000002", "pos": 143_900 + number}
+    source |= {"row": number % 3, "thread": 12, "query": None}
+    value: dict[str, object] = {
+        "before": None,
+        "after": {c.name: samples[c.kind](c.name) for c in table.columns},
+        "source": source,
+    }
+    value |= {"transaction": None, "op": "c", "ts_ms": 1795439760547, "ts_us": 1795439760547022}
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def batches(values: list[bytes], keys: list[bytes]) -> list[RawBatch]:
+    """The records spread over all partitions."""
+    size = -(-len(values) // PARTITIONS)
+    parts = [(values[i : i + size], keys[i : i + size]) for i in range(0, len(values), size)]
+    return [
+        RawBatch("t", partition, 0, len(part), range(len(part)), [1795439760547] * len(part), part_keys, part)
+        for partition, (part, part_keys) in enumerate(parts)
+    ]
+
+
+def best(call: Callable[[], object]) -> tuple[float, float]:
+    """The least wall and CPU seconds of several calls."""
+    wall, cpu = [], []
+    for _ in range(REPEATS):
+        began, began_cpu = time.perf_counter(), time.process_time()
+        call()
+        wall.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - began_cpu)
+    return min(wall), min(cpu)
+
+
+def measure(name: str, records: int, call: Callable[[], object]) -> dict[str, Any]:
+    """Prints one line and returns it as values."""
+    wall, cpu = best(call)
+    rates = f"{records / wall:>12,.0f} records/s {records / cpu:>12,.0f} per CPU second"
+    print(f"{name:<36}{records:>9,} records {wall * 1000:>10.2f} ms{rates}", flush=True)
+    return {"name": name, "records": records, "wall_s": round(wall, 6), "cpu_s": round(cpu, 6)}
+
+
+def bench_rows(records: int, threads: int) -> list[dict[str, Any]]:
+    """Row events of each table; of lines also small calls, and a batch in which one record in a hundred is bad."""
+    decoder = Decoder(source_names=("trs",), threads=threads)
+    results = []
+    for table in TABLES:
+        values = [envelope(table, number) for number in range(records)]
+        keys = [b'{"id":%d}' % (number // 5) for number in range(records)]
+        name = f"{table.name} ({len(values[0])} bytes)"
+        results.append(measure(name, records, partial(decoder.decode, table, batches(values, keys))))
+    for few in (1, 5, 50, 1000):
+        small = batches(values[: few * PARTITIONS], keys[: few * PARTITIONS])
+        results.append(measure(f"  8 batches of {few}", few * PARTITIONS, partial(decoder.decode, table, small)))
+    bad = [value if number % 100 else value[:-9] for number, value in enumerate(values)]
+    results.append(measure("  1 % of them bad", records, partial(decoder.decode, table, batches(bad, keys))))
+    decoder.close()
+    return results
+
+
+def bench_documents(documents: int) -> list[dict[str, Any]]:
+    """Documents of 5.5 lines on average, there and back."""
+    con = duckdb.connect()
+    con.execute("SET TimeZone = 'UTC'; SET threads = 1")
+    con.execute(f"""
+        CREATE TABLE documents AS
+        SELECT
+          i % 4000 AS account_id, i AS invoice_id, 'live' AS document_state, 3::BIGINT AS document_version,
+          (i % 8)::INTEGER AS invoice_bucket, DATE '2020-01-01' + (i % 900)::INTEGER AS date_issued,
+          CASE WHEN i % 7 > 0 THEN DATE '2020-02-01' + (i % 900)::INTEGER END AS payment_dates,
+          12345.6::DECIMAL(38,10) AS inv_total, 3 + i % 6 AS inv_items, 0 AS unpriced_lines,
+          [
+            {{'item_id': '0-365-' || (x + i % 1000) || '-9', 'quantity': 1::BIGINT, 'price': x::DECIMAL(20,10)}}
+            FOR x IN range(3 + i % 6)
+          ] AS lines,
+          TIMESTAMPTZ '2026-01-01 00:00:00.123+00' AS source_ts
+        FROM range({documents}) AS t(i)
+    """)
+    keys, values = encode_documents(con, "documents", generation="g")
+    decoder = DocumentDecoder(generation="g")
+    encode = partial(encode_documents, con, "documents", generation="g")
+    results = [measure(f"encode documents ({len(values[2])} bytes)", documents, encode)]
+    results.append(measure("decode documents", documents, partial(decoder.decode, batches(values, keys))))
+    few = batches(values[:PARTITIONS], keys[:PARTITIONS])
+    results.append(measure("  8 batches of 1", PARTITIONS, partial(decoder.decode, few)))
+    decoder.close()
+    con.close()
+    return results
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=400_000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="file to write the results to")
+    arguments = parser.parse_args()
+    results = bench_rows(arguments.records, arguments.threads) + bench_documents(arguments.records // 2)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps({"threads": arguments.threads, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
