@@ -4,8 +4,9 @@ Each slice of records goes through one SQL statement (processors/decode_sql.py).
 judged record by record (processors/decode_record.py): rows, a truncate, a count of ignored records, or a dead letter.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 
 from processors.decode_raw import UNIX_EPOCH, RawRecords, RawScan
 from processors.decode_record import BadRecordError, Judged, judge_record, source_epochs
-from processors.decode_sql import decode_sql, relaxed_structure
+from processors.decode_sql import decode_sql, relaxed_sql
 from processors.records import DEAD_SCHEMA, Decoded, RawBatch, Truncate, event_schema
 from processors.tables import Table
 
@@ -26,6 +27,8 @@ SLICE_RECORDS = 32_768
 """Records per statement: their bytes stay near the processor's cache, and memory is used again slice after slice."""
 FEW_RECORDS = 40
 """Fewer records are judged one by one, which costs less than running a statement."""
+_FILE = re.compile(rb'"file":"([A-Za-z][A-Za-z0-9_-]{0,99}\.([0-9]{1,10}))"')
+"""The binlog file in a record as Debezium writes it: most records of a batch are of the same file."""
 
 
 @dataclass
@@ -88,9 +91,10 @@ class Decoder:
         scan = self._idle.get()
         try:
             outcome = _Outcome()
-            left_over: Sequence[int] = places
-            if len(places) >= FEW_RECORDS:
-                left_over = self._decode_fast(scan, table, records, places, outcome)
+            if len(places) < FEW_RECORDS:
+                self._decode_exactly(scan, table, records, dict.fromkeys(places, True), outcome)
+                return outcome
+            left_over = self._decode_fast(scan, table, records, places, outcome)
             if left_over:
                 self._decode_exactly(scan, table, records, left_over, outcome)
             return outcome
@@ -99,37 +103,55 @@ class Decoder:
 
     def _decode_fast(
         self, scan: RawScan, table: Table, records: RawRecords, places: range, outcome: _Outcome
-    ) -> Sequence[int]:
-        """Adds the events of the records that the statement takes; returns the places of the others."""
-        keys = records.keys[places.start : places.stop]
-        sql = decode_sql(table, self._epochs)
-        rows = scan.run(table.name, sql, records.values[places.start : places.stop])
+    ) -> dict[int, bool]:
+        """Adds the events of the records that the statement takes.
+
+        Returns the places of the others, each with whether DuckDB's JSON reader could read an object there.
+        """
+        rows = self._run(scan, table, records.values[places.start : places.stop])
         partitions, offsets = records.whereabouts(places)
         rows = rows.append_column("bucket", partitions).append_column("row_offset", offsets)
         taken = rows["taken"].combine_chunks()
+        keys = records.keys[places.start : places.stop]
         if not all(keys):
             taken = pc.and_(taken, pa.array([bool(key) for key in keys]))
-        left_over: Sequence[int] = ()
+        left_over: dict[int, bool] = {}
         if not pc.all(taken).as_py():
-            left_over = [places.start + place for place in pc.indices_nonzero(pc.invert(taken)).to_pylist()]
+            others = pc.indices_nonzero(pc.invert(taken))
+            readable = rows["is_json"].take(others).to_pylist()
+            left_over = {places.start + i: r for i, r in zip(others.to_pylist(), readable, strict=True)}
             rows = rows.filter(taken)
         outcome.events += _event_tables(table, rows)
         return left_over
 
+    def _run(self, scan: RawScan, table: Table, values: Sequence[bytes | None]) -> pa.Table:
+        found = _FILE.search(values[0] or b"")
+        likely_file = (found[1].decode(), int(found[2])) if found else None
+        try:
+            sql = decode_sql(table, self._epochs, every_json=True)
+            return scan.run(table.name, sql, values, likely_file=likely_file)
+        except duckdb.InvalidInputException:
+            sql = decode_sql(table, self._epochs, every_json=False)
+            return scan.run(f"{table.name}, perhaps not JSON", sql, values, likely_file=likely_file)
+
     def _decode_exactly(
-        self, scan: RawScan, table: Table, records: RawRecords, places: Sequence[int], outcome: _Outcome
+        self, scan: RawScan, table: Table, records: RawRecords, places: Mapping[int, bool], outcome: _Outcome
     ) -> None:
-        structure = relaxed_structure(table)
+        """Judges single records. `places` says of each whether DuckDB's JSON reader may read it."""
+        sql = relaxed_sql(table)
 
         def relaxed(text: str) -> str | None:
             try:
-                found = scan.con.execute("SELECT TRY(to_json(json_transform(?, ?)))", [text, structure]).fetchall()
+                rewritten = scan.run(f"{table.name}, relaxed", sql, [text.encode()])["value"][0].as_py()
             except (duckdb.Error, UnicodeEncodeError):
                 return None
-            return None if found[0][0] is None else str(found[0][0])
+            return None if rewritten is None else str(rewritten)
+
+        def unreadable(text: str) -> None:
+            return None
 
         rows: list[dict[str, Any]] = []
-        for place in places:
+        for place, is_readable in places.items():
             batch, index = records.at(place)
             try:
                 judged = judge_record(
@@ -138,7 +160,7 @@ class Decoder:
                     key=batch.keys[index],
                     value=batch.values[index],
                     timestamp_ms=batch.timestamps_ms[index],
-                    relaxed=relaxed,
+                    relaxed=relaxed if is_readable else unreadable,
                 )
             except BadRecordError as error:
                 outcome.dead.append(records.dead_letter(place, error.reason, error.detail))

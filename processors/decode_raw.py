@@ -13,7 +13,8 @@ import pyarrow as pa
 from processors.records import RawBatch
 
 RAW: Final = "raw"
-"""The relation that statements of RawScan read: one column `value` VARCHAR, null for a null value or no UTF-8."""
+"""The relation that statements of RawScan read: `value` VARCHAR, null for a null value or no UTF-8; and per run two
+constants, `likely_file` VARCHAR and `likely_number` BIGINT: a binlog file that most records name, its number; or nulls."""
 LAST_MS: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z in milliseconds since 1970: a later time is not believed."""
 UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -83,20 +84,22 @@ class RawScan:
     def __init__(self) -> None:
         self.con = duckdb.connect(":memory:")
         self.con.execute("SET TimeZone = 'UTC'; SET threads = 1")
-        self._stream = _Stream(_one_column(texts([])))
+        self._stream = _Stream(_raw_table([], None))
         self.con.register(RAW, self._stream)
         self._prepared: set[str] = set()
 
-    def run(self, name: str, sql: str, values: Sequence[bytes | None]) -> pa.Table:
+    def run(
+        self, name: str, sql: str, values: Sequence[bytes | None], *, likely_file: tuple[str, int] | None = None
+    ) -> pa.Table:
         """The statement's rows over these values. `name` stands for the statement: the same name, the same SQL."""
         if name not in self._prepared:
             self.con.execute(f'PREPARE "{name}" AS {sql}')
             self._prepared.add(name)
-        self._stream.table = _one_column(texts(values))
+        self._stream.table = _raw_table(values, likely_file)
         try:
             return self.con.sql(f'EXECUTE "{name}"').to_arrow_table()
         finally:
-            self._stream.table = _one_column(texts([]))
+            self._stream.table = _raw_table([], None)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -140,5 +143,12 @@ def dead_letter(batch: RawBatch, index: int, reason: str, detail: str) -> dict[s
     }
 
 
-def _one_column(values: pa.Array) -> pa.Table:
-    return pa.table({"value": values})
+def _raw_table(values: Sequence[bytes | None], likely_file: tuple[str, int] | None) -> pa.Table:
+    file, number = (None, None) if likely_file is None else likely_file
+    return pa.table(
+        {
+            "value": texts(values),
+            "likely_file": pa.repeat(pa.scalar(file, pa.string()), len(values)),
+            "likely_number": pa.repeat(pa.scalar(number, pa.int64()), len(values)),
+        }
+    )
