@@ -29,6 +29,8 @@ FEW_RECORDS = 40
 """Fewer records are judged one by one, which costs less than running a statement."""
 _FILE = re.compile(rb'"file":"([A-Za-z][A-Za-z0-9_-]{0,99}\.([0-9]{1,10}))"')
 """The binlog file in a record as Debezium writes it: most records of a batch are of the same file."""
+_WITH_SCHEMA = re.compile(rb'\s*\{\s*"schema"\s*:')
+"""How a value with schema begins; a producer writes all of its values with schema, or none."""
 
 
 @dataclass
@@ -127,12 +129,15 @@ class Decoder:
     def _run(self, scan: RawScan, table: Table, values: Sequence[bytes | None]) -> pa.Table:
         found = _FILE.search(values[0] or b"")
         likely_file = (found[1].decode(), int(found[2])) if found else None
+        in_payload = bool(_WITH_SCHEMA.match(values[0] or b""))
+        name = f"{table.name} in payload" if in_payload else table.name
         try:
-            sql = decode_sql(table, self._epochs, every_json=True)
-            return scan.run(table.name, sql, values, likely_file=likely_file)
-        except duckdb.InvalidInputException:
-            sql = decode_sql(table, self._epochs, every_json=False)
-            return scan.run(f"{table.name}, perhaps not JSON", sql, values, likely_file=likely_file)
+            sql = decode_sql(table, self._epochs, every_json=True, in_payload=in_payload)
+            return scan.run(name, sql, values, likely_file=likely_file)
+        except (duckdb.InvalidInputException, UnicodeDecodeError):
+            # DuckDB's message quotes the malformed text, cut off in bytes: at times amid a character.
+            sql = decode_sql(table, self._epochs, every_json=False, in_payload=in_payload)
+            return scan.run(f"{name}, perhaps not JSON", sql, values, likely_file=likely_file)
 
     def _decode_exactly(
         self, scan: RawScan, table: Table, records: RawRecords, places: Mapping[int, bool], outcome: _Outcome

@@ -13,8 +13,8 @@ import pyarrow as pa
 from processors.records import RawBatch
 
 RAW: Final = "raw"
-"""The relation that statements of RawScan read: `value` VARCHAR, null for a null value or no UTF-8; and per run two
-constants, `likely_file` VARCHAR and `likely_number` BIGINT: a binlog file that most records name, its number; or nulls."""
+"""The relation that statements of RawScan read: `value` VARCHAR, null for a null value or no UTF-8; and per run the
+constants `likely_file` VARCHAR and `likely_number` BIGINT: a binlog file that most records name, or null."""
 LAST_MS: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z in milliseconds since 1970: a later time is not believed."""
 UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -122,11 +122,11 @@ def _read_envelope(value: bytes, relaxed: Callable[[str], str | None]) -> Envelo
     if not isinstance(envelope, dict):
         raise BadRecordError("not_json", f"the value is {describe(envelope)}, where an object is due")
     payload = envelope.get("payload")
-    if "op" not in envelope and "schema" in envelope and "payload" in envelope:
-        if not isinstance(payload, dict):
-            raise BadRecordError("not_json", f"payload is {describe(payload)}, where an object is due")
-        return payload
-    return envelope
+    if payload is None or envelope.get("op") is not None:
+        return envelope
+    if not isinstance(payload, dict):
+        raise BadRecordError("not_json", f"payload is {describe(payload)}, where an object is due")
+    return payload
 
 
 def _parse(text: str) -> Any:

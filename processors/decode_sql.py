@@ -28,18 +28,11 @@ def _names(table: Table) -> list[tuple[str, str]]:
     ]
 
 
-def envelope_structure(table: Table) -> str:
+def envelope_structure(table: Table) -> dict[str, object]:
     """What is extracted from an envelope, as the structure argument of DuckDB's json_transform."""
     image = dict(_names(table))
-    return json.dumps(
-        {
-            "op": "VARCHAR",
-            "before": image,
-            "after": image,
-            "ts_ms": "VARCHAR",
-            "source": dict.fromkeys(_SOURCE_FIELDS, "VARCHAR"),
-        }
-    )
+    source = dict.fromkeys(_SOURCE_FIELDS, "VARCHAR")
+    return {"op": "VARCHAR", "before": image, "after": image, "ts_ms": "VARCHAR", "source": source}
 
 
 def relaxed_sql(table: Table) -> str:
@@ -59,14 +52,18 @@ def relaxed_sql(table: Table) -> str:
     return f"SELECT TRY(to_json(json_transform(value, {structure}))) AS value FROM {RAW}"
 
 
-def decode_sql(table: Table, epochs: Mapping[str, int], *, every_json: bool) -> str:
+def decode_sql(table: Table, epochs: Mapping[str, int], *, every_json: bool, in_payload: bool) -> str:
     """SQL over RAW, one row per record in order.
 
     `every_json`: every value is JSON, else the statement fails; that is a fifth faster than looking first.
+    `in_payload`: takes envelopes in the payload of a value with schema, else bare ones.
     Columns: `taken` (false: judge it by decode_record), `is_json`, `row_order`, `is_delete`, `is_create`, `source_ts`,
     the table's columns, and `key_changed` with `old_<column>` per key column (set where an update changed the key).
     """
-    extract = f"json_transform(value, {_literal(envelope_structure(table))})"
+    structure = envelope_structure(table)
+    if in_payload:
+        structure = {"op": "VARCHAR", "payload": structure}
+    extract = f"json_transform(value, {_literal(json.dumps(structure))})"
     if not every_json:
         # TRY alone would evaluate a whole vector row by row for one value that is not JSON.
         extract = f"TRY(CASE WHEN json_valid(value) THEN {extract} END)"
@@ -103,12 +100,19 @@ def decode_sql(table: Table, epochs: Mapping[str, int], *, every_json: bool) -> 
     complete = " AND ".join(f"old_{c.name} IS NOT NULL" for c in key_columns)
     return f"""
 WITH extracted AS (
-  SELECT {extract} AS j, likely_file, likely_number FROM {RAW}
+  SELECT {extract} AS read, likely_file, likely_number FROM {RAW}
+), envelopes AS (
+  SELECT
+    {"CASE WHEN read.op IS NULL THEN read.payload END" if in_payload else "read"} AS j,
+    read IS NOT NULL AS is_json,
+    likely_file,
+    likely_number
+  FROM extracted
 ), texts AS (
   SELECT
     likely_file,
     likely_number,
-    j IS NOT NULL AS is_json,
+    is_json,
     j.op AS op,
     j.source.name AS source_name,
     j.source."table" AS source_table,
@@ -118,7 +122,7 @@ WITH extracted AS (
     coalesce(j.source.ts_ms, j.ts_ms) AS ts,
     {images},
     {old_texts}
-  FROM extracted
+  FROM envelopes
 ), numbers AS (
   SELECT
     *,

@@ -364,6 +364,14 @@ def test_bad_records_among_ten_thousand_cost_only_themselves(decoder: Decoder) -
     assert_accounted(decoded)
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_malformed_json_of_wide_characters_costs_itself_alone(decoder: Decoder, shift: int) -> None:
+    text = "x" * shift + "é漢😀" * 100
+    for malformed in (f'{{"a":"{text}"', f'{{"{text}', f'{{"a":"{text}"}}}}', f'{{"a" "{text}"}}'):
+        (dead,) = decode_both_ways(decoder, LINES, malformed.encode()).dead.to_pylist()
+        assert dead["reason"] == "not_json"
+
+
 def test_huge_value_is_judged_like_any_other(decoder: Decoder) -> None:
     huge = encode(envelope(LINES) | {"ignored": "x" * 21_000_000})
     assert decode_both_ways(decoder, LINES, huge).events.num_rows == 1
@@ -393,6 +401,9 @@ def test_envelope_with_schema_or_white_space_equals_the_bare_one(decoder: Decode
     bare = decode_both_ways(decoder, LINES, encode(envelope(LINES))).events
     wrapped = encode({"schema": {"type": "struct", "fields": []}, "payload": envelope(LINES)})
     assert decode_both_ways(decoder, LINES, wrapped).events == bare
+    many = decoder.decode(LINES, [batch([wrapped] * 100 + [b"bad", encode(envelope(LINES)), encode({"payload": 7})])])
+    assert (many.events.num_rows, many.dead.num_rows) == (101, 2)
+    assert many.events.drop_columns("row_offset").slice(5, 1) == bare.drop_columns("row_offset")
     pretty = json.dumps(envelope(LINES), indent=2).replace("\n", "\r\n").encode()
     assert decode_both_ways(decoder, LINES, pretty).events == bare
     repeated = encode(envelope(LINES))[:-1] + b',"op":"d"}'

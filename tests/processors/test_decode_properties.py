@@ -118,6 +118,7 @@ def test_real_record_with_odd_values_has_one_outcome_on_both_paths(
     for name in data.draw(st.lists(st.sampled_from(sorted(target)), min_size=1, max_size=3)):
         target[name] = data.draw(SCALARS)
     decode_both_ways(decoder, table, json.dumps(record).encode())
+    decode_both_ways(decoder, table, json.dumps({"schema": {}, "payload": record}).encode())
 
 
 def _values(column: Column) -> st.SearchStrategy[Any]:
