@@ -29,9 +29,7 @@ class S3(Part):
             "-m",
             "devstack.s3_server",
             self.folder / "content.pickle",
-            "-H",
             HOST,
-            "-p",
             str(self.port),
         ]
 

@@ -1,4 +1,7 @@
-"""`python -m devstack.s3_server STATE_FILE …`: moto's server with a memory: S3 and Glue in one quiet process.
+"""`python -m devstack.s3_server STATE_FILE HOST PORT`: moto's S3 and Glue in one quiet process that remembers.
+
+moto's own server finds out anew for every request which of two hundred services is meant, which costs more than the
+request; here Glue is told by its header and everything else is S3.
 
 moto keeps everything in memory. An orderly stop (SIGTERM) writes buckets and catalog to STATE_FILE, the next start
 reads them; after a crash the content is that of the last orderly stop.
@@ -6,12 +9,19 @@ reads them; after a crash the content is that of the last orderly stop.
 
 import logging
 import pickle
+import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moto.glue.models import GlueBackend, glue_backends
+from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from moto.s3.models import S3Backend, s3_backends
-from moto.server import main
+from werkzeug.serving import run_simple
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
 def load(file: Path) -> None:
@@ -40,16 +50,28 @@ def save(file: Path) -> None:
     temporary.replace(file)
 
 
-def serve(arguments: list[str]) -> None:
-    """Serves until SIGTERM; the first argument is the state file, the others are moto's."""
-    state_file, *others = arguments
+def application() -> "WSGIApplication":
+    """S3, and Glue where the request names it."""
+    s3, glue = create_backend_app("s3"), create_backend_app("glue")
+
+    def dispatch(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        is_glue = str(environ.get("HTTP_X_AMZ_TARGET", "")).startswith("AWSGlue")
+        return (glue if is_glue else s3)(environ, start_response)
+
+    return dispatch
+
+
+def serve(state_file: Path, host: str, port: int) -> None:
+    """Serves until SIGTERM."""
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    load(Path(state_file))
+    load(state_file)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    MotoRequestHandler.protocol_version = "HTTP/1.1"  # connections are kept
     try:
-        main(others)  # leaves by SystemExit on SIGTERM
+        run_simple(host, port, application(), threaded=True, request_handler=MotoRequestHandler)
     finally:
-        save(Path(state_file))
+        save(state_file)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1:])
+    serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -144,9 +144,9 @@ def test_stream_from_a_database_snapshot_equals_batch(local_settings: Settings, 
 
 
 def test_worker_killed_amid_a_catch_up_goes_on_to_the_same_result(
-    stack_settings: Settings, folder: Path, tmp_path: Path, worker: StartWorker
+    local_settings: Settings, folder: Path, tmp_path: Path, worker: StartWorker
 ) -> None:
-    settings = stack_settings.model_copy(
+    settings = local_settings.model_copy(
         update={"epoch_max_events": 5000 if folder.name == "trs_extracts" else 500, "epoch_interval_s": 0.1}
     )
     expected = expected_tables(settings, folder, tmp_path)
@@ -167,31 +167,31 @@ def test_worker_killed_amid_a_catch_up_goes_on_to_the_same_result(
 
 
 def test_two_workers_share_the_partitions_and_give_the_same_result(
-    stack_settings: Settings, synthetic: Path, tmp_path: Path, worker: StartWorker
+    local_settings: Settings, synthetic: Path, tmp_path: Path, worker: StartWorker
 ) -> None:
-    homes = [stack_settings.model_copy(update={"home": tmp_path / f"home-{n}"}) for n in range(2)]
-    expected = expected_tables(stack_settings, synthetic, tmp_path)
+    homes = [local_settings.model_copy(update={"home": tmp_path / f"home-{n}"}) for n in range(2)]
+    expected = expected_tables(local_settings, synthetic, tmp_path)
     workers = [worker(home) for home in homes]
 
     def shared() -> bool:
         owned = [owned_buckets(home, w) for home, w in zip(homes, workers, strict=True)]
         both = owned[0] | owned[1]
-        return all(owned) and not owned[0] & owned[1] and both == set(range(stack_settings.partitions))
+        return all(owned) and not owned[0] & owned[1] and both == set(range(local_settings.partitions))
 
     wait_until(shared, timeout_s=CATCH_UP_S, what="both workers own buckets")
-    feed(stack_settings, synthetic, run=1)
+    feed(local_settings, synthetic, run=1)
     rows = expected["invoice_features"].num_rows
 
     def done() -> bool:
-        return row_count(stack_settings, "invoice_features_changes") >= rows and all(
-            stream_tables(stack_settings)[name].equals(table) for name, table in expected.items()
+        return row_count(local_settings, "invoice_features_changes") >= rows and all(
+            stream_tables(local_settings)[name].equals(table) for name, table in expected.items()
         )
 
     wait_until(done, timeout_s=CATCH_UP_S, what="the features equal those of the batch job")
     for process in workers:
         process.send_signal(signal.SIGTERM)
     assert [process.wait(30) for process in workers] == [0, 0]
-    assert_equal(stream_tables(stack_settings), expected)
-    assert_all_read(stack_settings)
-    writers = query(stack_settings, "SELECT DISTINCT writer FROM epochs WHERE rows > 0 AND stage = 'invoices'")
+    assert_equal(stream_tables(local_settings), expected)
+    assert_all_read(local_settings)
+    writers = query(local_settings, "SELECT DISTINCT writer FROM epochs WHERE rows > 0 AND stage = 'invoices'")
     assert writers.num_rows == 2, "one worker did all the work"
