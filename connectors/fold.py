@@ -4,6 +4,7 @@ Two folds of a table at once cannot both commit: each carries the application id
 from (R8). The worker that owns bucket 0 folds in idle moments; `trs lake fold` does the same by hand.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,7 +14,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from connectors.delta_lake import DeltaLake
-from connectors.lake import wrap_error
+from connectors.lake import KnownIds, wrap_error
 from processors.fold import fold_sql, reach
 from processors.keyed_table import KeyedTable
 from processors.lake_tables import ACCOUNTS_KEYED, FEATURE_CHANGES, INVOICES_KEYED, KEYED_TABLES, LAKE_TABLES
@@ -89,11 +90,17 @@ _STAGE_OF = {"sku_log": "skus", "invoice_log": "invoices"}
 
 def _reach(lake: DeltaLake, keyed: KeyedTable, log: DeltaTable, partitions: int) -> dict[int, int]:
     stage = _STAGE_OF.get(keyed.log, "accounts")
-    buckets = range(partitions)
-    epochs = {b: log.transaction_version(f"epoch:{stage}:{b}") or 0 for b in buckets}
+    fence = {f"epoch:{stage}:{b}": b for b in range(partitions)}
+    epochs = _per_bucket(log, fence)
     if keyed is INVOICES_KEYED:
-        return reach(epochs, {b: log.transaction_version(f"documents:{b}") or 0 for b in buckets})
+        return reach(epochs, _per_bucket(log, {f"documents:{b}": b for b in range(partitions)}))
     if keyed is ACCOUNTS_KEYED:
-        outputs = [lake.store.open(name) for name in FEATURE_CHANGES]
-        return reach(epochs, {b: min(o.transaction_version(f"cursor:{b}") or 0 for o in outputs) for b in buckets})
+        cursors = {f"cursor:{b}": b for b in range(partitions)}
+        outputs = [_per_bucket(lake.store.open(name), cursors) for name in FEATURE_CHANGES]
+        return reach(epochs, {b: min(o[b] for o in outputs) for b in range(partitions)})
     return reach(epochs, None)
+
+
+def _per_bucket(table: DeltaTable, ids: Mapping[str, int]) -> dict[int, int]:
+    stand = KnownIds().read(table, ids)
+    return {bucket: stand.get(app_id, 0) for app_id, bucket in ids.items()}

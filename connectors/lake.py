@@ -9,7 +9,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +32,7 @@ from processors.lake_tables import CONTROL_LOG, LAKE_TABLES, LakeTable
 COMMIT_RETRIES = 30
 _CONTROL_APP = "control"
 _HISTORY_DEPTH = 500
+_FOLLOWED = 50
 _TABLE_PROPERTIES = {
     "delta.checkpointInterval": "10",
     "delta.logRetentionDuration": "interval 30 days",
@@ -129,6 +130,34 @@ class LakeStore:
         return None
 
 
+class KnownIds:
+    """Application ids of one table, followed through its commits.
+
+    delta-rs answers for one id at a time and reads the log anew for each: on S3 a request per commit and id.
+    Our commits therefore repeat their ids in their metadata; an id that the last commits do not name is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._complete = True
+        self._values: dict[str, int | None] = {}
+
+    def read(self, handle: DeltaTable, ids: Iterable[str]) -> dict[str, int]:
+        """The values at the version that the handle shows; absent ids are left out."""
+        behind = handle.version() - self._version
+        if behind:
+            commits = [c for c in handle.history(min(behind, _FOLLOWED)) if c["version"] <= handle.version()]
+            if len(commits) != behind:
+                self._values, self._complete = {}, False
+            for commit in reversed(commits):
+                self._values |= json.loads(commit.get("trs_ids", "{}"))
+            self._version = handle.version()
+        if not self._complete:
+            self._values |= {i: handle.transaction_version(i) for i in ids if i not in self._values}
+        found = {i: self._values.get(i) for i in ids}
+        return {i: v for i, v in found.items() if v is not None}
+
+
 class FencedTable:
     """One worker's writer of one table (R5, R8). Not thread-safe: a stage is its only user."""
 
@@ -137,13 +166,13 @@ class FencedTable:
         self.name = name
         self._handle: DeltaTable | None = None
         self._look: DeltaTable | None = None  # for `stored`; never written through
+        self._looked = KnownIds()
+        self._known = KnownIds()  # at the version of `_handle`
         self._ids: dict[str, int] = {}
 
     def stored(self, ids: tuple[str, ...]) -> dict[str, int]:
         """The values that a fresh look at the table shows for these ids; absent ids are left out."""
-        look = self._fresh()
-        found = {i: look.transaction_version(i) for i in ids}
-        return {i: v for i, v in found.items() if v is not None}
+        return self._looked.read(self._fresh(), ids)
 
     def _fresh(self) -> DeltaTable:
         """The table as it is now; after the first time only new commits are read."""
@@ -162,6 +191,7 @@ class FencedTable:
         Raises FencedError when another worker opens the same ids at the same moment.
         """
         self._handle, self._look = self._fresh(), None
+        self._known, self._looked = self._looked, KnownIds()
         self._ids = {}
         self._commit(None, dict(ids), metadata)
 
@@ -173,10 +203,12 @@ class FencedTable:
         """
         if self._handle is None:
             raise StateUnknownError(f"table {self.name} was not opened")
+        stand = self._known.read(self._handle, self._ids)
         for app_id, last in self._ids.items():
-            seen = self._handle.transaction_version(app_id)
-            if seen != last:
-                raise FencedError(f"{self.name}: {app_id} is at {seen}, we left it at {last}: another worker owns it")
+            if stand.get(app_id) != last:
+                raise FencedError(
+                    f"{self.name}: {app_id} is at {stand.get(app_id)}, we left it at {last}: another worker owns it"
+                )
         return self._commit(rows, self._ids | dict(ids), metadata or {})
 
     def _commit(self, rows: pa.Table | None, ids: dict[str, int], metadata: Mapping[str, Any]) -> str:
@@ -186,7 +218,7 @@ class FencedTable:
         schema = LAKE_TABLES[self.name].schema
         table = schema.empty_table() if rows is None else rows
         properties = CommitProperties(
-            custom_metadata={"commit_id": commit_id, "trs": json.dumps(dict(metadata))},
+            custom_metadata={"commit_id": commit_id, "trs": json.dumps(dict(metadata)), "trs_ids": json.dumps(ids)},
             max_commit_retries=COMMIT_RETRIES,
             app_transactions=[Transaction(i, v) for i, v in ids.items()],
         )
