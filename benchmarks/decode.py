@@ -55,12 +55,10 @@ def envelope(table: Table, number: int) -> bytes:
 
 def batches(values: list[bytes], keys: list[bytes]) -> list[RawBatch]:
     """The records spread over all partitions."""
-    size = -(-len(values) // PARTITIONS)
-    parts = [(values[i : i + size], keys[i : i + size]) for i in range(0, len(values), size)]
-    return [
-        RawBatch("t", partition, 0, len(part), range(len(part)), [1795439760547] * len(part), part_keys, part)
-        for partition, (part, part_keys) in enumerate(parts)
-    ]
+    records = list(zip(keys, values, strict=True))
+    size = -(-len(records) // PARTITIONS)
+    parts = [records[i : i + size] for i in range(0, len(records), size)]
+    return [RawBatch.of("t", number, part, timestamp_ms=1795439760547) for number, part in enumerate(parts)]
 
 
 def best(call: Callable[[], object]) -> tuple[float, float]:

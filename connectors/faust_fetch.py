@@ -1,14 +1,42 @@
 """From one fetched partition of aiokafka to one `RawBatch`, without an object per record in between.
 
-aiokafka keeps what a fetch brought as undecoded record batches until somebody iterates over it, and then makes a
-`ConsumerRecord` of eleven fields per record. `take_batch` reads the record batches directly (their iterator is
-compiled) and keeps four columns, which costs a third; the bytes of a record are the objects that aiokafka gives.
+aiokafka keeps what a fetch brought as undecoded record batches until somebody iterates over it, and then makes an
+object per record, which costs several times what the rest of the transport does. `take_batch` asks aiokafka for what
+it knows of each record batch (checksum, transaction, offsets) and reads the records themselves as columns
+(connectors/kafka_records.py). For that the bytes of a fetch must be kept: `keep_bytes`.
 """
 
+import aiokafka.consumer.fetcher
 from aiokafka.consumer.fetcher import FetchResult
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, UnsupportedVersionError
+from aiokafka.record.memory_records import MemoryRecords
 
+from connectors.kafka_records import HEADER_BYTES, RecordBlock, read_blocks
 from processors.records import RawBatch
+
+_LENGTH_FROM, _LENGTH_TO = 8, 12
+"""Where a record batch says how many bytes follow this very field."""
+_COUNT_FROM = 57
+_FORMAT_V2 = 2
+_LOG_APPEND_TIME = 1
+
+
+class KeptRecords:
+    """The record batches of one fetch and partition as aiokafka's fetcher holds them, and their bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        records = MemoryRecords(data)
+        self.size_in_bytes, self.has_next, self.next_batch = (
+            records.size_in_bytes,
+            records.has_next,
+            records.next_batch,
+        )
+
+
+def keep_bytes() -> None:
+    """From now on aiokafka's fetchers keep the bytes that they fetch, in the objects that it makes of them anyway."""
+    aiokafka.consumer.fetcher.MemoryRecords = KeptRecords
 
 
 def take_batch(result: FetchResult, *, check_crcs: bool) -> RawBatch | None:
@@ -21,39 +49,52 @@ def take_batch(result: FetchResult, *, check_crcs: bool) -> RawBatch | None:
     Only committed records are kept, by the rule of KIP-98: a transactional record batch counts unless its producer has
     an aborted transaction open at that offset; an abort marker closes it.
 
-    Raises CorruptRecordException when a checksum is wrong and `check_crcs` is set.
+    Raises CorruptRecordException when a record batch is damaged, its checksum being looked at if `check_crcs` is set,
+    and UnsupportedVersionError for message formats before v2 (Kafka 0.11), which Kafka 4 does not know either.
     """
     source = result._partition_records
     if source is None or not result.check_assignment(result._topic_partition):
         return None
     topic, partition = result._topic_partition
     start = position = source.next_fetch_offset
-    offsets: list[int] = []
-    timestamps: list[int] = []
-    keys: list[bytes | None] = []
-    values: list[bytes | None] = []
-    fetched = source._records
+    blocks: list[RecordBlock] = []
+    fetched: KeptRecords = source._records
+    at = 0
     while fetched.has_next():
         batch = fetched.next_batch()
+        end = at + _LENGTH_TO + int.from_bytes(fetched.data[at + _LENGTH_FROM : at + _LENGTH_TO])
         if check_crcs and not batch.validate_crc():
             raise CorruptRecordException(f"{topic}-{partition}: wrong checksum in the batch at {batch.base_offset}")
+        if getattr(batch, "magic", 0) != _FORMAT_V2:
+            raise UnsupportedVersionError(f"{topic}-{partition}: records in a message format before Kafka 0.11")
         aborted = False
         if batch.producer_id is not None:
             source._consume_aborted_up_to(batch.base_offset)
             if batch.is_control_batch and source._contains_abort_marker(batch):
                 source._aborted_producers.discard(batch.producer_id)
             aborted = batch.is_transactional and batch.producer_id in source._aborted_producers
-        if not aborted and not batch.is_control_batch:
-            # A record batch is fetched whole: the first one may begin before the position that was asked for.
-            rows = [row for row in batch if row.offset >= position]
-            offsets += [row.offset for row in rows]
-            timestamps += [row.timestamp for row in rows]
-            keys += [row.key for row in rows]
-            values += [row.value for row in rows]
+        count = int.from_bytes(fetched.data[at + _COUNT_FROM : at + HEADER_BYTES])
+        if count and not aborted and not batch.is_control_batch:
+            is_appended = batch.timestamp_type == _LOG_APPEND_TIME
+            blocks.append(
+                RecordBlock(
+                    payload=fetched.data[at + HEADER_BYTES : end],
+                    attributes=batch.attributes,
+                    count=count,
+                    base_offset=batch.base_offset,
+                    next_offset=batch.next_offset,
+                    first_ms=batch.first_timestamp,
+                    log_append_ms=batch.max_timestamp if is_appended else None,
+                )
+            )
         position = batch.next_offset
+        at = end
     source.next_fetch_offset = position
     result._update_position()
     result._partition_records = None
     if position == start:
         return None
-    return RawBatch(topic, partition, start, position, offsets, timestamps, keys, values)
+    read = read_blocks(blocks)
+    taken = RawBatch(topic, partition, start, position, read.offsets, read.timestamps_ms, read.keys, read.values)
+    # A record batch is fetched whole: the first one may begin before the position that was asked for.
+    return taken.from_offset(start)

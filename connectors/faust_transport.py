@@ -36,7 +36,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 from faust.types import TP, ConsumerMessage
 from faust.types.tuples import Message
 
-from connectors.faust_fetch import take_batch
+from connectors.faust_fetch import keep_bytes, take_batch
 from processors.errors import AccessDeniedError, OffsetGapError, UnavailableError
 from processors.records import RawBatch
 
@@ -83,7 +83,7 @@ class ConsumerOptions:
     request_timeout_s: float = 60.0
     partition_bytes: int = 1 << 20
     fetch_bytes: int = 8 << 20
-    check_crcs: bool = False
+    check_crcs: bool = True
 
 
 class Membership(Protocol):
@@ -145,6 +145,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Transport) -> aiokafka.AIOKafkaConsumer:
         options = self.consumer.transport.options
+        keep_bytes()
         # Topics with equal partition counts: the range assignor gives a worker the same numbers of every topic.
         self._assignor = RangePartitionAssignor
         return aiokafka.AIOKafkaConsumer(

@@ -19,13 +19,13 @@ def dead_from_producer(batches: Sequence[RawBatch]) -> pa.Table:
     text becomes the row's value (raw JSON that is not a text: its JSON), file and line go into the detail. Anything
     else is kept whole as `unreadable_dead_letter`.
     """
-    rows = [_row(batch, place) for batch in batches for place in range(len(batch.values))]
+    rows = [_row(batch, place) for batch in batches for place in range(len(batch))]
     return pa.Table.from_pylist(rows, schema=DEAD_SCHEMA)
 
 
 def _row(batch: RawBatch, place: int) -> dict[str, Any]:
     try:
-        letter = json.loads(batch.values[place] or b"")
+        letter = json.loads(batch.values[place].as_py() or b"")
         reason, detail, raw = letter["reason"], letter["detail"], letter["raw"]
         if not isinstance(reason, str) or not isinstance(detail, str):
             raise TypeError("reason and detail are texts")

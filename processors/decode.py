@@ -110,13 +110,11 @@ class Decoder:
 
         Returns the places of the others, each with whether DuckDB's JSON reader could read an object there.
         """
-        rows = self._run(scan, table, records.values[places.start : places.stop])
+        rows = self._run(scan, table, records.values(places))
         partitions, offsets = records.whereabouts(places)
         rows = rows.append_column("bucket", partitions).append_column("row_offset", offsets)
         taken = rows["taken"].combine_chunks()
-        keys = records.keys[places.start : places.stop]
-        if not all(keys):
-            taken = pc.and_(taken, pa.array([bool(key) for key in keys]))
+        taken = pc.and_(taken, pc.fill_null(pc.greater(pc.binary_length(records.keys(places)), 0), False))
         left_over: dict[int, bool] = {}
         if not pc.all(taken).as_py():
             others = pc.indices_nonzero(pc.invert(taken))
@@ -126,10 +124,11 @@ class Decoder:
         outcome.events += _event_tables(table, rows)
         return left_over
 
-    def _run(self, scan: RawScan, table: Table, values: Sequence[bytes | None]) -> pa.Table:
-        found = _FILE.search(values[0] or b"")
+    def _run(self, scan: RawScan, table: Table, values: pa.LargeBinaryArray) -> pa.Table:
+        first = values[0].as_py() or b""
+        found = _FILE.search(first)
         likely_file = (found[1].decode(), int(found[2])) if found else None
-        in_payload = bool(_WITH_SCHEMA.match(values[0] or b""))
+        in_payload = bool(_WITH_SCHEMA.match(first))
         name = f"{table.name} in payload" if in_payload else table.name
         try:
             sql = decode_sql(table, self._epochs, every_json=True, in_payload=in_payload)
@@ -147,7 +146,8 @@ class Decoder:
 
         def relaxed(text: str) -> str | None:
             try:
-                rewritten = scan.run(f"{table.name}, relaxed", sql, [text.encode()])["value"][0].as_py()
+                one = pa.array([text.encode()], pa.large_binary())
+                rewritten = scan.run(f"{table.name}, relaxed", sql, one)["value"][0].as_py()
             except (duckdb.Error, UnicodeEncodeError):
                 return None
             return None if rewritten is None else str(rewritten)
@@ -162,15 +162,15 @@ class Decoder:
                 judged = judge_record(
                     table=table,
                     epochs=self._epochs,
-                    key=batch.keys[index],
-                    value=batch.values[index],
-                    timestamp_ms=batch.timestamps_ms[index],
+                    key=batch.keys[index].as_py(),
+                    value=batch.values[index].as_py(),
+                    timestamp_ms=batch.timestamps_ms[index].as_py(),
                     relaxed=relaxed if is_readable else unreadable,
                 )
             except BadRecordError as error:
                 outcome.dead.append(records.dead_letter(place, error.reason, error.detail))
                 continue
-            offset = batch.offsets[index]
+            offset = batch.offsets[index].as_py()
             if judged.ignored is not None:
                 outcome.ignored[judged.ignored] += 1
             elif judged.is_truncate:

@@ -1,10 +1,10 @@
 """Raw records in front of DuckDB and of the dead letters: what all decoders share."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import duckdb
@@ -24,13 +24,11 @@ class RawRecords:
     """The records of several batches as one sequence; a record is named by its place in it."""
 
     def __init__(self, batches: Sequence[RawBatch]) -> None:
-        self._batches = [batch for batch in batches if len(batch.values)]
-        self._ends = list(accumulate(len(batch.values) for batch in self._batches))
-        self.values: list[bytes | None] = list(chain.from_iterable(batch.values for batch in self._batches))
-        self.keys: list[bytes | None] = list(chain.from_iterable(batch.keys for batch in self._batches))
+        self._batches = [batch for batch in batches if len(batch)]
+        self._ends = list(accumulate(len(batch) for batch in self._batches))
 
     def __len__(self) -> int:
-        return len(self.values)
+        return self._ends[-1] if self._ends else 0
 
     def slices(self, size: int) -> Iterator[range]:
         """The places in runs of at most `size`, of nearly equal length: no small rest is left at the end."""
@@ -41,20 +39,38 @@ class RawRecords:
     def at(self, place: int) -> tuple[RawBatch, int]:
         """The batch of a record, and its index there."""
         number = bisect_right(self._ends, place)
-        return self._batches[number], place - (self._ends[number] - len(self._batches[number].values))
+        return self._batches[number], place - (self._ends[number] - len(self._batches[number]))
+
+    def value(self, place: int) -> bytes | None:
+        """The value of one record."""
+        batch, index = self.at(place)
+        value: bytes | None = batch.values[index].as_py()
+        return value
+
+    def values(self, places: range) -> pa.LargeBinaryArray:
+        """The values of consecutive records."""
+        return self._column(places, lambda batch: batch.values)
+
+    def keys(self, places: range) -> pa.LargeBinaryArray:
+        """The keys of consecutive records."""
+        return self._column(places, lambda batch: batch.keys)
 
     def whereabouts(self, places: range) -> tuple[pa.Array, pa.Array]:
         """(partition INTEGER, offset BIGINT) of consecutive records."""
-        partitions: list[pa.Array] = []
-        offsets: list[pa.Array] = []
+        partitions = [pa.repeat(pa.scalar(b.partition, pa.int32()), size) for b, _, size in self._pieces(places)]
+        return pa.concat_arrays(partitions), self._column(places, lambda batch: batch.offsets)
+
+    def _column(self, places: range, column: Callable[[RawBatch], pa.Array]) -> pa.Array:
+        return pa.concat_arrays([column(batch).slice(index, size) for batch, index, size in self._pieces(places)])
+
+    def _pieces(self, places: range) -> Iterator[tuple[RawBatch, int, int]]:
+        """The batches that hold consecutive records: each with the first one's index and their number."""
         place = places.start
         while place < places.stop:
             batch, index = self.at(place)
-            size = min(len(batch.values) - index, places.stop - place)
-            partitions.append(pa.repeat(pa.scalar(batch.partition, pa.int32()), size))
-            offsets.append(pa.array(batch.offsets[index : index + size], pa.int64()))
+            size = min(len(batch) - index, places.stop - place)
+            yield batch, index, size
             place += size
-        return pa.concat_arrays(partitions), pa.concat_arrays(offsets)
 
     def dead_letter(self, place: int, reason: str, detail: str) -> dict[str, Any]:
         """The row of DEAD_SCHEMA that keeps the record, whole."""
@@ -84,12 +100,13 @@ class RawScan:
     def __init__(self) -> None:
         self.con = duckdb.connect(":memory:")
         self.con.execute("SET TimeZone = 'UTC'; SET threads = 1")
-        self._stream = _Stream(_raw_table([], None))
+        self._nothing = _raw_table(pa.array([], pa.large_binary()), None)
+        self._stream = _Stream(self._nothing)
         self.con.register(RAW, self._stream)
         self._prepared: set[str] = set()
 
     def run(
-        self, name: str, sql: str, values: Sequence[bytes | None], *, likely_file: tuple[str, int] | None = None
+        self, name: str, sql: str, values: pa.LargeBinaryArray, *, likely_file: tuple[str, int] | None = None
     ) -> pa.Table:
         """The statement's rows over these values. `name` stands for the statement: the same name, the same SQL."""
         if name not in self._prepared:
@@ -99,19 +116,19 @@ class RawScan:
         try:
             return self.con.sql(f'EXECUTE "{name}"').to_arrow_table()
         finally:
-            self._stream.table = _raw_table([], None)
+            self._stream.table = self._nothing
 
     def close(self) -> None:
         """Closes the connection."""
         self.con.close()
 
 
-def texts(values: Sequence[bytes | None]) -> pa.Array:
+def texts(values: pa.LargeBinaryArray) -> pa.LargeStringArray:
     """The values as texts; null where a value is null or not UTF-8."""
     try:
-        return pa.array(values, pa.large_string())
+        return values.cast(pa.large_string())
     except pa.ArrowInvalid:
-        kept = [value if value is not None and is_utf8(value) else None for value in values]
+        kept = [value if value is not None and is_utf8(value) else None for value in values.to_pylist()]
         return pa.array(kept, pa.large_string())
 
 
@@ -134,16 +151,16 @@ def dead_letter(batch: RawBatch, index: int, reason: str, detail: str) -> dict[s
     return {
         "topic": batch.topic,
         "partition": batch.partition,
-        "row_offset": batch.offsets[index],
-        "record_key": batch.keys[index],
-        "record_value": batch.values[index],
+        "row_offset": batch.offsets[index].as_py(),
+        "record_key": batch.keys[index].as_py(),
+        "record_value": batch.values[index].as_py(),
         "reason": reason,
         "detail": detail,
-        "record_ts": kafka_time(batch.timestamps_ms[index]),
+        "record_ts": kafka_time(batch.timestamps_ms[index].as_py()),
     }
 
 
-def _raw_table(values: Sequence[bytes | None], likely_file: tuple[str, int] | None) -> pa.Table:
+def _raw_table(values: pa.LargeBinaryArray, likely_file: tuple[str, int] | None) -> pa.Table:
     file, number = (None, None) if likely_file is None else likely_file
     return pa.table(
         {

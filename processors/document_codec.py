@@ -108,7 +108,7 @@ class DocumentDecoder:
         for places in records.slices(SLICE_RECORDS):
             rows, taken = self._decode_slice(records, places)
             for index in pc.indices_nonzero(pc.invert(taken)).to_pylist():
-                if records.values[places.start + index] is None:
+                if records.value(places.start + index) is None:
                     ignored["tombstone"] += 1
                 elif rows["is_foreign"][index].as_py():
                     ignored["other_generation"] += 1
@@ -124,7 +124,7 @@ class DocumentDecoder:
 
     def _decode_slice(self, records: RawRecords, places: range) -> tuple[pa.Table, pa.Array]:
         """One row per record, and which of them are documents of this generation, exact in every value."""
-        rows = self._scan.run("documents", self._sql, records.values[places.start : places.stop])
+        rows = self._scan.run("documents", self._sql, records.values(places))
         prices, exact = _prices(rows["prices"].combine_chunks())
         partitions, offsets = records.whereabouts(places)
         rows = rows.append_column("bucket", partitions).append_column("row_offset", offsets)

@@ -85,7 +85,7 @@ class Inbox:
                 )
             self._expected[place] = batch.next_offset
             self._raw.append(batch)
-            self._records += len(batch.offsets)
+            self._records += len(batch)
             self._bytes += batch.size_bytes
             self._lock.notify_all()
 
@@ -135,7 +135,7 @@ class Inbox:
         for batch in self._raw:
             if batch.topic == topic and records < self._decode_records:
                 taken.append(batch)
-                records += len(batch.offsets)
+                records += len(batch)
             else:
                 left.append(batch)
         self._raw = left

@@ -1,5 +1,6 @@
 """What passes between the transport, the decoder and the stages: tables of records, not records."""
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,22 +21,56 @@ class RawBatch:
 
     The batch covers the offsets [`start_offset`, `next_offset`): `start_offset` is the consumer's position before the
     fetch and `next_offset` its position after it. Offsets in between that have no record (transaction markers, aborted
-    records) are gaps by right; a batch without records only moves the position. The four sequences have equal length.
+    records) are gaps by right; a batch without records only moves the position. The four columns have equal length.
     """
 
     topic: str
     partition: int
     start_offset: int
     next_offset: int
-    offsets: Sequence[int]
-    timestamps_ms: Sequence[int]
-    keys: Sequence[bytes | None]
-    values: Sequence[bytes | None]
+    offsets: pa.Int64Array
+    timestamps_ms: pa.Int64Array
+    keys: pa.LargeBinaryArray
+    values: pa.LargeBinaryArray
+
+    def __len__(self) -> int:
+        return len(self.offsets)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all values."""
-        return sum(len(v) for v in self.values if v is not None)
+        """Bytes that its columns hold."""
+        return int(self.keys.nbytes + self.values.nbytes)
+
+    def from_offset(self, offset: int) -> "RawBatch":
+        """The records at or beyond an offset."""
+        first = bisect_left(self.offsets, offset, key=lambda o: o.as_py())
+        if first == 0:
+            return self
+        columns = (column[first:] for column in (self.offsets, self.timestamps_ms, self.keys, self.values))
+        return RawBatch(self.topic, self.partition, self.start_offset, self.next_offset, *columns)
+
+    @classmethod
+    def of(
+        cls,
+        topic: str,
+        partition: int,
+        records: Sequence[tuple[bytes | None, bytes | None]],
+        *,
+        start_offset: int = 0,
+        timestamp_ms: int = 0,
+    ) -> "RawBatch":
+        """Consecutive records (key, value) of one time."""
+        size = len(records)
+        return cls(
+            topic,
+            partition,
+            start_offset,
+            start_offset + size,
+            pa.array(range(start_offset, start_offset + size), pa.int64()),
+            pa.array([timestamp_ms] * size, pa.int64()),
+            pa.array([key for key, _ in records], pa.large_binary()),
+            pa.array([value for _, value in records], pa.large_binary()),
+        )
 
 
 @dataclass(frozen=True)

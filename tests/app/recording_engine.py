@@ -111,7 +111,7 @@ class RecordingEngine:
             if expected is not None and expected != batch.start_offset:
                 raise InvariantError(f"{place}: expected {expected}, offered {batch.start_offset}")
             self._expected[place] = batch.next_offset
-            self.records += len(batch.offsets)
+            self.records += len(batch)
             if self._keep:
                 self._queue.put(batch)
         if self._fail_after is not None and self.records >= self._fail_after and not self.failure.done():
@@ -167,7 +167,7 @@ class RecordingEngine:
                         batch.partition,
                         batch.start_offset,
                         batch.next_offset,
-                        json.dumps(list(batch.offsets)),
+                        json.dumps(batch.offsets.to_pylist()),
                         batch.size_bytes,
                     ),
                 )

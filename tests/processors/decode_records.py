@@ -73,17 +73,9 @@ def batch(
     values: Sequence[bytes | None], *, keys: Sequence[bytes | None] | None = None, partition: int = 3
 ) -> RawBatch:
     """A batch whose offsets begin at 100."""
-    size = len(values)
-    return RawBatch(
-        topic="aurora.trs.any",
-        partition=partition,
-        start_offset=100,
-        next_offset=100 + size,
-        offsets=range(100, 100 + size),
-        timestamps_ms=[1795439761000] * size,
-        keys=[b'{"invoice_id":9}'] * size if keys is None else keys,
-        values=values,
-    )
+    found = [b'{"invoice_id":9}'] * len(values) if keys is None else keys
+    records = list(zip(found, values, strict=True))
+    return RawBatch.of("aurora.trs.any", partition, records, start_offset=100, timestamp_ms=1795439761000)
 
 
 def decode_both_ways(decoder: Decoder, table: Table, value: bytes | None, key: bytes | None = b"k") -> Decoded:

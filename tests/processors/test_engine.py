@@ -78,10 +78,8 @@ class Shell:
         for topic, records in list(self.topics.records.items()):
             start, end = self.positions[topic], len(records)
             if start < end:
-                keys, values = zip(*records[start:end], strict=True)
-                offsets = range(start, end)
-                stamps = [STAMP_MS] * len(offsets)
-                self.engine.offer(RawBatch(topic, PARTITION, start, end, offsets, stamps, keys, values))
+                batch = RawBatch.of(topic, PARTITION, records[start:end], start_offset=start, timestamp_ms=STAMP_MS)
+                self.engine.offer(batch)
                 self.positions[topic] = end
 
     def settled(self) -> bool:
