@@ -126,7 +126,7 @@ class StreamEngine:
         names = self._names
 
         def decode(topic: str, batches: Sequence[RawBatch], positions: Mapping[int, int]) -> Chunk:
-            read = sum(len(b.offsets) for b in batches)
+            read = sum(len(b) for b in batches)
             if names[topic] == DOCUMENTS_TOPIC:
                 rows, ignored, dead = documents.decode(batches)
                 return Chunk(topic, rows, read, positions, dead=dead, ignored=ignored)
@@ -278,19 +278,23 @@ class StreamEngine:
         since = time.monotonic() - stage.last_commit_s
         if inbox.records >= self._config.max_events or not inbox.has_room:
             return True
-        if (
-            self._draining
-            and time.monotonic() - self._offered_s > 0.1
-            and (inbox.moved or stage.news or stage.unsettled)
-        ):
+        if self._draining and self._upstream_rests(stage) and (inbox.moved or stage.news or stage.unsettled):
             return True
         if since >= self._config.interval_s and (inbox.moved or stage.news):
             return True
         return since >= self._config.idle_s
 
+    def _upstream_rests(self, stage: Stage) -> bool:
+        """Whether nothing more comes at the moment: from Kafka, nor as documents of the rows that wait here."""
+        if time.monotonic() - self._offered_s <= 0.1:
+            return False
+        rows = self._locks[self._invoices.name]
+        return stage is not self._accounts or not (self._inboxes[self._invoices.name].moved or rows.locked())
+
     def _run(self, stage: Stage) -> None:
-        chunks = self._inboxes[stage.name].take(self._config.max_events)
-        report = stage.run_epoch(chunks)
+        inbox = self._inboxes[stage.name]
+        chunks = inbox.take(self._config.max_events)
+        report = stage.run_epoch(chunks, more_soon=inbox.records >= self._config.max_events // 4)
         log.log(
             logging.INFO if report.read else logging.DEBUG,
             "stage %s: epoch of %d records, %d log rows, %d derived, %d dead in %.2f s",

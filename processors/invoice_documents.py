@@ -14,6 +14,7 @@ PRICE_VERSIONS = "price_versions"
 INTERVALS = "price_intervals"
 REPRICED = "repriced"
 TOUCHED = "touched"
+LEFT = "left_accounts"
 DOCUMENTS = "documents_out"
 
 
@@ -27,12 +28,17 @@ def create_state(con: duckdb.DuckDBPyConnection) -> None:
         f"CREATE OR REPLACE TABLE {INTERVALS} (item_id VARCHAR, from_order DECIMAL(38,0), to_order DECIMAL(38,0),"
         " price DECIMAL(20,10))"
     )
-    forget_repriced(con)
+    forget_touched(con)
 
 
-def forget_repriced(con: duckdb.DuckDBPyConnection) -> None:
-    """Empties the list of invoices that price changes touched."""
+def forget_touched(con: duckdb.DuckDBPyConnection) -> None:
+    """Empties the lists of invoices whose documents are to be derived, and of the accounts that they left."""
     con.execute(f"CREATE OR REPLACE TEMP TABLE {REPRICED} (bucket INTEGER, invoice_id BIGINT, source_ts TIMESTAMPTZ)")
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE {TOUCHED}"
+        " (bucket INTEGER, invoice_id BIGINT, source_ts TIMESTAMPTZ, header BOOLEAN)"
+    )
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {LEFT} (invoice_id BIGINT, account_id BIGINT)")
 
 
 def apply_prices(con: duckdb.DuckDBPyConnection, *, sku_rows: str, price_at: PriceAt) -> None:
@@ -84,9 +90,9 @@ def apply_prices(con: duckdb.DuckDBPyConnection, *, sku_rows: str, price_at: Pri
 
 
 def touch_changed(con: duckdb.DuckDBPyConnection) -> None:
-    """Lists in `touched` the invoices of this epoch: changed headers, changed lines, repriced lines."""
+    """Adds to `touched` the invoices of this epoch: changed headers, changed lines, repriced lines."""
     con.execute(f"""
-        CREATE OR REPLACE TEMP TABLE {TOUCHED} AS
+        INSERT INTO {TOUCHED} BY NAME
         SELECT bucket, invoice_id, max(source_ts) AS source_ts, bool_or(header) AS header
         FROM (
           SELECT bucket, invoice_id, source_ts, TRUE AS header FROM {NEW_INVOICES}
@@ -96,19 +102,19 @@ def touch_changed(con: duckdb.DuckDBPyConnection) -> None:
         GROUP BY bucket, invoice_id
     """)
     con.execute(f"""
-        CREATE OR REPLACE TEMP TABLE left_accounts AS
+        INSERT INTO {LEFT} BY NAME
         SELECT invoice_id, left_account_id AS account_id FROM {NEW_INVOICES} WHERE left_account_id IS NOT NULL
     """)
 
 
 def touch_beyond_cursor(con: duckdb.DuckDBPyConnection, *, log: str, cursors: str) -> None:
-    """Lists in `touched` the invoices named in log rows beyond each bucket's cursor, and the accounts that they left.
+    """Adds to `touched` the invoices named in log rows beyond each bucket's cursor, and the accounts that they left.
 
     `log`: rows of invoice_log; `cursors(bucket, epoch)`: last epoch whose documents were all acknowledged.
     """
     beyond = f"(SELECT l.* FROM {log} AS l JOIN {cursors} AS c ON l.bucket = c.bucket WHERE l.epoch > c.epoch)"
     con.execute(f"""
-        CREATE OR REPLACE TEMP TABLE {TOUCHED} AS
+        INSERT INTO {TOUCHED} BY NAME
         SELECT bucket, invoice_id, max(source_ts) AS source_ts, bool_or(header) AS header
         FROM (
           SELECT bucket, invoice_id, source_ts, kind = 'invoice' AS header FROM {beyond}
@@ -117,27 +123,32 @@ def touch_beyond_cursor(con: duckdb.DuckDBPyConnection, *, log: str, cursors: st
         GROUP BY bucket, invoice_id
     """)
     con.execute(f"""
-        CREATE OR REPLACE TEMP TABLE left_accounts AS
-        SELECT DISTINCT b.invoice_id, a.account_id
+        INSERT INTO {LEFT} BY NAME
+        SELECT b.invoice_id, a.account_id
         FROM {beyond} AS b, LATERAL (SELECT unnest([b.left_account_id, b.account_id]) AS account_id) AS a
-        JOIN {INVOICES} AS s ON b.invoice_id = s.invoice_id
-        WHERE a.account_id IS NOT NULL AND a.account_id <> s.account_id
+        WHERE a.account_id IS NOT NULL
     """)
 
 
 def derive(con: duckdb.DuckDBPyConnection, *, owned: str) -> int:
     """Leaves the documents of the touched invoices in `documents_out`; returns their number.
 
+    An account that an invoice left gets a document too, unless the invoice is back there.
+
     Columns as `document_codec.encode_documents` wants them. `owned(bucket, epoch)` gives the versions.
     """
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE touched_once AS
+        SELECT invoice_id, max(source_ts) AS source_ts, bool_or(header) AS header FROM {TOUCHED} GROUP BY invoice_id
+    """)
     headers = f"""(
         SELECT s.invoice_id, s.account_id, s.date_issued, s.payment_dates, s.bucket AS invoice_bucket, t.source_ts
-        FROM {INVOICES} AS s JOIN {TOUCHED} AS t ON s.invoice_id = t.invoice_id
+        FROM {INVOICES} AS s JOIN touched_once AS t ON s.invoice_id = t.invoice_id
         WHERE NOT s.deleted
     )"""
     lines = f"""(
         SELECT l.invoice_id, l.item_id, l.quantity, l.created_order
-        FROM {LINES} AS l SEMI JOIN {TOUCHED} AS t ON l.invoice_id = t.invoice_id
+        FROM {LINES} AS l SEMI JOIN touched_once AS t ON l.invoice_id = t.invoice_id
         WHERE NOT l.deleted
     )"""
     con.execute(f"""
@@ -151,13 +162,13 @@ def derive(con: duckdb.DuckDBPyConnection, *, owned: str) -> int:
     gone = f"""
         SELECT s.account_id, s.invoice_id, 'deleted' AS document_state, s.bucket, s.date_issued, s.payment_dates,
                t.source_ts
-        FROM {INVOICES} AS s JOIN {TOUCHED} AS t ON s.invoice_id = t.invoice_id
+        FROM {INVOICES} AS s JOIN touched_once AS t ON s.invoice_id = t.invoice_id
         WHERE s.deleted AND t.header AND s.account_id IS NOT NULL
         UNION ALL
         SELECT a.account_id, s.invoice_id, 'left', s.bucket, s.date_issued, s.payment_dates, t.source_ts
-        FROM left_accounts AS a
-        JOIN {INVOICES} AS s ON a.invoice_id = s.invoice_id
-        JOIN {TOUCHED} AS t ON a.invoice_id = t.invoice_id
+        FROM (SELECT DISTINCT invoice_id, account_id FROM {LEFT}) AS a
+        JOIN {INVOICES} AS s ON a.invoice_id = s.invoice_id AND a.account_id <> s.account_id
+        JOIN touched_once AS t ON a.invoice_id = t.invoice_id
     """
     con.execute(f"""
         INSERT INTO {DOCUMENTS} BY NAME

@@ -76,6 +76,7 @@ class Stage(ABC):
         self.side_positions: dict[str, dict[tuple[str, int], int]] = {}
         self.last_commit_s = 0.0
         self.news = False
+        self.more_soon = False
         self._stored_topic_ids: dict[str, str] = {}
         self._recent: Sequence[Mapping[str, Any]] = ()
         self._rows_per_bucket: dict[int, int] = {}
@@ -219,9 +220,13 @@ class Stage(ABC):
         """Whether a cursor waits for the next commit."""
         return False
 
-    def run_epoch(self, chunks: Sequence[Chunk]) -> EpochReport:
-        """Applies the chunks, commits, derives. On an error the state is not to be trusted any more."""
+    def run_epoch(self, chunks: Sequence[Chunk], *, more_soon: bool = False) -> EpochReport:
+        """Applies the chunks, commits, derives. On an error the state is not to be trusted any more.
+
+        `more_soon`: a good part of a further epoch waits already; what would be derived twice may wait for it.
+        """
         started = time.perf_counter()
+        self.more_soon = more_soon
         report = EpochReport(read=sum(c.read for c in chunks))
         for chunk in chunks:
             report.ignored.update(chunk.ignored)

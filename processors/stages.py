@@ -37,6 +37,8 @@ from processors.tables import ACCOUNTS, INVOICE_LINE_ITEMS, INVOICES, SKUS, Tabl
 log = logging.getLogger(__name__)
 EVENTS = "events"
 SEND_RETRY_S = 2.0
+PUT_OFF_S = 10.0
+"""How long documents may wait, at most, while a backlog of rows is read."""
 
 
 class _RowStage(Stage):
@@ -135,6 +137,7 @@ class InvoiceStage(_RowStage):
         self.prices = PriceTail(context.lake, con, price_at)
         self.sent_through: dict[int, int] = {}
         self._cursor_written: dict[int, int] = {}
+        self._put_off_since_s: float | None = None
         invoice_rows.create_state(con)
         invoice_documents.create_state(con)
 
@@ -148,7 +151,7 @@ class InvoiceStage(_RowStage):
 
     def poll_news(self) -> None:
         super().poll_news()
-        self.news = self.prices.refresh() or self.news
+        self.news = self.prices.refresh() or self._put_off_since_s is not None or self.news
 
     @property
     def unsettled(self) -> bool:
@@ -172,7 +175,8 @@ class InvoiceStage(_RowStage):
         if count:
             log.info("sending %d documents again that lie beyond the cursors", count)
             self._send()
-        invoice_documents.forget_repriced(self.con)
+        invoice_documents.forget_touched(self.con)
+        self._put_off_since_s = None
         self.sent_through = dict(self.epochs)
         self._cursor_written = {}
 
@@ -210,17 +214,36 @@ class InvoiceStage(_RowStage):
         invoice_rows.merge_invoices(self.con, events=invoices or "no_invoices", owned=OWNED)
         invoice_rows.merge_lines(self.con, events=lines or "no_lines", owned=OWNED)
         invoice_documents.touch_changed(self.con)
-        count = invoice_documents.derive(self.con, owned=OWNED)
+        put_off = self._put_off()
+        count = 0 if put_off else invoice_documents.derive(self.con, owned=OWNED)
         rows = self.dated(invoice_rows.log_rows_sql(), INVOICE_LOG.schema)
         # Nothing to derive: this very commit may say that documents are complete through it.
-        through = self.sent_through if count else dict(self.epochs)
+        through = self.sent_through if put_off or count else dict(self.epochs)
         self.commit_log(rows, {f"documents:{b}": e for b, e in through.items() if e > 0}, report)
         self._cursor_written = through
+        if put_off:
+            return
         if count:
             self._send()
-        invoice_documents.forget_repriced(self.con)
+        invoice_documents.forget_touched(self.con)
         self.sent_through = dict(self.epochs)
         report.derived = count
+
+    def _put_off(self) -> bool:
+        """Whether documents wait for a next epoch: in a backlog the lines of an invoice come in several of them.
+
+        The cursor stays behind meanwhile, as if the broker did not acknowledge. After PUT_OFF_S they wait no longer,
+        so that a long catch-up shows what it has.
+        """
+        now_s = time.monotonic()
+        if not self.more_soon:
+            self._put_off_since_s = None
+        elif self._put_off_since_s is None:
+            self._put_off_since_s = now_s
+        elif now_s - self._put_off_since_s >= PUT_OFF_S:
+            self._put_off_since_s = None
+            return False
+        return self.more_soon
 
     def _send(self) -> None:
         """Sends `documents_out` until the broker acknowledged all; a worker that stops meanwhile derives them again."""
