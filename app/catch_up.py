@@ -19,7 +19,7 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class CaughtUp:
-    """What a catch-up did: source records (offsets advanced, over all workers) and the seconds it took."""
+    """What a catch-up did: source records (offsets advanced, by all workers), seconds from first fetch to the end."""
 
     events: int
     seconds: float
@@ -34,18 +34,20 @@ def remaining(positions: Mapping[Place, int], ends: Mapping[Place, int]) -> int:
     return sum(max(0, end - positions.get(place, 0)) for place, end in ends.items())
 
 
-async def catch_up(engine: Engine, kafka: KafkaConfig, documents_topic: str) -> CaughtUp:
+async def catch_up(engine: Engine, kafka: KafkaConfig, documents_topic: str, *, fetching: asyncio.Event) -> CaughtUp:
     """Returns when all that was in the topics at the call is committed, the documents it caused and their features too.
 
     Looks at the lake, hence at the work of all workers together. First the input topics up to their present ends and
-    every document sent; only then is the documents' end known, and awaited in its turn.
+    every document sent; only then is the documents' end known, and awaited in its turn. `fetching` is set when this
+    worker has its partitions: from then on time counts.
     """
-    started = time.monotonic()
     engine.set_draining()
     sources = tuple(topic for topic in engine.topics if topic != documents_topic)
     ends = await _ends(kafka, sources)
     first = await asyncio.to_thread(engine.progress)
     todo = remaining(first.positions, ends)
+    await fetching.wait()
+    started = time.monotonic()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:

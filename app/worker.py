@@ -200,9 +200,9 @@ class Worker:
                 await consumer.thread.commit_positions(progress.positions)
 
     async def _until_caught_up(self) -> None:
-        done = await catch_up(self._engine, self._kafka, topic_of(self._settings.topic_prefix, DOCUMENTS_TOPIC))
-        # Who leaves while it joins stays a member for the brokers, and the next worker waits for that ghost.
-        await self._started.wait()
+        # It waits until we joined: who leaves before stays a member for the brokers, a ghost that others wait for.
+        documents = topic_of(self._settings.topic_prefix, DOCUMENTS_TOPIC)
+        done = await catch_up(self._engine, self._kafka, documents, fetching=self._started)
         Console(stderr=True, soft_wrap=True).print(str(done), highlight=False)
         self._end()
 
