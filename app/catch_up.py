@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from connectors.kafka import KafkaConfig, watermarks
+from processors.errors import UnavailableError
 from processors.ports import Engine
 
 _POLL_S = 0.5
@@ -61,6 +62,11 @@ async def _reach(engine: Engine, ends: Mapping[Place, int], bar: Progress, what:
     task = bar.add_task(what, total=None)
     total: int | None = None
     while True:
+        if engine.parked:
+            raise UnavailableError(
+                "the lake holds features of a newer version than this worker's, so it can never catch up",
+                hint="run the newer worker, or roll the SQL back under a higher version number",
+            )
         progress = await asyncio.to_thread(engine.progress)
         left = remaining(progress.positions, ends)
         total = left if total is None else total

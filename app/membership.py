@@ -45,7 +45,8 @@ class EngineMembership:
     async def assign(self, partitions: frozenset[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
         """Takes over these topic-partitions; returns where to read next.
 
-        Raises OffsetGapError where Kafka does not hold what comes next (R9), unless gaps are accepted.
+        What is left out is parked: assigned, and not to be read. Raises OffsetGapError where Kafka does not hold what
+        comes next (R9), unless gaps are accepted.
         """
         buckets = frozenset(partition for _, partition in partitions)
         if partitions != {(topic, bucket) for topic in self._engine.topics for bucket in buckets}:
@@ -60,6 +61,11 @@ class EngineMembership:
         loop = asyncio.get_running_loop()
         positions = await loop.run_in_executor(self._serial, self._take_over, buckets)
         self.buckets = buckets
+        if self._engine.parked:
+            log.warning(
+                "buckets are parked: the lake holds features of a newer version, whose workers must take them",
+                buckets=sorted(self._engine.parked),
+            )
         log.info("assigned", buckets=sorted(buckets), seconds=round(time.monotonic() - started, 3))
         return positions
 
@@ -82,18 +88,16 @@ class EngineMembership:
         held = watermarks(self._kafka, self._engine.topics)
         positions: dict[tuple[str, int], int] = {}
         gaps: list[str] = []
-        for topic in self._engine.topics:
-            for bucket in sorted(buckets):
-                start, end = held[topic, bucket]
-                partition = PartitionLog(topic, bucket, start, end, ids[topic])
-                entry = stored.get((topic, bucket))
-                found = gap(entry, partition)
-                if found is None or not self._accept_gap:
-                    positions[topic, bucket] = start_offset(entry, partition)
-                    continue
-                positions[topic, bucket] = start_offset_accepting_gap(entry, partition)
-                gaps.append(found)
-                log.warning("GAP ACCEPTED", gap=found, reading_from=positions[topic, bucket])
+        for (topic, bucket), entry in sorted(stored.items(), key=lambda item: item[0]):
+            start, end = held[topic, bucket]
+            partition = PartitionLog(topic, bucket, start, end, ids[topic])
+            found = gap(entry, partition)
+            if found is None or not self._accept_gap:
+                positions[topic, bucket] = start_offset(entry, partition)
+                continue
+            positions[topic, bucket] = start_offset_accepting_gap(entry, partition)
+            gaps.append(found)
+            log.warning("GAP ACCEPTED", gap=found, reading_from=positions[topic, bucket])
         if gaps:
             log.warning("records are missing for ever in these partitions", partitions=len(gaps))
         return positions

@@ -93,7 +93,7 @@ class Membership(Protocol):
         """A rebalance begins: finish what is in flight. Heartbeats go on meanwhile."""
 
     async def assign(self, partitions: frozenset[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
-        """Takes over exactly these topic-partitions; returns the offset to read next for each of them."""
+        """Takes over exactly these topic-partitions; returns the offset to read next for each that is to be read."""
 
     def has_room(self) -> bool:
         """False: do not fetch for now."""
@@ -221,6 +221,10 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         for (topic, partition), offset in positions.items():
             consumer.seek(TopicPartition(topic, partition), offset)
+        for tp in consumer.assignment():
+            if (tp.topic, tp.partition) not in positions:
+                consumer.seek(tp, 0)  # without any position the client would ask the group for one
+                consumer.pause(tp)
         self.sought = rebalance
 
     async def commit_positions(self, positions: Mapping[tuple[str, int], int]) -> None:

@@ -201,6 +201,10 @@ class StreamEngine:
         self._accepting = True
         return positions
 
+    @property
+    def parked(self) -> frozenset[int]:
+        return frozenset().union(*(stage.parked for stage in self._stages))
+
     def revoke(self) -> None:
         self._accepting = False
         for stage in self._stages:
@@ -341,6 +345,7 @@ class StreamEngine:
         return {
             stage.name: {
                 "buckets": sorted(stage.buckets),
+                "parked": sorted(stage.parked),
                 "epochs": dict(stage.epochs),
                 "last_epoch_s": round(stage.last.seconds, 3),
                 "last_epoch_rows": stage.last.log_rows,

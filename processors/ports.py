@@ -53,8 +53,13 @@ class Engine(Protocol):
         """Takes over exactly these buckets: opens those gained, keeps those held, drops the others.
 
         Returns for each topic and each bucket where to read next; None: the lake has no entry, start at the beginning.
+        What is left out is not to be read: it is parked (see `parked`).
         Whatever was offered before and not applied is forgotten: the shell must seek to the returned positions.
         """
+
+    @property
+    def parked(self) -> frozenset[int]:
+        """Buckets that were assigned but hold features of a newer version: a worker of that version must take them."""
 
     def revoke(self) -> None:
         """A rebalance begins: finishes the commit in flight and accepts nothing until the next `assign`."""

@@ -71,6 +71,7 @@ class Stage(ABC):
         self.topics = tuple(topics)
         self.control = Control(context.lake, con)
         self.buckets: frozenset[int] = frozenset()
+        self.parked: frozenset[int] = frozenset()
         self.epochs: dict[int, int] = {}
         self.positions: dict[tuple[str, int], int] = {}
         self.side_positions: dict[str, dict[tuple[str, int], int]] = {}
@@ -106,10 +107,15 @@ class Stage(ABC):
     # --- opening -------------------------------------------------------------------------------------------------
 
     def assign(self, buckets: frozenset[int]) -> dict[tuple[str, int], StoredPosition | None]:
-        """Owns exactly these buckets: opens when some are gained, drops the state of the lost ones."""
+        """Owns exactly these buckets: opens when some are gained, drops the state of the lost ones.
+
+        Returns where to read next per topic and bucket. Buckets left out are parked: given to this worker, but written
+        by a newer version of the program, so that this one must not touch them (R10).
+        """
         gained = buckets - self.buckets
         lost = self.buckets - buckets
         self.buckets = buckets
+        self.parked = frozenset()
         if lost:
             self._own(self.epochs)
             self.drop_lost()
@@ -123,7 +129,7 @@ class Stage(ABC):
             if (t, b) in self.positions
             else None
             for t in self.topics
-            for b in buckets
+            for b in self.buckets
         }
 
     def _open(self, gained: frozenset[int]) -> None:
@@ -131,6 +137,13 @@ class Stage(ABC):
         with ThreadPoolExecutor(len(self.tables)) as pool:
             found = pool.map(lambda table: self._logs[table].stored(self._ids_of(table)), self.tables)
             stored = dict(zip(self.tables, found, strict=True))
+        self.parked = self.written_by_newer(stored)
+        if self.parked:
+            self.buckets -= self.parked
+            gained -= self.parked
+            stored = {t: {i: v for i, v in ids.items() if i in self._ids_of(t)} for t, ids in stored.items()}
+            if not self.buckets:
+                return
         for bucket in self.buckets:
             last = max((s.get(self.epoch_id(bucket), 0) for s in stored.values()), default=0)
             self.epochs[bucket] = max(last, self.epochs.get(bucket, 0)) + 1
@@ -156,6 +169,10 @@ class Stage(ABC):
         if gained:
             self.control.refresh()
             self.load_gained(gained, stored)
+
+    def written_by_newer(self, stored: Mapping[str, Mapping[str, int]]) -> frozenset[int]:
+        """Buckets that a newer version of the program has written; `stored`: the ids of the tables, by name."""
+        return frozenset()
 
     def _ids_of(self, table: str) -> tuple[str, ...]:
         ids = [self.epoch_id(b) for b in sorted(self.buckets)]

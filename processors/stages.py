@@ -294,18 +294,20 @@ class AccountStage(_RowStage):
             i for b in buckets for i in (self.epoch_id(b), f"cursor:{b}", f"version:{b}", f"known_from_ms:{b}")
         )
 
+    def written_by_newer(self, stored: Mapping[str, Mapping[str, int]]) -> frozenset[int]:
+        return frozenset(
+            b
+            for f in self.feature_sets
+            for b in self.buckets
+            if stored[changes_name(f)].get(f"version:{b}", 0) > f.version
+        )
+
     def load_gained(self, gained: frozenset[int], stored: Mapping[str, Mapping[str, int]]) -> None:
         account_rows.load_state(self.con, current=self.current(ACCOUNTS_KEYED, gained))
         self.control.apply_again()
         for feature_set in self.feature_sets:
             ids = stored[changes_name(feature_set)]
             self._known_from_ms = max([self._known_from_ms, *(ids.get(f"known_from_ms:{b}", 0) for b in gained)])
-            newest = max((ids.get(f"version:{b}", 0) for b in gained), default=0)
-            if newest > feature_set.version:
-                raise UnavailableError(
-                    f"{feature_set.name}: the lake holds version {newest}, this worker has {feature_set.version}",
-                    hint="run the newer worker, or roll the SQL back under a higher version number",
-                )
             whole = self.current(feature_keyed(feature_set), gained, own_bucket=None)
             mine = f"(SELECT * FROM {whole} WHERE bucket IN ({_list(gained)}))"
             feature_rows.load_state(self.con, feature_set, current=mine)

@@ -22,6 +22,7 @@ from app.worker import all_topics, run_worker
 from processors.errors import FencedError, InvariantError, TrsError
 from processors.ports import LakeProgress, StoredPosition
 from processors.records import RawBatch
+from processors.tables import DOCUMENTS_TOPIC
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS positions
@@ -47,6 +48,7 @@ class RecordingEngine:
         slow_commit_s: float = 0.0,
         max_queued: int = 64,
         keep: bool = True,
+        park: int | None = None,
     ) -> None:
         self.failure: Future[None] = Future()
         self.file = file
@@ -58,6 +60,7 @@ class RecordingEngine:
         self._slow_commit_s = slow_commit_s
         self._max_queued = max_queued
         self._keep = keep
+        self._park = park
         self._queue: queue.Queue[RawBatch] = queue.Queue()
         self._expected: dict[tuple[str, int], int | None] = {}
         self._lock = threading.RLock()
@@ -89,11 +92,18 @@ class RecordingEngine:
             with self._connect() as con:
                 rows = con.execute("SELECT topic, partition, next_offset, topic_id FROM positions").fetchall()
             stored = {(t, p): StoredPosition(n, i) for t, p, n, i in rows}
-            found = {(t, b): stored.get((t, b)) for t in self._topics for b in buckets}
+            found = {(t, b): stored.get((t, b)) for t in self._topics for b in buckets if not self._is_parked(t, b)}
             self._expected = dict.fromkeys(found)
             self._open = True
         self._note("assign", sorted(buckets))
         return found
+
+    @property
+    def parked(self) -> frozenset[int]:
+        return frozenset() if self._park is None else frozenset({self._park})
+
+    def _is_parked(self, topic: str, bucket: int) -> bool:
+        return bucket == self._park and topic.endswith(DOCUMENTS_TOPIC)
 
     def revoke(self) -> None:
         with self._lock:
@@ -105,6 +115,8 @@ class RecordingEngine:
     def offer(self, batch: RawBatch) -> None:
         with self._lock:
             place = (batch.topic, batch.partition)
+            if self._is_parked(*place):
+                self._note("offered though parked", place)
             if not self._open or place not in self._expected:
                 return
             expected = self._expected[place]
@@ -190,6 +202,7 @@ def main() -> int:
     parser.add_argument("--fail-with", choices=["fenced", "fault"], default="fault")
     parser.add_argument("--slow-commit", type=float, default=0.0)
     parser.add_argument("--null", action="store_true")
+    parser.add_argument("--park", type=int)
     options = parser.parse_args()
     settings: Settings = load_settings()
     error = FencedError("bucket 3 has another owner") if options.fail_with == "fenced" else KeyError("a slip")
@@ -204,6 +217,7 @@ def main() -> int:
             error=error,
             slow_commit_s=options.slow_commit,
             keep=not options.null,
+            park=options.park,
         )
         engines.append(engine)
         return engine

@@ -107,6 +107,38 @@ def test_worker_transactional_topic_is_read_to_its_end_without_aborted_records(
     assert ledger.offsets()[topic, 1] == [0, 1, 2, 8, 9, 10]
 
 
+def test_worker_leaves_parked_partitions_alone_and_goes_on_with_the_others(
+    settings: Settings, ledger: Ledger, start: Start
+) -> None:
+    for table in ("invoices", "invoice_documents"):
+        produce(settings, table, 400)
+    parked = (f"{settings.topic_prefix}.invoice_documents", 3)
+
+    def others_read() -> bool:
+        positions = ledger.positions()
+        return all(positions.get(p, 0) == end for p, end in ends(settings).items() if p != parked)
+
+    worker = start("--park", "3")
+    wait_until(others_read, timeout_s=60, what="the other partitions are read")
+    for table in ("invoices", "invoice_documents"):
+        produce(settings, table, 400)
+    wait_until(others_read, timeout_s=60, what="later records of the other partitions are read")
+
+    assert parked not in ledger.offsets()
+    assert ledger.rows("SELECT * FROM calls WHERE name = 'offered though parked'") == []
+    assert "buckets are parked" in worker.log
+    assert worker.stop() == 0
+
+    alone = start("--park", "3", "--until-caught-up")
+    assert alone.wait() == 4, alone.log
+    assert "features of a newer version" in alone.log
+    assert "Traceback" not in alone.log
+
+    newer = start("--until-caught-up")
+    assert newer.wait() == 0, newer.log
+    assert ledger.offsets()[parked] == list(range(ends(settings)[parked]))
+
+
 def test_worker_message_of_20_mb_passes(stack_settings: Settings, ledger: Ledger) -> None:
     settings = stack_settings.model_copy(update={"partitions": 4})
     topic = f"{settings.topic_prefix}.invoices"
