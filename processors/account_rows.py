@@ -33,6 +33,7 @@ _DOCUMENT_COLUMNS = (
     "invoice_id",
     "document_state",
     "document_version",
+    "account_since",
     "invoice_bucket",
     "date_issued",
     "payment_dates",
@@ -113,15 +114,15 @@ def log_rows_sql() -> str:
     """This epoch's log rows, bucket-sorted; columns of account_log but known_date."""
     return f"""
         SELECT bucket, epoch, 'account' AS kind, account_id, -1::BIGINT AS invoice_id, company_name, joining_date,
-               NULL::VARCHAR AS document_state, NULL::BIGINT AS document_version, NULL::INTEGER AS invoice_bucket,
-               NULL::DATE AS date_issued, NULL::DATE AS payment_dates, NULL::DECIMAL(38,10) AS inv_total,
-               NULL::BIGINT AS inv_items, NULL::INTEGER AS unpriced_lines,
+               NULL::VARCHAR AS document_state, NULL::BIGINT AS document_version, NULL::BIGINT AS account_since,
+               NULL::INTEGER AS invoice_bucket, NULL::DATE AS date_issued, NULL::DATE AS payment_dates,
+               NULL::DECIMAL(38,10) AS inv_total, NULL::BIGINT AS inv_items, NULL::INTEGER AS unpriced_lines,
                NULL::STRUCT(item_id VARCHAR, quantity BIGINT, price DECIMAL(20,10))[] AS lines,
                deleted, row_order, row_offset, source_ts
         FROM {NEW_ACCOUNTS}
         UNION ALL
         SELECT bucket, epoch, 'document', account_id, invoice_id, NULL, NULL,
-               document_state, document_version, invoice_bucket, date_issued, payment_dates, inv_total,
+               document_state, document_version, account_since, invoice_bucket, date_issued, payment_dates, inv_total,
                inv_items, unpriced_lines, lines,
                document_state <> 'live', NULL, row_offset, source_ts
         FROM {NEW_DOCUMENTS}

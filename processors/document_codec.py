@@ -31,6 +31,7 @@ DOCUMENT_SCHEMA = pa.schema(
             "invoice_id",
             "document_state",
             "document_version",
+            "account_since",
             "invoice_bucket",
             "date_issued",
             "payment_dates",
@@ -52,6 +53,7 @@ _STRUCTURE = json.dumps(
         "invoice_id": "BIGINT",
         "document_state": "VARCHAR",
         "document_version": "BIGINT",
+        "account_since": "BIGINT",
         "invoice_bucket": "INTEGER",
         "date_issued": "DATE",
         "payment_dates": "DATE",
@@ -175,6 +177,7 @@ WITH extracted AS (
     j.invoice_id AS invoice_id,
     j.document_state AS document_state,
     j.document_version AS document_version,
+    j.account_since AS account_since,
     j.invoice_bucket AS invoice_bucket,
     j.date_issued AS date_issued,
     j.payment_dates AS payment_dates,
@@ -196,6 +199,7 @@ SELECT
     AND invoice_id IS NOT NULL
     AND document_state IN ('live', 'left', 'deleted')
     AND document_version IS NOT NULL
+    AND account_since IS NOT NULL
     AND invoice_bucket IS NOT NULL
     AND starts_with(value, concat({header}))
     AND len(items) = len(quantities)
@@ -218,6 +222,7 @@ def _header_sql(generation: str, *, source_us: str) -> str:
             ',"invoice_id":', invoice_id,
             ',"document_state":"', document_state,
             '","document_version":', document_version,
+            ',"account_since":', account_since,
             ',"invoice_bucket":', invoice_bucket,
             ',"date_issued":', coalesce('"' || date_issued || '"', 'null'),
             ',"payment_dates":', coalesce('"' || payment_dates || '"', 'null'),

@@ -4,6 +4,7 @@ derived row   committed row of (account, entity)   written
 yes           none                                  the row
 yes           other values                          the row
 yes           the same values                       nothing
+yes           the same, of an earlier stay          the row: the invoice was elsewhere in between
 none          per-account set: one                  a tombstone
 none          per-invoice set: one, document left   nothing (the other account writes it)
 none          any, document deleted in this epoch   a tombstone with the document's version
@@ -20,7 +21,7 @@ TOUCHED = "touched_accounts"
 
 
 def state_name(feature_set: FeatureSet) -> str:
-    """The state table of committed features: declared columns and the log bucket."""
+    """The state table of committed features: declared columns, the log bucket, the document's version."""
     return f"{feature_set.name}_state"
 
 
@@ -32,7 +33,9 @@ def changes_table(feature_set: FeatureSet) -> str:
 def create_state(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet) -> None:
     """Makes the empty state table."""
     columns = ", ".join(f"{c.name} {duckdb_type(c.arrow_type)}" for c in feature_set.columns)
-    con.execute(f"CREATE OR REPLACE TABLE {state_name(feature_set)} (bucket INTEGER, {columns})")
+    con.execute(
+        f"CREATE OR REPLACE TABLE {state_name(feature_set)} (bucket INTEGER, document_version BIGINT, {columns})"
+    )
 
 
 def load_state(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, current: str) -> None:
@@ -40,7 +43,7 @@ def load_state(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, curre
 
     A row of an invoice that left since must not count as committed: it is written anew if the invoice comes back.
     """
-    names = ", ".join(("bucket", *feature_set.column_names))
+    names = ", ".join(("bucket", "document_version", *feature_set.column_names))
     live = ""
     if feature_set.per_invoice:
         live = f"""SEMI JOIN (SELECT account_id, invoice_id FROM {DOCUMENTS} WHERE document_state = 'live') AS d
@@ -117,6 +120,7 @@ def derive(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, owned: st
         version = f"""JOIN {DOCUMENTS} AS i
             ON d.{account} = i.account_id AND d.{feature_set.entity_key[0]} = i.invoice_id"""
         provenance = "i.invoice_bucket AS entity_bucket, i.document_version"
+        differs = f"f.document_version < i.account_since OR {differs}"
     else:
         version, provenance = "", "t.bucket AS entity_bucket, 0::BIGINT AS document_version"
     con.execute(f"""
@@ -141,7 +145,7 @@ def derive(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, owned: st
         con.execute(f"DELETE FROM {state} AS f USING {source} AS d WHERE {match}")
     con.execute(f"""
         INSERT INTO {state} BY NAME
-        SELECT bucket, {", ".join(feature_set.column_names)} FROM {changes} WHERE NOT deleted
+        SELECT bucket, document_version, {", ".join(feature_set.column_names)} FROM {changes} WHERE NOT deleted
     """)
     return count_rows(con, changes)
 

@@ -1,7 +1,8 @@
 """Stage A, the derived part: invoice documents of the invoices that an epoch touched.
 
 A document goes to the invoice's account ('live' or 'deleted') and to every account that it left ('left'). It carries
-the epoch of the invoice's bucket as its version, a total order per invoice (R6).
+the epoch of the invoice's bucket as its version, a total order per invoice (R6), and the version as of which the
+invoice is in its account without a break: what the account knew of it before is not current, though it looks alike.
 """
 
 import duckdb
@@ -142,7 +143,8 @@ def derive(con: duckdb.DuckDBPyConnection, *, owned: str) -> int:
         SELECT invoice_id, max(source_ts) AS source_ts, bool_or(header) AS header FROM {TOUCHED} GROUP BY invoice_id
     """)
     headers = f"""(
-        SELECT s.invoice_id, s.account_id, s.date_issued, s.payment_dates, s.bucket AS invoice_bucket, t.source_ts
+        SELECT s.invoice_id, s.account_id, s.account_since, s.date_issued, s.payment_dates, s.bucket AS invoice_bucket,
+               t.source_ts
         FROM {INVOICES} AS s JOIN touched_once AS t ON s.invoice_id = t.invoice_id
         WHERE NOT s.deleted
     )"""
@@ -154,27 +156,29 @@ def derive(con: duckdb.DuckDBPyConnection, *, owned: str) -> int:
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE {DOCUMENTS} AS
         SELECT
-          d.account_id, d.invoice_id, 'live' AS document_state, o.epoch AS document_version, d.invoice_bucket,
-          d.date_issued, d.payment_dates, d.inv_total, d.inv_items, d.unpriced_lines, d.lines, d.source_ts
+          d.account_id, d.invoice_id, 'live' AS document_state, o.epoch AS document_version, d.account_since,
+          d.invoice_bucket, d.date_issued, d.payment_dates, d.inv_total, d.inv_items, d.unpriced_lines, d.lines,
+          d.source_ts
         FROM {documents_sql(headers, lines, INTERVALS)} AS d
         JOIN {owned} AS o ON d.invoice_bucket = o.bucket
     """)
     gone = f"""
-        SELECT s.account_id, s.invoice_id, 'deleted' AS document_state, s.bucket, s.date_issued, s.payment_dates,
-               t.source_ts
+        SELECT s.account_id, s.invoice_id, 'deleted' AS document_state, s.account_since, s.bucket, s.date_issued,
+               s.payment_dates, t.source_ts
         FROM {INVOICES} AS s JOIN touched_once AS t ON s.invoice_id = t.invoice_id
         WHERE s.deleted AND t.header AND s.account_id IS NOT NULL
         UNION ALL
-        SELECT a.account_id, s.invoice_id, 'left', s.bucket, s.date_issued, s.payment_dates, t.source_ts
+        SELECT a.account_id, s.invoice_id, 'left', s.account_since, s.bucket, s.date_issued, s.payment_dates,
+               t.source_ts
         FROM (SELECT DISTINCT invoice_id, account_id FROM {LEFT}) AS a
         JOIN {INVOICES} AS s ON a.invoice_id = s.invoice_id AND a.account_id <> s.account_id
         JOIN touched_once AS t ON a.invoice_id = t.invoice_id
     """
     con.execute(f"""
         INSERT INTO {DOCUMENTS} BY NAME
-        SELECT g.account_id, g.invoice_id, g.document_state, o.epoch AS document_version, g.bucket AS invoice_bucket,
-               g.date_issued, g.payment_dates, 0 AS inv_total, 0 AS inv_items, 0 AS unpriced_lines, [] AS lines,
-               g.source_ts
+        SELECT g.account_id, g.invoice_id, g.document_state, o.epoch AS document_version, g.account_since,
+               g.bucket AS invoice_bucket, g.date_issued, g.payment_dates, 0 AS inv_total, 0 AS inv_items,
+               0 AS unpriced_lines, [] AS lines, g.source_ts
         FROM ({gone}) AS g JOIN {owned} AS o ON g.bucket = o.bucket
     """)
     return count_rows(con, DOCUMENTS)

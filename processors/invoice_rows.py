@@ -26,6 +26,7 @@ _INVOICE_COLUMNS = (
     "epoch",
     "invoice_id",
     "account_id",
+    "account_since",
     "date_issued",
     "payment_dates",
     "deleted",
@@ -97,6 +98,8 @@ def merge_invoices(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -
         SELECT
           n.bucket, o.epoch, n.invoice_id,
           coalesce(n.account_id, s.account_id) AS account_id,
+          CASE WHEN s.account_id = coalesce(n.account_id, s.account_id) AND NOT s.deleted THEN s.account_since
+            ELSE o.epoch END AS account_since,
           coalesce(n.date_issued, s.date_issued) AS date_issued,
           CASE WHEN n.is_delete THEN coalesce(n.payment_dates, s.payment_dates)
             ELSE n.payment_dates END AS payment_dates,
@@ -219,14 +222,14 @@ def _replace(
 def log_rows_sql() -> str:
     """This epoch's log rows, bucket-sorted; columns of invoice_log but known_date."""
     return f"""
-        SELECT bucket, epoch, 'invoice' AS kind, invoice_id, '' AS item_id, account_id, left_account_id, date_issued,
-               payment_dates, NULL::INTEGER AS quantity, deleted, row_order, row_offset, source_ts,
+        SELECT bucket, epoch, 'invoice' AS kind, invoice_id, '' AS item_id, account_id, left_account_id, account_since,
+               date_issued, payment_dates, NULL::INTEGER AS quantity, deleted, row_order, row_offset, source_ts,
                NULL::DECIMAL(38,0) AS deleted_order, NULL::BIGINT AS deleted_offset,
                NULL::DECIMAL(38,0) AS created_order, NULL::BIGINT AS created_offset, NULL::{_PLACE}[] AS later_creates
         FROM {NEW_INVOICES}
         UNION ALL
         SELECT bucket, epoch, 'line', invoice_id, item_id, NULL, NULL, NULL,
-               NULL, quantity, deleted, row_order, row_offset, source_ts,
+               NULL, NULL, quantity, deleted, row_order, row_offset, source_ts,
                deleted_order, deleted_offset, created_order, created_offset, later_creates
         FROM {NEW_LINES}
         ORDER BY bucket

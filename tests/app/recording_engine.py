@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from app.settings import Settings, load_settings
 from app.worker import all_topics, run_worker
 from processors.errors import FencedError, InvariantError, TrsError
@@ -180,7 +182,7 @@ class RecordingEngine:
                         batch.start_offset,
                         batch.next_offset,
                         json.dumps(batch.offsets.to_pylist()),
-                        batch.size_bytes,
+                        pc.sum(pc.binary_length(batch.values)).as_py(),
                     ),
                 )
                 con.execute(

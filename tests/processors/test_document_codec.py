@@ -22,6 +22,7 @@ DOCUMENT: dict[str, Any] = {
     "invoice_id": 9,
     "document_state": "live",
     "document_version": 3,
+    "account_since": 2,
     "invoice_bucket": 5,
     "date_issued": date(2018, 7, 16),
     "payment_dates": None,
@@ -87,6 +88,7 @@ def _document() -> st.SearchStrategy[dict[str, Any]]:
             "invoice_id": ids,
             "document_state": st.sampled_from(["live", "left", "deleted"]),
             "document_version": ids,
+            "account_since": ids,
             "invoice_bucket": st.integers(0, 2**31 - 1),
             "date_issued": days,
             "payment_dates": st.none() | days,
@@ -170,7 +172,8 @@ def test_large_batches_keep_lines_with_their_documents(
         CREATE OR REPLACE TEMP TABLE many AS
         SELECT
           i % 200 AS account_id, i AS invoice_id, 'live' AS document_state, 1::BIGINT AS document_version,
-          (i % 8)::INTEGER AS invoice_bucket, DATE '2020-01-01' + (i % 900)::INTEGER AS date_issued,
+          1::BIGINT AS account_since, (i % 8)::INTEGER AS invoice_bucket,
+          DATE '2020-01-01' + (i % 900)::INTEGER AS date_issued,
           NULL::DATE AS payment_dates, i::DECIMAL(38,10) AS inv_total, i % 6 AS inv_items, 0 AS unpriced_lines,
           [{'item_id': i || '-' || x, 'quantity': 1::BIGINT, 'price': (x / 4)::DECIMAL(20,10)} FOR x IN range(i % 6)]
             AS lines,

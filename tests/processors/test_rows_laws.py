@@ -4,6 +4,7 @@ The oracle is plain Python over the set of records (row_oracle.py). Offsets are 
 deletes come before inserts, prices after the lines that they charge, and several records share a position.
 """
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
@@ -26,7 +27,7 @@ from tests.processors.row_world import World
 SHOPS = 60
 """Independent histories side by side in one run: what a history costs is statements, not rows."""
 LAWS = settings(
-    max_examples=4,
+    max_examples=int(os.environ.get("TRS_LAW_RUNS", "4")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a seed does not shrink
@@ -209,3 +210,24 @@ def test_latest_log_rows_are_the_state(con: duckdb.DuckDBPyConnection, seed: int
 
 def test_history_of_every_feature_set_is_kept(con: duckdb.DuckDBPyConnection) -> None:
     assert set(World(con, "creation").history) == {f.name for f in FEATURE_SETS}
+
+
+def test_an_invoice_that_comes_back_counts_there_though_its_account_never_saw_it_leave(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    """7 → 8 → 7: account 8 sees the invoice come, account 7 sees it leave and return in one epoch."""
+
+    def invoice(account: int, order: int) -> Record:
+        values = (("account_id", account), ("date_issued", date(2024, 1, 1)), ("payment_dates", None))
+        return Record("invoices", (1,), order, order, is_delete=False, is_create=False, values=values)
+
+    world = World(con, "creation")
+    world.rows_epoch([invoice(7, 1)])
+    world.features_epoch([], world.sent)
+    world.rows_epoch([invoice(8, 2)])
+    world.features_epoch([], [d for d in world.sent if d["account_id"] == 8])
+    assert committed(world, INVOICE_FEATURES)[1][0] == 8
+    world.rows_epoch([invoice(7, 3)])
+    world.features_epoch([], [d for d in world.sent if d["account_id"] == 7])
+
+    assert committed(world, INVOICE_FEATURES)[1][0] == 7
