@@ -22,6 +22,7 @@ from processors.errors import (
     AccessDeniedError,
     FencedError,
     FullDiskError,
+    MovedError,
     RetryableError,
     StateUnknownError,
     TrsError,
@@ -185,15 +186,21 @@ class FencedTable:
             raise wrap_error(error, f"table {self.name}") from error
         return self._look
 
-    def open(self, ids: Mapping[str, int], metadata: Mapping[str, Any]) -> None:
+    def open(self, ids: Mapping[str, int], metadata: Mapping[str, Any], *, seen: Mapping[str, int]) -> None:
         """Commits an opening: no rows, these ids (all that this writer owns). From here on they are fenced.
 
-        Raises FencedError when another worker opens the same ids at the same moment.
+        `seen` are the stored values from which the caller made `ids`. A former owner may have committed since, and its
+        positions must not be set back: MovedError is raised unless they still stand, up to the very commit.
         """
-        self._handle, self._look = self._fresh(), None
-        self._known, self._looked = self._looked, KnownIds()
-        self._ids = {}
-        self._commit(None, dict(ids), metadata)
+        handle, known = self._fresh(), self._looked
+        self._handle, self._look, self._looked, self._ids = None, None, KnownIds(), {}
+        if known.read(handle, {*ids, *seen}) != dict(seen):
+            raise MovedError(f"{self.name}: another worker committed while we opened its buckets")
+        self._handle, self._known = handle, known
+        try:
+            self._commit(None, dict(ids), metadata)
+        except FencedError as error:
+            raise MovedError(f"{self.name}: another worker committed while we opened its buckets") from error
 
     def append(self, rows: pa.Table | None, ids: Mapping[str, int], metadata: Mapping[str, Any] | None = None) -> str:
         """Appends rows (None: an empty commit) with the changed ids; the others go along at their last value.

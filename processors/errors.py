@@ -8,7 +8,8 @@
     ├── UnavailableError           an outside system does not answer: start it or wait, then call again
     ├── AccessDeniedError          an outside system refuses our credentials
     ├── RetryableError             a passing fault (a busy table, a time-out before anything was sent)
-    │   └── TableBusyError         Delta retries are exhausted: try again, with jitter; ownership is untouched
+    │   ├── TableBusyError         Delta retries are exhausted: try again, with jitter; ownership is untouched
+    │   └── MovedError             another writer was active while buckets were opened: read again, open again
     ├── StateUnknownError          a commit's outcome cannot be told: drop the state and reload from the lake
     ├── FencedError                another worker owns the bucket now: drop its state, never write it again
     ├── OffsetGapError             Kafka no longer holds what the lake needs next: a person decides (R9)
@@ -74,6 +75,10 @@ class RetryableError(TrsError):
 
 class TableBusyError(RetryableError):
     """A Delta table was too busy to take the commit; nothing was written, ownership is untouched."""
+
+
+class MovedError(RetryableError):
+    """Between reading a table and opening it another writer moved its ids; nothing was written."""
 
 
 class StateUnknownError(TrsError):

@@ -126,8 +126,11 @@ class FencedLog(Protocol):
     def stored(self, ids: tuple[str, ...]) -> dict[str, int]:
         """What a fresh look at the table shows for these application ids; absent ones are left out."""
 
-    def open(self, ids: Mapping[str, int], metadata: Mapping[str, Any]) -> None:
-        """Commits an opening with all ids that this writer owns. Raises FencedError on a concurrent opening."""
+    def open(self, ids: Mapping[str, int], metadata: Mapping[str, Any], *, seen: Mapping[str, int]) -> None:
+        """Commits an opening with all ids that this writer owns.
+
+        `seen`: what `stored` last said of them. Raises MovedError when that is not so any more.
+        """
 
     def append(self, rows: pa.Table | None, ids: Mapping[str, int], metadata: Mapping[str, Any] | None = None) -> str:
         """Appends rows and moves these ids, atomically; returns the commit's id.

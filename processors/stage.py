@@ -10,6 +10,7 @@ Any crash in between is healed by the next opening: below 1's offsets nothing is
 derived again from the log.
 """
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -23,11 +24,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from processors.errors import InvariantError
+from processors.errors import FencedError, InvariantError, MovedError
 from processors.inbox import Chunk
 from processors.lake_tables import DEAD_LETTERS, EPOCHS
 from processors.ports import FencedLog, Lake, StoredPosition
 from processors.prices import Control
+
+log = logging.getLogger(__name__)
 
 RECENT_COMMITS = (20, 500)
 """How many commits are looked at for a cursor's metadata: nearly always few, many after a long absence."""
@@ -134,26 +137,14 @@ class Stage(ABC):
 
     def _open(self, gained: frozenset[int]) -> None:
         self._logs = {table: self.context.lake.fenced(table) for table in self.tables}
-        with ThreadPoolExecutor(len(self.tables)) as pool:
-            found = pool.map(lambda table: self._logs[table].stored(self._ids_of(table)), self.tables)
-            stored = dict(zip(self.tables, found, strict=True))
-        self.parked = self.written_by_newer(stored)
-        if self.parked:
-            self.buckets -= self.parked
-            gained -= self.parked
-            stored = {t: {i: v for i, v in ids.items() if i in self._ids_of(t)} for t, ids in stored.items()}
-            if not self.buckets:
-                return
-        for bucket in self.buckets:
-            last = max((s.get(self.epoch_id(bucket), 0) for s in stored.values()), default=0)
-            self.epochs[bucket] = max(last, self.epochs.get(bucket, 0)) + 1
-        fence = {self.epoch_id(b): e for b, e in self.epochs.items()}
-        metadata = self._metadata("opening")
-        # The log first: who is refused there must not touch the other tables.
-        self._logs[self.log_name].open(stored[self.log_name] | fence, metadata)
+        stored = self._open_log(kept={b: self.epochs[b] for b in self.buckets - gained})
+        if not self.buckets:
+            return
+        gained -= self.parked
+        # The log came first: who is refused there must not touch the other tables.
         with ThreadPoolExecutor(len(self.tables)) as pool:
             others = [t for t in self.tables if t != self.log_name]
-            list(pool.map(lambda table: self._logs[table].open(stored[table] | fence, metadata), others))
+            stored |= zip(others, pool.map(lambda t: self._open_table(t, stored[t]), others), strict=True)
         log_ids = stored[self.log_name]
         for app_id, place in self._place_ids("offset").items():
             if place[1] in gained and app_id in log_ids:
@@ -169,6 +160,47 @@ class Stage(ABC):
         if gained:
             self.control.refresh()
             self.load_gained(gained, stored)
+
+    def _open_log(self, *, kept: Mapping[int, int]) -> dict[str, Mapping[str, int]]:
+        """Opens the log with the next epoch of all buckets but those parked; returns the ids of every table as read.
+
+        `kept`: buckets whose state stays, with the epochs at which we left them. Raises FencedError when one of them
+        had another owner meanwhile: a worker that slept through it does not learn of it from Kafka.
+        """
+        while True:
+            with ThreadPoolExecutor(len(self.tables)) as pool:
+                found = pool.map(lambda table: self._logs[table].stored(self._ids_of(table)), self.tables)
+                stored: dict[str, Mapping[str, int]] = dict(zip(self.tables, found, strict=True))
+            for bucket, epoch in kept.items():
+                if stored[self.log_name].get(self.epoch_id(bucket)) != epoch:
+                    raise FencedError(f"{self.log_name}: bucket {bucket} had another owner since our epoch {epoch}")
+            self.parked = self.written_by_newer(stored)
+            if self.parked:
+                self.buckets -= self.parked
+                stored = {t: {i: v for i, v in ids.items() if i in self._ids_of(t)} for t, ids in stored.items()}
+            if not self.buckets:
+                return stored
+            for bucket in self.buckets:
+                last = max((s.get(self.epoch_id(bucket), 0) for s in stored.values()), default=0)
+                self.epochs[bucket] = max(last, self.epochs.get(bucket, 0)) + 1
+            try:
+                self._open_at(self.log_name, stored[self.log_name])
+                return stored
+            except MovedError as error:
+                log.info("stage %s opens again: %s", self.name, error)
+
+    def _open_table(self, table: str, seen: Mapping[str, int]) -> Mapping[str, int]:
+        """Opens a table at the epochs of the log's opening; returns its ids as they stood right before."""
+        while True:
+            try:
+                self._open_at(table, seen)
+                return seen
+            except MovedError as error:
+                log.info("stage %s opens again: %s", self.name, error)
+                seen = self._logs[table].stored(self._ids_of(table))
+
+    def _open_at(self, table: str, seen: Mapping[str, int]) -> None:
+        self._logs[table].open({**seen, **self._fence()}, self._metadata("opening"), seen=seen)
 
     def written_by_newer(self, stored: Mapping[str, Mapping[str, int]]) -> frozenset[int]:
         """Buckets that a newer version of the program has written; `stored`: the ids of the tables, by name."""

@@ -15,7 +15,7 @@ from app.wiring import lake_location
 from connectors.control_log import ControlLog
 from connectors.delta_lake import DeltaLake
 from connectors.lake import FencedTable, LakeLocation, LakeStore
-from processors.errors import FencedError, StateUnknownError
+from processors.errors import FencedError, MovedError, StateUnknownError
 from processors.lake_tables import EPOCHS
 
 TABLE = EPOCHS.name
@@ -44,7 +44,7 @@ def one_row(bucket: int, epoch: int) -> pa.Table:
 
 def opened(store: LakeStore, ids: dict[str, int]) -> FencedTable:
     table = store.fenced(TABLE)
-    table.open(ids, {})
+    table.open(ids, {}, seen=table.stored(tuple(ids)))
     return table
 
 
@@ -113,29 +113,32 @@ def test_openings_of_one_bucket_at_the_same_moment_let_one_through(any_lake: Del
     def contend(table: FencedTable) -> bool:
         start.wait()
         try:
-            table.open({"a": 1}, {})
+            table.open({"a": 1}, {}, seen={})
             table.append(one_row(0, 2), {"a": 2})
-        except FencedError:
+        except (FencedError, MovedError):
             return False
         return True
 
     with ThreadPoolExecutor(4) as pool:
         won = list(pool.map(contend, tables))
-    # Openings that were one after the other are both good; then only the last of them may go on.
-    assert won.count(True) >= 1
-    assert committed_rows(any_lake.store) == [(0, 2)] * won.count(True)
-    version = any_lake.store.open(TABLE).version()
-    last = [t for t, w in zip(tables, won, strict=True) if w]
-    outcomes = [_accepted(t) for t in last]
-    assert outcomes.count(True) == 1, (won, version)
+    assert won.count(True) == 1
+    assert committed_rows(any_lake.store) == [(0, 2)]
 
 
-def _accepted(table: FencedTable) -> bool:
-    try:
-        table.append(None, {"a": 3})
-    except FencedError:
-        return False
-    return True
+def test_opening_that_would_set_back_what_a_former_owner_just_committed_is_refused(any_lake: DeltaLake) -> None:
+    former = opened(any_lake.store, {"epoch": 1, "offset": 10})
+    newcomer = any_lake.store.fenced(TABLE)
+    seen = newcomer.stored(("epoch", "offset"))
+    former.append(one_row(0, 2), {"epoch": 2, "offset": 20})
+    with pytest.raises(MovedError):
+        newcomer.open(seen | {"epoch": 2}, {}, seen=seen)
+    with pytest.raises(StateUnknownError):
+        newcomer.append(None, {"epoch": 3})
+    seen = newcomer.stored(("epoch", "offset"))
+    newcomer.open(seen | {"epoch": 3}, {}, seen=seen)
+    assert newcomer.stored(("epoch", "offset")) == {"epoch": 3, "offset": 20}
+    with pytest.raises(FencedError):
+        former.append(None, {"epoch": 3})
 
 
 def broken_writer(*, arrives: bool) -> Callable[..., None]:
