@@ -190,8 +190,13 @@ class Stage(ABC):
                 log.info("stage %s opens again: %s", self.name, error)
 
     def _open_table(self, table: str, seen: Mapping[str, int]) -> Mapping[str, int]:
-        """Opens a table at the epochs of the log's opening; returns its ids as they stood right before."""
+        """Opens a table at the epochs of the log's opening; returns its ids as they stood right before.
+
+        Raises FencedError when a later owner was here first: this worker slept between two openings.
+        """
         while True:
+            if any(seen.get(self.epoch_id(b), 0) >= e for b, e in self.epochs.items()):
+                raise FencedError(f"{table}: another worker opened one of our buckets after us")
             try:
                 self._open_at(table, seen)
                 return seen

@@ -109,8 +109,13 @@ def _late(document: Document) -> bool:
 
 def invoice_features(records: list[Record], price_at: str) -> dict[int, tuple[Any, ...]]:
     """The columns of invoice_features after inv_id, by invoice."""
-    all_documents = documents(records, price_at)
-    accounts = latest(records, "accounts")
+    return invoice_features_of(documents(records, price_at), latest(records, "accounts"))
+
+
+def invoice_features_of(
+    all_documents: dict[int, Document], accounts: dict[tuple[Any, ...], Record]
+) -> dict[int, tuple[Any, ...]]:
+    """The same, of live documents by invoice and the latest account records."""
     rows = {}
     for invoice, d in all_documents.items():
         own = [o for o in all_documents.values() if o.account_id == d.account_id]
@@ -126,8 +131,13 @@ def invoice_features(records: list[Record], price_at: str) -> dict[int, tuple[An
 
 def account_features(records: list[Record], price_at: str) -> dict[int, tuple[Any, ...]]:
     """The columns of account_features after acct_id, by account."""
+    return account_features_of(documents(records, price_at))
+
+
+def account_features_of(all_documents: dict[int, Document]) -> dict[int, tuple[Any, ...]]:
+    """The same, of live documents by invoice."""
     of_account: dict[int, list[Document]] = defaultdict(list)
-    for d in documents(records, price_at).values():
+    for d in all_documents.values():
         of_account[d.account_id].append(d)
     rows = {}
     for account, own in of_account.items():

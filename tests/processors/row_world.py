@@ -18,7 +18,7 @@ from processors.state import to_arrow
 from processors.tables import TABLES_BY_NAME
 from tests.processors.row_oracle import Record
 
-BUCKETS = 2
+BUCKETS = 3
 _AT = datetime(2024, 1, 1, tzinfo=UTC)
 
 

@@ -1,0 +1,229 @@
+"""Laws of the whole: whatever is killed, paused or moved between any two commits, the outcome is that of the records.
+
+Each case plays the histories of test_rows_laws.py (60 small shops) through a cluster of workers; TRS_LAW_RUNS says how
+many cases there are. Truncates are of all tables but SKUs: what a price version below a truncate of the SKUs counts
+depends on whether it arrived before it.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import localcontext
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processors.charging import PriceAt
+from processors.document_codec import DocumentDecoder
+from processors.features.declarations import ACCOUNT_FEATURES, FEATURE_SETS, INVOICE_FEATURES, FeatureSet
+from processors.keyed_table import KeyedTable, current_sql
+from processors.lake_tables import (
+    ACCOUNT_LOG,
+    ACCOUNTS_KEYED,
+    EPOCHS,
+    INVOICE_LOG,
+    LAKE_TABLES,
+    SKU_LOG,
+    changes_name,
+    feature_keyed,
+)
+from processors.records import RawBatch
+from tests.processors import row_oracle
+from tests.processors.cluster import DOCUMENTS, Cluster, Logs, TruncateEvent, fill, serial_openings
+from tests.processors.memory_lake import Disk
+from tests.processors.row_oracle import Document, Record
+from tests.processors.test_rows_laws import LAWS, histories
+
+Row = dict[str, Any]
+ACTIONS = 120
+"""Steps between two commits, and faults, of one case."""
+
+
+class Played:
+    """A cluster after its history, and what it was played with."""
+
+    def __init__(self, cluster: Cluster, records: list[Record], truncates: list[TruncateEvent]) -> None:
+        self.cluster = cluster
+        self.truncates = truncates
+        self.records = surviving(records, truncates)
+        self._con = duckdb.connect()
+        self._con.execute("SET TimeZone = 'UTC'")
+
+    def rows(self, table: str) -> list[Row]:
+        return self.cluster.disk.rows(self._con, table)
+
+    def query(self, sql: str) -> list[Row]:
+        found: list[Row] = self._con.sql(sql).to_arrow_table().to_pylist()
+        return found
+
+    def relation(self, table: str) -> str:
+        return self.cluster.disk.relation(table)
+
+    def current(self, keyed: KeyedTable) -> str:
+        """The relation of a keyed table's current rows."""
+        columns = tuple(n for n in LAKE_TABLES[keyed.log].schema.names if n != "known_date")
+        log, folded = self.relation(keyed.log), self.relation(keyed.folded)
+        return current_sql(keyed, columns=columns, log=log, folded=folded)
+
+
+def surviving(records: list[Record], truncates: list[TruncateEvent]) -> list[Record]:
+    """What truncates leave: of their table nothing below them."""
+    below = {t.table: max(o.order for o in truncates if o.table == t.table) for t in truncates}
+    return [r for r in records if r.order >= below.get(r.table, 0)]
+
+
+@contextmanager
+def played(seed: int, price_at: PriceAt) -> Iterator[Played]:
+    chance = random.Random(seed)
+    tables = chance.choice([(), (), ("invoices",), ("invoice_line_items",), ("accounts", "invoice_line_items")])
+    truncates = [TruncateEvent(table, chance.randint(2, 6)) for table in tables]
+    logs, records = fill(histories(chance), truncates, chance)
+    shm = Path("/dev/shm")
+    with (
+        TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder,
+        serial_openings(),
+        localcontext(prec=60),  # Python's default of 28 digits would round
+    ):
+        cluster = Cluster(Disk(Path(folder)), logs, seed=chance.randrange(2**32), price_at=price_at)
+        try:
+            cluster.run(ACTIONS)
+            yield Played(cluster, records, truncates)
+        finally:
+            cluster.close()
+
+
+def features(rows: list[Row], feature_set: FeatureSet) -> dict[int, tuple[Any, ...]]:
+    key, *others = feature_set.column_names
+    found = {r[key]: tuple(r[c] for c in others) for r in rows if not r["deleted"]}
+    assert len(found) == sum(not r["deleted"] for r in rows), "a key twice"
+    return found
+
+
+@pytest.mark.parametrize("price_at", ["creation", "current"])
+@LAWS
+@given(seed=st.integers(0, 2**32))
+def test_features_after_any_faults_are_those_of_the_records(price_at: PriceAt, seed: int) -> None:
+    with played(seed, price_at) as world:
+        wanted = {
+            INVOICE_FEATURES: row_oracle.invoice_features(world.records, price_at),
+            ACCOUNT_FEATURES: row_oracle.account_features(world.records, price_at),
+        }
+        for feature_set in FEATURE_SETS:
+            current = world.query(f"FROM {world.current(feature_keyed(feature_set))}")
+            assert features(current, feature_set) == wanted[feature_set]
+        check_documents(world, price_at)
+        check_logs(world)
+        check_times(world)
+        for bucket, epoch in chosen_epochs(world, seed):
+            check_history(world, bucket, epoch)
+
+
+def check_documents(world: Played, price_at: PriceAt) -> None:
+    """B's documents: each live invoice once, in its account, as the records say."""
+    live = world.query(f"FROM {world.current(ACCOUNTS_KEYED)} WHERE kind = 'document' AND document_state = 'live'")
+    expected = row_oracle.documents(world.records, price_at)
+    assert {d["invoice_id"]: {k: d[k] for k in vars(expected[d["invoice_id"]])} for d in live} == {
+        invoice: vars(document) for invoice, document in expected.items()
+    }
+    assert len(live) == len(expected), "an invoice lives in two accounts"
+
+
+def check_logs(world: Played) -> None:
+    """A log has one row per key and epoch; positions never step back, epochs rise."""
+    for name, key in (
+        (SKU_LOG.name, "item_id"),
+        (INVOICE_LOG.name, "kind, invoice_id, item_id"),
+        (ACCOUNT_LOG.name, "kind, account_id, invoice_id"),
+        *((changes_name(f), ", ".join((*f.entity_key, "entity_bucket", "bucket"))) for f in FEATURE_SETS),
+    ):
+        assert world.query(f"SELECT {key}, epoch FROM {world.relation(name)} GROUP BY ALL HAVING count(*) > 1") == []
+    last: dict[tuple[str, int], Row] = {}
+    for row in sorted(world.rows(EPOCHS.name), key=lambda r: int(r["epoch"])):
+        before = last.get((row["stage"], row["bucket"]))
+        if before is not None:
+            assert row["epoch"] > before["epoch"]
+            was, now = ({o["topic"]: o["next_offset"] for o in r["offsets"]} for r in (before, row))
+            assert all(now[topic] >= offset for topic, offset in was.items())
+        last[row["stage"], row["bucket"]] = row
+    logs = world.cluster.logs
+    for (_, bucket), row in last.items():
+        for place in row["offsets"]:
+            assert place["next_offset"] == len(logs[place["topic"], bucket]), "records were left"
+
+
+def check_times(world: Played) -> None:
+    """`known_from` rises within a bucket, and nothing becomes known at or before a watermark that was told (R11)."""
+    through = world.query(
+        f"SELECT bucket, epoch, known_through FROM {world.relation(EPOCHS.name)} WHERE stage = 'accounts'"
+    )
+    for feature_set in FEATURE_SETS:
+        rows = world.query(f"SELECT bucket, epoch, known_from FROM {world.relation(changes_name(feature_set))}")
+        for told in through:
+            later = [r["known_from"] for r in rows if r["bucket"] == told["bucket"] and r["epoch"] > told["epoch"]]
+            assert not later or min(later) > told["known_through"]
+        times: dict[int, dict[int, set[Any]]] = {}
+        for r in rows:
+            times.setdefault(r["bucket"], {}).setdefault(r["epoch"], set()).add(r["known_from"])
+        for epochs in times.values():
+            ordered = [epochs[e] for e in sorted(epochs)]
+            assert all(len(one) == 1 for one in ordered)
+            assert all(max(a) < min(b) for a, b in pairwise(ordered))
+
+
+def chosen_epochs(world: Played, seed: int) -> list[tuple[int, int]]:
+    """A few epochs of B, of all that were told complete."""
+    told = [(r["bucket"], r["epoch"]) for r in world.rows(EPOCHS.name) if r["stage"] == "accounts"]
+    return random.Random(seed).sample(sorted(told), min(4, len(told)))
+
+
+def check_history(world: Played, bucket: int, epoch: int) -> None:
+    """The features of a bucket's accounts as of an epoch are the batch over exactly the inputs that the epoch names."""
+    (row,) = [
+        r for r in world.rows(EPOCHS.name) if (r["stage"], r["bucket"], r["epoch"]) == ("accounts", bucket, epoch)
+    ]
+    offsets = {o["topic"]: o["next_offset"] for o in row["offsets"]}
+    truncates = [
+        TruncateEvent(e.table_name, e.row_order)
+        for e in world.cluster.disk.control
+        if e.entry <= row["control_version"] and e.table_name is not None and e.row_order is not None
+    ]
+    read = [e for e in world.cluster.logs["accounts", bucket][: offsets.get("accounts", 0)] if isinstance(e, Record)]
+    accounts = row_oracle.latest(surviving(read, truncates), "accounts")
+    documents = live_documents(world.cluster.logs, bucket, offsets.get(DOCUMENTS, 0))
+    wanted = {
+        INVOICE_FEATURES: row_oracle.invoice_features_of(documents, accounts),
+        ACCOUNT_FEATURES: row_oracle.account_features_of(documents),
+    }
+    for feature_set in FEATURE_SETS:
+        key = ", ".join(dict.fromkeys((*feature_set.entity_key, feature_set.account_column)))
+        rows = world.query(f"""
+            FROM {world.relation(changes_name(feature_set))} WHERE bucket = {bucket} AND epoch <= {epoch}
+            QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY epoch DESC) = 1
+        """)
+        if feature_set.per_invoice:  # an invoice that left the account leaves its row behind, by R7
+            rows = [r for r in rows if (d := documents.get(r["inv_id"])) is None or d.account_id == r["acct_id"]]
+            rows = [r for r in rows if r["inv_id"] in documents or r["deleted"]]
+        assert features(rows, feature_set) == wanted[feature_set]
+
+
+def live_documents(logs: Logs, bucket: int, end: int) -> dict[int, Document]:
+    """The live documents of a bucket's accounts below an offset: of each invoice and account the greatest version."""
+    decoder = DocumentDecoder(generation="memory")
+    batch = RawBatch.of(DOCUMENTS, bucket, logs[DOCUMENTS, bucket][:end])  # type: ignore[arg-type]
+    rows, _, _ = decoder.decode([batch])
+    decoder.close()
+    latest: dict[tuple[int, int], Row] = {}
+    for row in rows.to_pylist():
+        place = row["account_id"], row["invoice_id"]
+        if place not in latest or row["document_version"] > latest[place]["document_version"]:
+            latest[place] = row
+    names = ("account_id", "date_issued", "payment_dates", "inv_total", "inv_items", "unpriced_lines")
+    return {
+        r["invoice_id"]: Document(**{n: r[n] for n in names}) for r in latest.values() if r["document_state"] == "live"
+    }
