@@ -98,6 +98,7 @@ class MemoryLog:
 
     def stored(self, ids: tuple[str, ...]) -> dict[str, int]:
         values = self._values(len(self._commits))
+        self._step(f"after a look at {self.name}")
         return {i: values[i] for i in ids if i in values}
 
     def open(self, ids: Mapping[str, int], metadata: Mapping[str, Any], *, seen: Mapping[str, int]) -> None:

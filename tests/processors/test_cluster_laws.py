@@ -41,7 +41,7 @@ from tests.processors.row_oracle import Document, Record
 from tests.processors.test_rows_laws import LAWS, histories
 
 Row = dict[str, Any]
-ACTIONS = 120
+ACTIONS = 200
 """Steps between two commits, and faults, of one case."""
 
 
