@@ -26,7 +26,7 @@ from connectors.kafka import Producer, ensure_topics
 from processors.order import BATCH_SOURCE_NAME
 from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES, Table, topic_of
 
-_SYNTHETIC = {
+SYNTHETIC = {
     "skus": """
         SELECT printf('%d-%05d-%03d', i % 10, i, i % 997) AS item_id, 'Article ' || i AS item_name,
                'Description of ' || i AS item_description, (10 + i * 0.37)::DECIMAL(20,10) AS item_cost_price,
@@ -107,7 +107,7 @@ def _send(
     con: duckdb.DuckDBPyConnection, producer: Producer, settings: Settings, table: Table, invoices: int, place: int
 ) -> int:
     columns = ", ".join(f"{c.name}::{c.duckdb_type} AS {c.name}" for c in table.columns)
-    rows = con.sql(f"SELECT {columns} FROM ({_SYNTHETIC[table.name].format(invoices=invoices)})").to_arrow_table()
+    rows = con.sql(f"SELECT {columns} FROM ({SYNTHETIC[table.name].format(invoices=invoices)})").to_arrow_table()
     for start in range(0, rows.num_rows, 100_000):
         stamp = Stamp(
             BATCH_SOURCE_NAME, "trs", "run.0000000001", place * 10_000 + start // 100_000, 1_700_000_000_000, True

@@ -26,7 +26,7 @@ from processors.ports import DocumentSink, FencedLog, Lake, LakeProgress, Stored
 from processors.records import RawBatch
 from processors.stage import Stage, StageContext
 from processors.stages import AccountStage, InvoiceStage, SkuStage
-from processors.state import cursor, open_state
+from processors.state import compress, cursor, open_state
 from processors.tables import (
     ACCOUNTS,
     DEAD_LETTERS_TOPIC,
@@ -40,6 +40,8 @@ from processors.tables import (
 log = logging.getLogger(__name__)
 
 UPKEEP_S = 60.0
+COMPRESS_ABOVE_PERCENT = 40
+"""Of the memory budget: state beyond it is compressed. The rest is for the work of epochs."""
 
 
 @dataclass(frozen=True)
@@ -198,8 +200,14 @@ class StreamEngine:
                 log.info("stage %s: %d buckets open in %.2f s", stage.name, len(buckets), time.monotonic() - started)
                 self._inboxes[stage.name].reset({p: None if s is None else s.next_offset for p, s in found.items()})
                 positions |= found
+        self._compress()
         self._accepting = True
         return positions
+
+    def _compress(self) -> None:
+        """Makes large state small; both threads wait meanwhile."""
+        with self._locks[self._invoices.name], self._locks[self._accounts.name]:
+            compress(self._state, beyond_mb=self._config.memory_mb * COMPRESS_ABOVE_PERCENT // 100)
 
     @property
     def parked(self) -> frozenset[int]:
@@ -271,6 +279,7 @@ class StreamEngine:
 
     def _keep_up(self) -> None:
         while not self._stopping.wait(UPKEEP_S):
+            self._compress()
             if self._upkeep is not None and self._accepting and 0 in self._invoices.buckets:
                 try:
                     self._upkeep()
