@@ -1,5 +1,6 @@
 """Answers that go to files: CSV or Parquet by the suffix, all or nothing."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from processors.errors import FullDiskError, TrsError, UnavailableError, UsageError
+from processors.errors import AccessDeniedError, FullDiskError, TrsError, UnavailableError, UsageError
 from processors.features.text import quoted, text_sql
 
 _FORMATS = {
@@ -18,7 +19,7 @@ _FORMATS = {
 
 
 def check_target(out: Path) -> None:
-    """Raises UsageError before any work when the suffix is unknown or the folder is missing."""
+    """Raises an error before any work: an unknown suffix, a folder that is missing or cannot be written."""
     if out.suffix.lower() not in _FORMATS:
         raise UsageError(
             f"--out {out}: the suffix `{out.suffix}` is neither .csv nor .parquet", hint="name it FILE.csv"
@@ -27,6 +28,15 @@ def check_target(out: Path) -> None:
         raise UsageError(f"--out {out}: the folder {out.parent} does not exist", hint="make it, or name another")
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder", hint="name a file in it")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise FullDiskError(f"no space left for {out}", hint="free some, or name a file elsewhere") from None
+        raise AccessDeniedError(
+            f"--out {out}: the folder {out.parent} cannot be written ({error.strerror})", hint="name another"
+        ) from None
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import structlog
 from rich.console import Console
 
 from app.catch_up import catch_up
+from app.faults import known_fault
 from app.logs import configure_logging
 from app.membership import EngineMembership
 from app.settings import Settings
@@ -213,10 +214,11 @@ class Worker:
         self._address_file.write_text(json.dumps({"pid": os.getpid(), "host": host, "port": port}), encoding="utf-8")
 
     def _report(self, error: Exception) -> int:
-        if isinstance(error, TrsError) and not isinstance(error, InvariantError):
-            log.error(str(error))
-            self._state.failure = str(error)
-            return error.exit_code
+        told = error if isinstance(error, TrsError) else known_fault(error)
+        if told is not None and not isinstance(told, InvariantError):
+            log.error(str(told))
+            self._state.failure = str(told)
+            return told.exit_code
         log.error("a fault of the program", exc_info=error)
         self._state.failure = f"a fault of the program: {error}"
         return InvariantError.exit_code

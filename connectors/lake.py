@@ -67,6 +67,10 @@ def wrap_error(error: Exception, what: str) -> TrsError:
         return UnavailableError(
             f"{what}: the object store does not answer as expected", hint="check TRS_LAKE, TRS_AWS_ENDPOINT"
         )
+    if any(
+        word in lower for word in ("could not create local directory", "permission denied", "read-only file system")
+    ):
+        return AccessDeniedError(f"{what}: the folder cannot be written", hint="check TRS_LAKE and who may write there")
     return RetryableError(f"{what}: {text.splitlines()[0] if text else type(error).__name__}")
 
 

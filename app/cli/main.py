@@ -6,7 +6,8 @@ import sys
 import typer
 from rich.console import Console
 
-from processors.errors import FullDiskError, TrsError
+from app.faults import known_fault
+from processors.errors import TrsError
 from trs import __version__
 
 _GROUPS = ("settings", "devstack", "generate", "bootstrap", "worker", "etl", "features", "lake", "upkeep", "demo")
@@ -42,10 +43,11 @@ def main() -> None:
         build()()
     except TrsError as error:
         fail(error)
-    except OSError as error:
-        if error.errno != 28:
+    except Exception as error:
+        fault = known_fault(error)
+        if fault is None:
             raise
-        fail(FullDiskError("no space left on the device", hint="free some, or move TRS_HOME"))
+        fail(fault)
 
 
 def fail(error: TrsError) -> None:

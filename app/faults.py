@@ -1,0 +1,45 @@
+"""What the system and DuckDB refuse, told as errors of ours: a full disk, a folder that cannot be written."""
+
+import errno
+
+from processors.errors import AccessDeniedError, FullDiskError, TrsError, UsageError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_WRONG_PLACE = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG})
+_MOVE = "name another place with the option concerned, TRS_HOME or TRS_LAKE"
+
+
+def known_fault(error: BaseException) -> TrsError | None:
+    """The error as one of ours if it tells of the user's machine; None if it may be a fault of the program."""
+    if isinstance(error, OSError):
+        return _of_system(error)
+    if type(error).__module__.endswith("duckdb"):
+        return _of_duckdb(error)
+    return None
+
+
+def _of_system(error: OSError) -> TrsError | None:
+    if error.errno in _FULL:
+        where = "on the device" if error.filename is None else f"for {error.filename}"
+        return FullDiskError(f"no space left {where}", hint=f"free some, or {_MOVE}")
+    if error.filename is None:
+        return None
+    if error.errno in _REFUSED:
+        return AccessDeniedError(f"{error.filename}: {error.strerror}", hint=f"give access, or {_MOVE}")
+    if error.errno in _WRONG_PLACE:
+        return UsageError(f"{error.filename}: {error.strerror}", hint=_MOVE)
+    return None
+
+
+def _of_duckdb(error: BaseException) -> TrsError | None:
+    import duckdb
+
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return FullDiskError(
+            "the memory of TRS_MEMORY_MB is used up and the disk has no room to spill to",
+            hint="raise TRS_MEMORY_MB, or free space below TRS_HOME",
+        )
+    if isinstance(error, duckdb.IOException) and "no space left" in str(error).lower():
+        return FullDiskError("no space left on the device", hint=f"free some, or {_MOVE}")
+    return None
