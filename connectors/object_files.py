@@ -239,13 +239,13 @@ def relation_sql(table: LakeTable, files: list[str]) -> str:
     """SQL in parentheses that reads these Parquet files as the declared columns."""
     types = {f.name: duckdb_type(f.type) for f in table.schema}
     # The empty half fixes names and types where no file has a column yet; the optimizer drops it.
-    declared = "SELECT " + ", ".join(f"CAST(NULL AS {t}) AS {n}" for n, t in types.items()) + " WHERE false"
+    declared = "SELECT " + ", ".join(f'CAST(NULL AS {t}) AS "{n}"' for n, t in types.items()) + " WHERE false"
     if not files:
         return f"({declared})"
     listed = ", ".join("'" + f.replace("'", "''") + "'" for f in files)
     hive = ", ".join(f"'{n}': {types[n]}" for n in table.partition_by)
     partitions = f", hive_partitioning = true, hive_types = {{{hive}}}" if hive else ""
     return f"""(
-  SELECT {", ".join(types)}
+  SELECT {", ".join(f'"{n}"' for n in types)}
   FROM ({declared} UNION ALL BY NAME FROM read_parquet([{listed}], union_by_name = true{partitions}))
 )"""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from processors.lake_tables import LAKE_TABLES
 from tests.app.commands import Answer, trs, trs_process
 from tests.small_lake import SmallLake
 
@@ -65,6 +66,14 @@ def test_table_says_as_of_when_and_cuts_with_a_notice(lake: SmallLake) -> None:
 
 def test_text_that_looks_like_markup_is_shown_as_it_is(lake: SmallLake) -> None:
     assert "[red]x[/red]" in sql(lake, "SELECT '[red]x[/red]' AS t").out
+
+
+@pytest.mark.parametrize("name", sorted(LAKE_TABLES))
+def test_every_table_that_holds_rows_can_be_asked(lake: SmallLake, name: str) -> None:
+    lake.append(name, {})
+    answer = sql(lake, f"SELECT count(*) AS n FROM {name}", "--format", "csv")
+    assert answer.code == 0, answer.err
+    assert int(answer.out.split()[1]) >= 1
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
