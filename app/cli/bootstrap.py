@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     group = typer.Typer(
-        name="bootstrap", help="Send a source's rows to Kafka, as long as there is no CDC.", no_args_is_help=True
+        name="bootstrap",
+        help="Send a source's rows to Kafka, as long as there is no CDC.",
+        epilog="Example: trs bootstrap snapshot --source csv:extracts",
+        no_args_is_help=True,
     )
     group.command(epilog="Example: trs bootstrap snapshot --source csv:extracts")(snapshot)
     app.add_typer(group)

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from app.lake_session import LakeSession
     from processors.features.compare import Comparison
 
-group = typer.Typer(no_args_is_help=True, help="Feature sets as of any point in time, and what changed between two.")
+group = typer.Typer(
+    no_args_is_help=True,
+    help="Feature sets as of any point in time, and what changed between two.",
+    epilog="Example: trs features compare 2024-05-01 now",
+)
 
 _SET = Annotated[str, typer.Option("--feature-set", help="See `trs features list`.")]
 _AXIS = Annotated[

@@ -5,9 +5,11 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from app.faults import known_fault
-from processors.errors import TrsError
+from processors.errors import TrsError, UsageError
 from trs import __version__
 
 _GROUPS = ("settings", "devstack", "generate", "bootstrap", "worker", "etl", "features", "lake", "upkeep", "demo")
@@ -19,6 +21,7 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="trs",
         help="Row changes of the TRS point-of-sale database, through Kafka, into feature tables in Delta Lake.",
+        epilog="Example: trs devstack up && trs demo. Each command's own help has one too.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,7 +43,11 @@ def build() -> typer.Typer:
 def main() -> None:
     """Entry point of the `trs` script."""
     try:
-        build()()
+        code = build()(prog_name="trs", standalone_mode=False)
+    except NoArgsIsHelpError:
+        sys.exit(2)  # the help was printed
+    except ClickException as error:
+        fail(_wrong_argument(error))
     except TrsError as error:
         fail(error)
     except Exception as error:
@@ -48,11 +55,21 @@ def main() -> None:
         if fault is None:
             raise
         fail(fault)
+    else:
+        sys.exit(code)
+
+
+def _wrong_argument(error: ClickException) -> UsageError:
+    """The parser's complaint as one line that names the command's help."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    command = "trs" if context is None else context.command_path
+    said = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
+    return UsageError(said, hint=f"see {command} --help")
 
 
 def fail(error: TrsError) -> None:
     """Prints the error as one line on stderr and leaves with its exit code."""
-    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {error}", highlight=False)
+    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
     sys.exit(error.exit_code)
 
 

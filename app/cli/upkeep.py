@@ -7,7 +7,7 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    lake = typer.Typer(help="Upkeep of the lake's tables.", no_args_is_help=True)
+    lake = typer.Typer(help="Upkeep of the lake's tables.", epilog="Example: trs lake fold", no_args_is_help=True)
     app.add_typer(lake, name="lake")
 
     @lake.callback()
