@@ -26,6 +26,7 @@ from pydantic_settings import (
 )
 
 from processors.errors import SettingsError
+from processors.reasons import Reason, parse_reasons
 
 ENV_PREFIX = "TRS_"
 STACK_FILE = "devstack/env.json"
@@ -107,6 +108,9 @@ class Settings(BaseSettings):
     epoch_interval_s: float = Field(10.0, gt=0, le=3600, description="Seconds between commits of a stage.")
     epoch_max_events: int = Field(400_000, ge=1, description="Events after which a commit starts early.")
     idle_epoch_s: float = Field(30.0, gt=0, description="Seconds after which an idle bucket commits an empty epoch.")
+    dead_letter_stop: Annotated[tuple[Reason, ...], NoDecode] = Field(
+        (), description="Reasons of refusal at which the worker stops, comma-separated; see `trs dead-letters reasons`."
+    )
     memory_mb: int = Field(
         2000, ge=64, description="Memory for the worker's state in MB; beyond it, it spills to disk."
     )
@@ -122,6 +126,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
+
+    @field_validator("dead_letter_stop", mode="before")
+    @classmethod
+    def _reasons(cls, value: object) -> object:
+        return parse_reasons(value) if isinstance(value, str) else value
 
     @property
     def lake_uri(self) -> str:

@@ -79,6 +79,7 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
             memory_mb=settings.memory_mb,
             threads=settings.threads,
             spill=spill,
+            dead_letter_stop=frozenset(settings.dead_letter_stop),
         ),
         lake=lake,
         sink=KafkaDocumentSink(kafka_config(settings), topic_of(settings.topic_prefix, DOCUMENTS_TOPIC)),

@@ -15,6 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
+from processors.reasons import Reason
+
 BLOCK_BYTES = 4 * 1024 * 1024
 MAX_CELL_CHARS = 131_072
 """More than any declared column takes, so that a lost quote is noticed early."""
@@ -22,7 +24,7 @@ MAX_CELL_CHARS = 131_072
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line at which no record could be parsed. `reason` is 'malformed' or 'encoding'."""
+    """A line at which no record could be parsed. `reason` is `malformed` or `encoding`."""
 
     line: int
     raw: str
@@ -144,7 +146,9 @@ def _parse(text: bytes, first_line: int, width: int, *, final: bool) -> tuple[Bl
             if not final and base + reader.line_num >= end and "unexpected end" in str(error):
                 unread = "".join(lines[index:]).encode("utf-8", "surrogateescape")
                 return _block(rows, starts, width, text, first_line, bad), unread
-            bad.append(BadLine(first_line + index, _raw(lines[index]), "malformed", f"not readable as CSV: {error}"))
+            bad.append(
+                BadLine(first_line + index, _raw(lines[index]), Reason.MALFORMED, f"not readable as CSV: {error}")
+            )
             index += 1
     return _block(rows, starts, width, text, first_line, bad), b""
 
@@ -158,9 +162,9 @@ def _lines(text: bytes) -> list[str]:
 
 def _problem(fields: list[str], width: int) -> tuple[str, str] | None:
     if len(fields) != width:
-        return "malformed", f"{len(fields)} fields instead of {width}"
+        return Reason.MALFORMED, f"{len(fields)} fields instead of {width}"
     if any("\ud800" <= char <= "\udfff" for field in fields if not field.isascii() for char in field):
-        return "encoding", "not UTF-8"
+        return Reason.ENCODING, "not UTF-8"
     return None
 
 

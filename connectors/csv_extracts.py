@@ -19,6 +19,7 @@ from connectors.csv_blocks import Block, Header, read_blocks, read_header
 from connectors.csv_dates import recognise_format
 from connectors.source_rows import Chunk, Finding, Reject, Resume, Typed, new_connection, type_rows
 from processors.errors import SourceError, UsageError
+from processors.reasons import Reason
 from processors.tables import INVOICE_LINE_ITEMS, INVOICES, TABLES, Kind, Table
 
 SHOWN_FINDINGS = 5
@@ -191,7 +192,7 @@ class CsvSource:
                         path.name,
                         line,
                         block.raw(line),
-                        "duplicate_key",
+                        Reason.DUPLICATE_KEY,
                         f"an earlier row has the same {key}",
                     )
                     for line in repeated

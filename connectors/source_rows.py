@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from processors.reasons import Reason
 from processors.records import arrow_type
 from processors.tables import Column, Kind, Table
 
@@ -30,7 +31,7 @@ class BinlogPosition:
 class Reject:
     """One row that is not sent. `line` is the physical line on which its record starts (1 is the first), if known.
 
-    `reason` is a short code: malformed, encoding, null, bad_value, too_long, duplicate_key.
+    `reason` is one of processors/reasons.py.
     """
 
     table: str
@@ -189,16 +190,16 @@ def problem_sql(column: Column, value: str, cell: str) -> str:
     empty = "false" if column.kind is Kind.TEXT else f"trim({cell}) = ''"
     cases = []
     if not column.nullable:
-        cases.append(f"WHEN {cell} IS NULL OR {empty} THEN 'null: {column.name} has no value'")
+        cases.append(f"WHEN {cell} IS NULL OR {empty} THEN '{Reason.NULL}: {column.name} has no value'")
     if column.kind is Kind.TEXT:
         if column.size is None:
             too_long, limit = f"strlen({value}) > {_TEXT_BYTES}", f"{_TEXT_BYTES} bytes"
         else:
             too_long, limit = f"length({value}) > {column.size}", f"{column.size} characters"
-        cases.append(f"WHEN {too_long} THEN 'too_long: {column.name} is longer than {limit}'")
+        cases.append(f"WHEN {too_long} THEN '{Reason.TOO_LONG}: {column.name} is longer than {limit}'")
     else:
         cases.append(
             f"WHEN {value} IS NULL AND {cell} IS NOT NULL AND NOT ({empty})"
-            f" THEN 'bad_value: {column.name} is not {wanted}'"
+            f" THEN '{Reason.BAD_VALUE}: {column.name} is not {wanted}'"
         )
     return f"CASE {' '.join(cases)} END" if cases else "NULL::VARCHAR"

@@ -1,15 +1,19 @@
-"""Records that producers of ours rejected, as dead letters: the topic PREFIX.dead_letters."""
+"""Dead letters: those of producers of ours (the topic PREFIX.dead_letters), and the policy to stop at some."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from processors.decode_raw import dead_letter
+from processors.errors import DeadLetterStopError
+from processors.reasons import Reason
 from processors.records import DEAD_SCHEMA, RawBatch
 
-UNREADABLE = "unreadable_dead_letter"
+UNREADABLE = Reason.UNREADABLE
+_NAMED = ("topic", "partition", "row_offset", "reason")
 
 
 def dead_from_producer(batches: Sequence[RawBatch]) -> pa.Table:
@@ -21,6 +25,21 @@ def dead_from_producer(batches: Sequence[RawBatch]) -> pa.Table:
     """
     rows = [_row(batch, place) for batch in batches for place in range(len(batch))]
     return pa.Table.from_pylist(rows, schema=DEAD_SCHEMA)
+
+
+def stop_at(reasons: Set[str], dead: Sequence[pa.Table]) -> None:
+    """Raises DeadLetterStopError that names the first record of DEAD_SCHEMA refused for one of the reasons."""
+    if not reasons:
+        return
+    for letters in dead:
+        found = letters.filter(pc.is_in(letters["reason"], pa.array(sorted(reasons), pa.string())))
+        if found.num_rows:
+            topic, partition, offset, reason = (found[name][0].as_py() for name in _NAMED)
+            raise DeadLetterStopError(
+                f"{topic}-{partition} offset {offset}: refused for {reason}, at which TRS_DEAD_LETTER_STOP stops",
+                hint=f"`trs dead-letters show {topic} {partition} {offset}`; every start stops there"
+                f" until the cause is mended or {reason} is taken out of the setting",
+            )
 
 
 def _row(batch: RawBatch, place: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import Any, Final
 from processors.decode_raw import LAST_MS, UNIX_EPOCH, kafka_time
 from processors.decode_values import Number, cast, cast_integer, describe
 from processors.order import BATCH_SOURCE_NAME, RowOrder
+from processors.reasons import Reason
 from processors.tables import Column, Table
 
 _FILE: Final = re.compile(r"(?:.*[A-Za-z].*\.)?([0-9]{1,10})", re.ASCII | re.DOTALL)
@@ -34,9 +35,9 @@ Envelope = Mapping[str, Any]
 
 
 class BadRecordError(Exception):
-    """A record for the dead letters: `reason` is a short code, `detail` a sentence without the record's values."""
+    """A record for the dead letters: `detail` is a sentence without the record's values."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
@@ -89,18 +90,18 @@ def judge_record(
     if op is None:
         return Judged(ignored=_reason_to_ignore(envelope))
     if not isinstance(op, str) or (op not in _ROW_OPS and op != "t"):
-        raise BadRecordError("unknown_op", "op is none of c, r, u, d, t")
+        raise BadRecordError(Reason.UNKNOWN_OP, "op is none of c, r, u, d, t")
     source = envelope.get("source")
     if not isinstance(source, dict):
-        raise BadRecordError("bad_position", f"source is {describe(source)}, where an object is due")
+        raise BadRecordError(Reason.BAD_POSITION, f"source is {describe(source)}, where an object is due")
     if source.get("table") != table.name:
-        raise BadRecordError("unknown_table", f"source.table is not {table.name}")
+        raise BadRecordError(Reason.UNKNOWN_TABLE, f"source.table is not {table.name}")
     row_order = _row_order(source, epochs)
     source_ts = _source_ts(source, envelope, timestamp_ms)
     if op == "t":
         return Judged(row_order=row_order, source_ts=source_ts, is_truncate=True)
     if not key:
-        raise BadRecordError("null_key", "the record has no key, so its partition is arbitrary")
+        raise BadRecordError(Reason.NULL_KEY, "the record has no key, so its partition is arbitrary")
     return Judged(rows=_rows(table, op, envelope), row_order=row_order, source_ts=source_ts)
 
 
@@ -108,24 +109,24 @@ def _read_envelope(value: bytes, relaxed: Callable[[str], str | None]) -> Envelo
     try:
         text = value.decode()
     except UnicodeDecodeError as error:
-        raise BadRecordError("not_utf8", f"not UTF-8 at byte {error.start}") from error
+        raise BadRecordError(Reason.NOT_UTF8, f"not UTF-8 at byte {error.start}") from error
     try:
         envelope = _parse(text)
     except (json.JSONDecodeError, RecursionError) as error:
         rewritten = relaxed(text)
         if rewritten is None:
-            raise BadRecordError("not_json", f"not JSON: {error}") from error
+            raise BadRecordError(Reason.NOT_JSON, f"not JSON: {error}") from error
         try:
             envelope = _parse(rewritten)
         except RecursionError:
-            raise BadRecordError("not_json", "nested too deeply") from error
+            raise BadRecordError(Reason.NOT_JSON, "nested too deeply") from error
     if not isinstance(envelope, dict):
-        raise BadRecordError("not_json", f"the value is {describe(envelope)}, where an object is due")
+        raise BadRecordError(Reason.NOT_JSON, f"the value is {describe(envelope)}, where an object is due")
     payload = envelope.get("payload")
     if payload is None or envelope.get("op") is not None:
         return envelope
     if not isinstance(payload, dict):
-        raise BadRecordError("not_json", f"payload is {describe(payload)}, where an object is due")
+        raise BadRecordError(Reason.NOT_JSON, f"payload is {describe(payload)}, where an object is due")
     return payload
 
 
@@ -143,24 +144,24 @@ def _reason_to_ignore(envelope: Envelope) -> str:
         return "transaction_metadata"
     if set(envelope) == {"ts_ms"}:
         return "heartbeat"
-    raise BadRecordError("unknown_op", "the value has no op")
+    raise BadRecordError(Reason.UNKNOWN_OP, "the value has no op")
 
 
 def _row_order(source: Envelope, epochs: Mapping[str, int]) -> int:
     name = source.get("name")
     if not isinstance(name, str) or name not in epochs:
-        raise BadRecordError("unknown_source", "source.name is not in the setting of source names")
+        raise BadRecordError(Reason.UNKNOWN_SOURCE, "source.name is not in the setting of source names")
     file = source.get("file")
     found = _FILE.fullmatch(file) if isinstance(file, str) else None
     if found is None:
-        raise BadRecordError("bad_position", "source.file does not end in a number")
+        raise BadRecordError(Reason.BAD_POSITION, "source.file does not end in a number")
     row = source.get("row")
     try:
         pos_number = cast_integer(source.get("pos"))
         row_number = 0 if row is None else cast_integer(row)
         return RowOrder(epochs[name], int(found[1]), pos_number, row_number).packed()
     except ValueError as error:
-        raise BadRecordError("bad_position", f"source.pos or source.row {error}") from error
+        raise BadRecordError(Reason.BAD_POSITION, f"source.pos or source.row {error}") from error
 
 
 def _source_ts(source: Envelope, envelope: Envelope, timestamp_ms: int) -> datetime:
@@ -178,7 +179,7 @@ def _rows(table: Table, op: str, envelope: Envelope) -> tuple[Row, ...]:
     side = "before" if op == "d" else "after"
     image = envelope.get(side)
     if not isinstance(image, dict):
-        raise BadRecordError("missing_row", f"op {op} has no {side} image")
+        raise BadRecordError(Reason.MISSING_ROW, f"op {op} has no {side} image")
     if op == "d":
         return (Row(is_delete=True, is_create=False, values=_deleted_values(table, image)),)
     values = {column.name: _required_value(column, image) for column in table.columns}
@@ -204,8 +205,8 @@ def _required_value(column: Column, image: Envelope) -> object:
     if column.nullable or column.optional:
         return None
     if any(name in image for name in (column.name, *column.aliases)):
-        raise BadRecordError("null_value", f"{column.name} is null")
-    raise BadRecordError("missing_column", f"{column.name} is missing")
+        raise BadRecordError(Reason.NULL_VALUE, f"{column.name} is null")
+    raise BadRecordError(Reason.MISSING_COLUMN, f"{column.name} is missing")
 
 
 def _deleted_values(table: Table, image: Envelope) -> dict[str, object]:
@@ -234,4 +235,4 @@ def _cast(value: object, column: Column) -> object:
     try:
         return cast(value, column)
     except ValueError as error:
-        raise BadRecordError("bad_value", f"{column.name} {error}") from error
+        raise BadRecordError(Reason.BAD_VALUE, f"{column.name} {error}") from error

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from processors.decode_raw import RAW, RawRecords, RawScan
 from processors.lake_tables import ACCOUNT_LOG, PRICE
+from processors.reasons import Reason
 from processors.records import DEAD_SCHEMA, RawBatch
 
 DOCUMENT_SCHEMA = pa.schema(
@@ -116,7 +117,7 @@ class DocumentDecoder:
                     ignored["other_generation"] += 1
                 else:
                     detail = "the value is not an invoice document as this program writes it"
-                    dead.append(records.dead_letter(places.start + index, "bad_document", detail))
+                    dead.append(records.dead_letter(places.start + index, Reason.BAD_DOCUMENT, detail))
             if not pc.all(taken).as_py():
                 rows = rows.filter(taken)
             rows = rows.append_column("lines", _lines(rows))

@@ -58,6 +58,7 @@ class EngineConfig:
     memory_mb: int = 2000
     threads: int = 2
     buffer_bytes: int = 400_000_000
+    dead_letter_stop: frozenset[str] = frozenset()
     spill: Path = Path("spill")
 
 
@@ -99,7 +100,7 @@ class StreamEngine:
             )
         }
         self._names = {t: n for n, t in topic.items()}
-        context = StageContext(lake=lake, topic_ids=topic_ids, writer=writer)
+        context = StageContext(lake=lake, topic_ids=topic_ids, writer=writer, dead_letter_stop=config.dead_letter_stop)
         rows_con, features_con = cursor(self._state), cursor(self._state)
         self._skus = SkuStage(context, rows_con, [topic[SKUS.name], topic[DEAD_LETTERS_TOPIC]])
         self._invoices = InvoiceStage(

@@ -13,11 +13,12 @@
     ├── StateUnknownError          a commit's outcome cannot be told: drop the state and reload from the lake
     ├── FencedError                another worker owns the bucket now: drop its state, never write it again
     ├── OffsetGapError             Kafka no longer holds what the lake needs next: a person decides (R9)
+    ├── DeadLetterStopError        a record was refused for a reason of TRS_DEAD_LETTER_STOP: a person decides
     ├── FullDiskError              no space left where state or files go
     └── InvariantError             the program is wrong: stop loudly and report it
 
 Messages name the setting, table, file or topic-partition-offset concerned, and never a secret or personal data.
-A bad record is not an exception: it is a row of the dead letters.
+A bad record is not an exception: it is a row of the dead letters, unless the policy says to stop at its reason.
 """
 
 
@@ -103,6 +104,12 @@ class FullDiskError(TrsError):
     """No space is left where the worker keeps its state or its files."""
 
     exit_code = 10
+
+
+class DeadLetterStopError(TrsError):
+    """A record was refused for a reason that stops the worker: its dead letter is committed, the log is not."""
+
+    exit_code = 11
 
 
 class InvariantError(TrsError):

@@ -24,6 +24,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from processors.dead_letters import stop_at
 from processors.errors import FencedError, InvariantError, MovedError
 from processors.inbox import Chunk
 from processors.lake_tables import DEAD_LETTERS, EPOCHS
@@ -41,12 +42,16 @@ OWNED = "owned"
 
 @dataclass(frozen=True)
 class StageContext:
-    """What every stage of a worker is given. `topic_ids`: Kafka's id per topic; `now`: the UTC clock."""
+    """What every stage of a worker is given. `topic_ids`: Kafka's id per topic; `now`: the UTC clock.
+
+    `dead_letter_stop`: reasons at which a stage stops, once the dead letter is committed.
+    """
 
     lake: Lake
     topic_ids: Mapping[str, str]
     writer: str
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    dead_letter_stop: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -319,6 +324,8 @@ class Stage(ABC):
         )
         rows = rows.append_column("known_date", pa.array([now.date()] * rows.num_rows, pa.date32()))
         self.commit_side(DEAD_LETTERS.name, rows.cast(DEAD_LETTERS.schema))
+        # What was refused before a restart counts again: the log stays before it until policy or record change.
+        stop_at(self.context.dead_letter_stop, [c.dead for c in chunks])
 
     def beyond_side(self, table: str, rows: pa.Table, topic: str, *, partition: str) -> pa.Table:
         """The rows of one topic that the side table lacks: at or beyond its own offset of their partition."""
@@ -331,7 +338,8 @@ class Stage(ABC):
     def commit_side(self, table: str, rows: pa.Table) -> None:
         """Commits rows that cannot be derived again, with the positions through which they are complete."""
         marks = self.side_positions.setdefault(table, {})
-        marks.update(self.positions)
+        # After a restart an epoch may end before the mark, which must stay: rows up to it are in the table.
+        marks.update({p: max(o, marks.get(p, 0)) for p, o in self.positions.items()})
         ids = {i: marks[p] for i, p in self._place_ids("side").items() if p in marks}
         self._logs[table].append(rows, self._fence() | ids)
 

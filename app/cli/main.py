@@ -12,7 +12,19 @@ from app.faults import known_fault
 from processors.errors import TrsError, UsageError
 from trs import __version__
 
-_GROUPS = ("settings", "devstack", "generate", "bootstrap", "worker", "etl", "features", "lake", "upkeep", "demo")
+_GROUPS = (
+    "settings",
+    "devstack",
+    "generate",
+    "bootstrap",
+    "worker",
+    "etl",
+    "features",
+    "lake",
+    "upkeep",
+    "dead_letters",
+    "demo",
+)
 """Modules of app.cli; each has `register(app)`."""
 
 

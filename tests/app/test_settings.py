@@ -107,3 +107,12 @@ def test_settings_command_with_describe_works_while_a_setting_is_wrong(monkeypat
     assert rows["TRS_PARTITIONS"]["default"] == 8
     assert rows["TRS_EPOCH_INTERVAL_S"]["unit"] == "seconds"
     assert all(row["meaning"] for row in rows.values())
+
+
+def test_reasons_to_stop_at_are_checked_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRS_DEAD_LETTER_STOP", "not_json,bad_position")
+    assert load_settings().dead_letter_stop == ("not_json", "bad_position")
+    assert masked("dead_letter_stop", load_settings().dead_letter_stop) == "not_json,bad_position"
+    monkeypatch.setenv("TRS_DEAD_LETTER_STOP", "no_json")
+    with pytest.raises(SettingsError, match=r"TRS_DEAD_LETTER_STOP: .*no_json: no reason"):
+        load_settings()
