@@ -61,6 +61,17 @@ def _umask() -> int:
     return mask
 
 
+def write_bytes(content: bytes, out: Path) -> None:
+    """Writes exactly these bytes to `out`. Raises FullDiskError or UnavailableError; `out` is then as it was."""
+    try:
+        with replacing(out) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise FullDiskError(f"no space left for {out}", hint="free some, or name a file elsewhere") from None
+        raise UnavailableError(f"{out} cannot be written: {error.strerror}") from None
+
+
 def as_text(con: duckdb.DuckDBPyConnection, query: str) -> str:
     """The query with its numbers as plain text (processors/features/text.py)."""
     relation = con.sql(query)

@@ -98,7 +98,7 @@ def _print_table(con: duckdb.DuckDBPyConnection, query: str, limit: int) -> int:
         table.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in shown.slice(0, limit).to_pylist():
         table.add_row(*("" if v is None else _cell(plain(v)) for v in row.values()))
-    _wide_console().print(table, markup=False)
+    wide_console().print(table, markup=False)
     if rows <= limit:
         return rows
     rows = int(con.sql(f"SELECT count(*) FROM (\n{query}\n)").fetchall()[0][0])
@@ -110,14 +110,14 @@ def _cell(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _wide_console() -> Console:
+def wide_console() -> Console:
     """As wide as the terminal; where there is none, wide enough not to break a line."""
     return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=240)
 
 
 def print_comparison(comparison: Comparison, before: datetime, after: datetime, *, limit: int) -> None:
     """Prints counts, a table per column, and the first rows that changed, old beside new."""
-    console = _wide_console()
+    console = wide_console()
     console.print(f"{comparison.feature_set.name}: {format_time(before)}  →  {format_time(after)}", style="bold")
     console.print(
         f"{comparison.before} → {comparison.after} rows:"

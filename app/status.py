@@ -1,14 +1,17 @@
 """`trs status`: how far the lake is, what waits in Kafka, what was refused."""
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
+from app.dead_letters import DeadLetters
 from app.lake_session import LakeSession
 from app.settings import Settings
 from app.wiring import kafka_config
 from connectors.kafka import watermarks
 from processors.errors import TrsError
-from processors.lake_tables import DEAD_LETTERS, EPOCHS, LAKE_TABLES
+from processors.lake_tables import EPOCHS, LAKE_TABLES
+from processors.open_letters import Selection
 from processors.tables import DOCUMENTS_TOPIC, TABLES, topic_of
 from processors.watermark import latest_epochs_sql
 
@@ -43,7 +46,7 @@ class Status:
     """Everything that `trs status` shows. `kafka_problem`: why Kafka's offsets are missing, None if they are not.
 
     `tables`: rows by lake table, from Delta's statistics, None where the table does not exist. `views`: live rows.
-    `dead_letters`: rows by reason.
+    `dead_letters`: open ones by reason.
     """
 
     read_at: datetime
@@ -72,9 +75,11 @@ def read_status(settings: Settings) -> Status:
     """Reads lake and Kafka. A Kafka that does not answer is told in the status, a lake that does not is an error."""
     with LakeSession(settings) as session:
         freshness = session.freshness()
-        session.create_views([EPOCHS.name, DEAD_LETTERS.name, *_COUNTED_VIEWS])
+        session.create_views([EPOCHS.name, *_COUNTED_VIEWS])
         partitions, problem = _partitions(session, settings)
-        reasons = session.con.sql(f"SELECT reason, count(*) FROM {DEAD_LETTERS.name} GROUP BY 1 ORDER BY 2 DESC, 1")
+        reasons: Counter[str] = Counter()
+        for count in DeadLetters(session).counts(Selection()):
+            reasons[count.reason] += count.letters
         return Status(
             read_at=freshness.read_at,
             lake=settings.lake_uri,
@@ -84,7 +89,7 @@ def read_status(settings: Settings) -> Status:
             kafka_problem=problem,
             tables={name: session.reader.row_count(name) for name in LAKE_TABLES},
             views={v: session.con.sql(f"SELECT count(*) FROM {v}").fetchall()[0][0] for v in _COUNTED_VIEWS},
-            dead_letters=dict(reasons.fetchall()),
+            dead_letters=dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
         )
 
 

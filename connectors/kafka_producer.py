@@ -52,21 +52,28 @@ class Producer:
         if error is not None and self._failed is None:
             self._failed = error
 
-    def send(self, topic: str, keys: Sequence[bytes | None], values: Sequence[bytes]) -> None:
-        """Queues messages in order, waits while the queue is full. Raises UnavailableError after a failed delivery."""
+    def send(
+        self, topic: str, keys: Sequence[bytes | None], values: Sequence[bytes | None], *, partition: int | None = None
+    ) -> None:
+        """Queues messages in order, waits while the queue is full. Raises UnavailableError after a failed delivery.
+
+        `partition`: where they all go, instead of where their keys lead.
+        """
         for start in range(0, len(values), _SLICE):
             end = start + _SLICE
             batch = [{"key": k, "value": v} for k, v in zip(keys[start:end], values[start:end], strict=True)]
             while batch:
                 while len(self._client) > _QUEUE_MESSAGES - _SLICE:
                     self._serve(0.05)
-                batch = self._produce(topic, batch)
+                batch = self._produce(topic, batch, partition)
             self._serve(0)
 
-    def _produce(self, topic: str, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _produce(self, topic: str, batch: list[dict[str, Any]], partition: int | None) -> list[dict[str, Any]]:
         """Hands a batch to the library; returns the messages for which its queue had no room."""
         try:
-            if self._client.produce_batch(topic, batch) == len(batch):
+            # Of the messages themselves the library would not take a partition.
+            where = {} if partition is None else {"partition": partition}
+            if self._client.produce_batch(topic, batch, **where) == len(batch):
                 return []
         except KafkaException as error:
             raise wrap_error(error, self._config, f"write to {topic}", self._errors) from None

@@ -172,6 +172,23 @@ DEAD_LETTERS = LakeTable(
     ),
 )
 
+DEAD_LETTER_ACTIONS = LakeTable(
+    "dead_letter_actions",
+    "What people did about dead letters; a letter is open until an action names its place.",
+    pa.schema(
+        [
+            _field("topic", pa.string(), "The letter's topic."),
+            _field("partition", pa.int32(), "The letter's partition."),
+            ROW_OFFSET,
+            _field("action", pa.string(), "'replayed' (sent to its topic again) or 'discarded' (put aside)."),
+            _field("note", pa.string(), "Why, in the words of the person; null if none were given."),
+            _field("who", pa.string(), "User and machine that gave the command."),
+            _field("known_from", TIMESTAMP, "When; it concerns letters known at or before this."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
 EPOCHS = LakeTable(
     "epochs",
     "One row per stage, bucket and commit: what had been read, and through which time the lake is complete.",
@@ -289,6 +306,7 @@ _APPEND_ONLY = (
     ACCOUNT_LOG,
     ACCOUNTS_PRIVATE,
     DEAD_LETTERS,
+    DEAD_LETTER_ACTIONS,
     EPOCHS,
     CONTROL_LOG,
     QUALITY_RESULTS,
