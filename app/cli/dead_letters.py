@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from processors.open_letters import Selection
 
-group = typer.Typer(no_args_is_help=True, help="Records that were refused: see, send again, or put aside.")
+group = typer.Typer(
+    no_args_is_help=True,
+    help="Records that were refused: see, send again, or put aside.",
+    epilog="Example: trs dead-letters list",
+)
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _TOPIC = Annotated[str, typer.Argument(help="The topic, or the name of a table for its topic.")]
