@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
+from processors.errors import SourceError
 from processors.reasons import Reason
 
 BLOCK_BYTES = 4 * 1024 * 1024
@@ -67,10 +68,13 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The first record of a file; a byte order mark is dropped. An empty file has no fields."""
+    """The first record of a file; a byte order mark is dropped. An empty file has no fields. Raises SourceError."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
         reader = csv.reader(file)
-        return Header([name.strip() for name in next(reader, [])], reader.line_num)
+        try:
+            return Header([name.strip() for name in next(reader, [])], reader.line_num)
+        except csv.Error as error:
+            raise SourceError(f"{path}: line 1 is not readable as CSV: {error}", hint="is it a CSV file?") from None
 
 
 def read_blocks(path: Path, header: Header, *, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:

@@ -88,7 +88,7 @@ class CsvSource:
         missing = [self.path(t).name for t in self._tables if not self.path(t).is_file()]
         if missing:
             raise SourceError(
-                f"{self._folder} lacks {', '.join(missing)}", hint="add the files, or name others with --tables"
+                f"{self._folder} lacks {', '.join(missing)}", hint="add the files, or name another folder"
             )
         self.notices.clear()
         for table in self._tables:

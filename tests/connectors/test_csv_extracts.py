@@ -290,3 +290,9 @@ def test_csv_blocks_of_any_size_read_back_what_was_written(
     assert [b for block in blocks for b in block.bad] == []
     assert [tuple(row.values()) for block in blocks for row in block.cells.to_pylist()] == rows
     assert [line for block in blocks for line in block.lines] == starts
+
+
+@pytest.mark.parametrize("content", [b"a\rb\r", b"item_id," + b"x" * 200_000, b"\x00\xff\rPK\x03\x04"])
+def test_file_that_is_no_csv_stops_before_anything_is_read(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(SourceError, match=r"skus\.csv"):
+        source(write(tmp_path, skus=content))
