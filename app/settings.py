@@ -132,6 +132,14 @@ class Settings(BaseSettings):
     def _reasons(cls, value: object) -> object:
         return parse_reasons(value) if isinstance(value, str) else value
 
+    @field_validator("lake")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if separator and (scheme != "s3" or not rest.strip("/")):
+            raise ValueError("neither s3://BUCKET/PREFIX nor a folder")
+        return value
+
     @property
     def lake_uri(self) -> str:
         """The lake's root without a trailing slash: `s3://…` or an absolute path."""
@@ -176,7 +184,7 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         wrong = [
-            f"{variable(str(e['loc'][0])) if e['loc'] else ENV_PREFIX + '*'}: {e['msg']}"
+            f"{variable(str(e['loc'][0])) if e['loc'] else ENV_PREFIX + '*'}: {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors(include_url=False, include_input=False)
         ]
         raise SettingsError("; ".join(wrong), hint="`trs settings --describe` lists every setting") from None

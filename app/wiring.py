@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from app.settings import Settings
 from connectors.kafka import KafkaConfig
+from processors.errors import SettingsError
 
 if TYPE_CHECKING:
     from connectors.lake import LakeLocation
@@ -18,14 +19,19 @@ if TYPE_CHECKING:
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:
-    """How to reach the Kafka cluster."""
+    """How to reach the Kafka cluster. Raises SettingsError for settings that cannot work."""
+    security, ca_file = settings.kafka_security, settings.kafka_ca_file
+    if security.startswith("sasl") and (settings.kafka_user is None or settings.kafka_password is None):
+        raise SettingsError(f"TRS_KAFKA_SECURITY={security} needs TRS_KAFKA_USER and TRS_KAFKA_PASSWORD")
+    if ca_file is not None and not ca_file.is_file():
+        raise SettingsError(f"TRS_KAFKA_CA_FILE: there is no file {ca_file}")
     return KafkaConfig(
         bootstrap_servers=settings.kafka,
-        security=settings.kafka_security,
+        security=security,
         sasl_mechanism=settings.kafka_sasl_mechanism,
         user=settings.kafka_user,
         password=None if settings.kafka_password is None else settings.kafka_password.get_secret_value(),
-        ca_file=None if settings.kafka_ca_file is None else str(settings.kafka_ca_file),
+        ca_file=None if ca_file is None else str(ca_file),
         replication=settings.replication,
     )
 

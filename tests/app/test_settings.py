@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from app.cli.main import build
 from app.cli.settings import masked
 from app.settings import STACK_FILE, Settings, load_settings, origins, unknown_variables
+from app.wiring import kafka_config
 from processors.errors import SettingsError
 
 
@@ -65,6 +66,30 @@ def test_wrong_value_raises_an_error_that_names_the_variable_and_not_the_value(
     with pytest.raises(SettingsError, match=variable) as caught:
         load_settings()
     assert "nonsense" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lake", ["gs://bucket/lake", "file:///lake", "s3://", "s3:///"])
+def test_lake_that_is_neither_s3_nor_a_folder_is_refused(monkeypatch: pytest.MonkeyPatch, lake: str) -> None:
+    monkeypatch.setenv("TRS_LAKE", lake)
+    with pytest.raises(SettingsError, match=r"^TRS_LAKE: neither s3://BUCKET/PREFIX nor a folder"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"TRS_KAFKA_SECURITY": "sasl_ssl"}, "needs TRS_KAFKA_USER and TRS_KAFKA_PASSWORD"),
+        ({"TRS_KAFKA_SECURITY": "sasl_plaintext", "TRS_KAFKA_USER": "me"}, "needs TRS_KAFKA_USER and"),
+        ({"TRS_KAFKA_CA_FILE": "/no/such.pem"}, "TRS_KAFKA_CA_FILE: there is no file /no/such.pem"),
+    ],
+)
+def test_kafka_settings_that_cannot_work_are_named_before_a_connection(
+    monkeypatch: pytest.MonkeyPatch, setting: dict[str, str], said: str
+) -> None:
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=said):
+        kafka_config(load_settings())
 
 
 def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
