@@ -5,7 +5,12 @@ import socket
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
+from app.settings import Settings
+from app.wiring import kafka_config
+from batch_bootstrap.snapshot import all_topics
+from connectors.kafka import ensure_topics
 from tests.app.commands import trs
 from tests.small_lake import SmallLake
 
@@ -46,3 +51,22 @@ def test_status_without_kafka_says_so_and_shows_the_rest(tmp_path: Path, nowhere
     ]
     assert (answer["lag"], answer["dead_letters"]) == (None, {"no_key": 2, "bad_json": 1})
     assert (answer["tables"]["sku_log"], answer["views"]["skus"], answer["tables"]["invoice_log"]) == (2, 1, None)
+
+
+def test_status_knows_the_lag_of_every_topic_the_dead_letters_included(
+    stack_settings: Settings, tmp_path: Path
+) -> None:
+    config, prefix = kafka_config(stack_settings), stack_settings.topic_prefix
+    ensure_topics(config, all_topics(prefix), 2)
+    producer = Producer({"bootstrap.servers": stack_settings.kafka})
+    for _ in range(3):
+        producer.produce(f"{prefix}.dead_letters", b"{}", partition=1)
+    producer.flush()
+    lake = SmallLake(tmp_path / "lake")
+    lake.epoch("skus", 1, 1, "2024-05-01", {f"{prefix}.dead_letters": 2})
+
+    told = trs("status", "--json", TRS_LAKE=lake.uri, TRS_KAFKA=stack_settings.kafka, TRS_TOPIC_PREFIX=prefix)
+
+    answer = json.loads(told.out)
+    assert {(p["topic"], p["partition"]): p["lag"] for p in answer["partitions"]}[f"{prefix}.dead_letters", 1] == 1
+    assert answer["lag"] == 1
