@@ -124,7 +124,10 @@ def _print_status(console: "Console", report: "Status", *, each_partition: bool)
         console.print(f"complete through {format_time(report.watermark)}, {report.freshness_s:.1f} s ago")
     stages = Table("stage", "buckets", "last epoch", "last commit", "complete through", box=None, header_style="bold")
     for s in report.stages:
-        times = ("" if t is None else format_time(t) for t in (s.last_commit, s.complete_through))
+        # Whole seconds, rounded down: more does not fit into 80 columns.
+        times = (
+            "" if t is None else format_time(t.replace(microsecond=0)) for t in (s.last_commit, s.complete_through)
+        )
         stages.add_row(s.stage, str(s.buckets), str(s.last_epoch), *times)
     if report.stages:
         console.print(stages)

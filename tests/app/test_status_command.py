@@ -53,6 +53,14 @@ def test_status_without_kafka_says_so_and_shows_the_rest(tmp_path: Path, nowhere
     assert (answer["tables"]["sku_log"], answer["views"]["skus"], answer["tables"]["invoice_log"]) == (2, 1, None)
 
 
+def test_status_fits_into_80_columns(tmp_path: Path, nowhere: str) -> None:
+    lake = SmallLake(tmp_path / "lake")
+    lake.epoch("invoices", 0, 1_000_000, "2024-05-01T10:00:00.123456")
+    out = trs("status", TRS_LAKE=lake.uri, TRS_KAFKA=nowhere, COLUMNS="80").out
+    assert "2024-05-01T10:00:00Z" in out
+    assert "…" not in out
+
+
 def test_status_knows_the_lag_of_every_topic_the_dead_letters_included(
     stack_settings: Settings, tmp_path: Path
 ) -> None:
