@@ -95,6 +95,13 @@ class LakeSession:
         keys = ", ".join(features.entity_key)
         return f"FROM {as_of_sql(features, changes=changes, time=time, axis=axis)} ORDER BY {keys}"
 
+    def first_time(self, features: FeatureSet, axis: Axis = "known") -> datetime | None:
+        """When the set's history begins, None while it has no rows."""
+        changes = changes_name(features)
+        self.create_views([changes])
+        ((first,),) = self.con.sql(f"SELECT min({axis}_from) FROM {changes}").fetchall()
+        return None if first is None else first.astimezone(UTC)
+
     def compare(self, features: FeatureSet, before: datetime, after: datetime, axis: Axis = "known") -> Comparison:
         """What changed in the set from one time to the other."""
         return compare(self.con, features, self.as_of(features, before, axis), self.as_of(features, after, axis))

@@ -89,6 +89,11 @@ def as_of(
             rows = print_query(session.con, query, form=form, limit=limit)
         else:
             rows = write_query(session.con, query, out)
+        first = None if rows else session.first_time(features, axis)
+        if first is not None and moment < first:
+            message(
+                f"nothing was {axis} then: the first row of {features.name} is of {format_time(first)}", warning=True
+            )
         message(f"{rows} rows of {features.name} as of {format_time(moment)} ({axis})" + (f": {out}" if out else ""))
 
 

@@ -82,6 +82,14 @@ def test_as_of_says_as_of_when_on_stderr(lake: SmallLake) -> None:
     assert "3 rows of invoice_features as of 2024-05-15T00:00:00Z" in features(lake, "as-of", "2024-05-15").err
 
 
+@pytest.mark.parametrize("axis", ["known", "valid"])
+def test_as_of_before_the_history_says_when_it_begins(lake: SmallLake, axis: str) -> None:
+    before = features(lake, "as-of", "2020-01-01", "--axis", axis)
+    assert before.code == 0
+    assert f"nothing was {axis} then: the first row of invoice_features is of 2024-0" in before.err
+    assert "nothing was" not in features(lake, "as-of", "2024-05-15", "--axis", axis).err
+
+
 def test_as_of_to_parquet_has_the_declared_types(lake: SmallLake, tmp_path: Path) -> None:
     out = tmp_path / "features.parquet"
     assert features(lake, "as-of", "2024-05-15", "--out", str(out)).code == 0
