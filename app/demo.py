@@ -171,7 +171,11 @@ class Demo:
                   OR o.cum_tot_inv_acct <> n.cum_tot_inv_acct
                 ORDER BY n.inv_id
             """).fetchall()
-        table = RichTable("inv_id", "inv_total before", "after", "is_late before", "after", "cum_tot before", "after")
+        table = RichTable(
+            box=None, padding=(0, 2, 0, 0), collapse_padding=True, pad_edge=False, header_style="bold"
+        )  # without a frame it fits into 80 columns
+        for name in ("inv_id", "inv_total before", "after", "is_late before", "after", "cum_tot before", "after"):
+            table.add_column(name, justify="right")
         for row in changed:
             table.add_row(*("-" if v is None else f"{v:,.2f}" if isinstance(v, Decimal) else str(v) for v in row))
         self._console.print(table)
