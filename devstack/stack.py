@@ -21,11 +21,14 @@ from devstack.kafka import Kafka
 from devstack.mariadb import MariaDb
 from devstack.part import Advance, Part
 from devstack.s3 import S3
-from processors.errors import UnavailableError
+from processors.errors import FullDiskError, UnavailableError
 
 PARTS: tuple[type[Part], ...] = (Kafka, MariaDb, S3)
 ENVIRONMENT_FILE = "env.json"
 _POLL_S = 0.05
+_FIRST_START_BYTES = 200_000_000
+"""MariaDB's system tables and logs take most of it."""
+_START_BYTES = 20_000_000
 
 
 class PartFailedError(UnavailableError):
@@ -77,10 +80,12 @@ class Stack:
         """Starts what does not run and returns the settings that lead to the stack.
 
         `download` is called with the number of bytes to fetch, if any, and returns what takes the progress; `report`
-        is told (part, message), from several threads. Raises PartFailedError for the first part that does not start;
-        the others stay up.
+        is told (part, message), from several threads. Raises FullDiskError before anything starts, PartFailedError for
+        the first part that does not start; the others stay up.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        first = not any((self.folder / p.name).exists() for p in PARTS)
+        check_room(self.folder, _FIRST_START_BYTES if first else _START_BYTES)
         with FileLock(self.folder / "lock"):
             running = [p for p in self._parts() if processes.find(p.record) is not None]
             names = [n for p in PARTS for n in p.port_names]
@@ -136,6 +141,16 @@ class Stack:
         temporary = self.environment_file.with_suffix(".new")
         temporary.write_text(json.dumps({**environment, "pids": alive}, indent=1), encoding="utf-8")
         temporary.replace(self.environment_file)
+
+
+def check_room(folder: Path, needed_bytes: int) -> None:
+    """Raises FullDiskError when the folder's disk has less room than that: the parts' own words for it are many."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise FullDiskError(
+            f"{folder}: {free / 1e6:.0f} MB are free, a start needs {needed_bytes / 1e6:.0f}",
+            hint="free some, or let TRS_HOME name a folder elsewhere",
+        )
 
 
 def _start(part: Part, advance: Advance, report: Callable[[str, str], None]) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from app.settings import load_settings
 from devstack import ports, processes
-from devstack.stack import Stack, State
+from devstack.stack import Stack, State, check_room
+from processors.errors import FullDiskError
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.stack
@@ -205,3 +206,9 @@ def test_ports_when_somebody_else_took_one_are_chosen_anew(tmp_path: Path) -> No
         assert second["a"] != first["a"]
         assert second["b"] == first["b"]
         assert ports.remembered(file) == second
+
+
+def test_disk_without_room_is_told_before_anything_starts(tmp_path: Path) -> None:
+    check_room(tmp_path, 1)
+    with pytest.raises(FullDiskError, match=rf"{tmp_path}: \d+ MB are free, a start needs 1000000000000"):
+        check_room(tmp_path, 10**18)
