@@ -210,8 +210,12 @@ class Worker:
     def _on_listening(self, host: str, port: int) -> None:
         """From the web server's thread: says where the pages are, for people and for tools."""
         log.info("pages", url=f"http://{host}:{port}/")
-        self._address_file.parent.mkdir(parents=True, exist_ok=True)
-        self._address_file.write_text(json.dumps({"pid": os.getpid(), "host": host, "port": port}), encoding="utf-8")
+        address = json.dumps({"pid": os.getpid(), "host": host, "port": port})
+        try:
+            self._address_file.parent.mkdir(parents=True, exist_ok=True)
+            self._address_file.write_text(address, encoding="utf-8")
+        except OSError as error:  # raised here it would only end the web server's thread, loudly
+            self._loop.call_soon_threadsafe(self._fail, error)
 
     def _report(self, error: Exception) -> int:
         told = error if isinstance(error, TrsError) else known_fault(error)

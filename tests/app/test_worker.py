@@ -264,6 +264,16 @@ def test_worker_entry_below_log_start_stops_with_the_offsets_and_accept_gap_goes
     assert ledger.offsets()[topic, 1] == list(range(25, 40))
 
 
+def test_worker_whose_home_cannot_be_written_ends_with_one_line(settings: Settings, start: Start) -> None:
+    settings.home.symlink_to("/sys")  # not even root makes files there
+
+    worker = start()
+
+    assert worker.wait() == 5, worker.log
+    assert f"{settings.home}/worker-{worker.pid}.json: " in worker.log
+    assert "Traceback" not in worker.log
+
+
 def test_worker_topic_made_anew_stops(settings: Settings, ledger: Ledger, start: Start) -> None:
     topic = f"{settings.topic_prefix}.invoices"
     produce(settings, "invoices", 40)
