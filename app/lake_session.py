@@ -4,7 +4,7 @@ The command line and the notebooks (`trs.lake`) both use this.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from processors.errors import TrsError, UnavailableError, UsageError
 from processors.features.as_of import Axis, as_of_sql
 from processors.features.compare import Comparison, compare
 from processors.features.declarations import FEATURE_SETS, FeatureSet, feature_set
-from processors.lake_tables import EPOCHS, changes_name
+from processors.lake_tables import EPOCHS, LAKE_TABLES, PERSONAL_TABLES, changes_name
 from processors.views.catalog import create_views, documented_names
 from processors.watermark import watermark_sql
 
@@ -106,11 +106,11 @@ class LakeSession:
         """What changed in the set from one time to the other."""
         return compare(self.con, features, self.as_of(features, before, axis), self.as_of(features, after, axis))
 
-    def prepare_query(self, query: str) -> str:
+    def prepare_query(self, query: str, *, with_personal_data: bool = False) -> str:
         """Checks that `query` is one SELECT, shows it what it names of the lake, and shuts everything else out.
 
-        Afterwards the connection reads the lake's files only and its settings are locked. Returns the query without a
-        trailing semicolon. Raises UsageError.
+        Afterwards the connection reads the lake's files only and its settings are locked. Tables with personal data are
+        left out unless they are asked for. Returns the query without a trailing semicolon. Raises UsageError.
         """
         try:
             statements = self.con.extract_statements(query)
@@ -118,20 +118,21 @@ class LakeSession:
             raise UsageError(f"SQL: {_first_line(error)}") from None
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise UsageError("only one SELECT at a time: the lake is read-only here", hint="see `trs sql --help`")
-        self.create_views(_names_in(query))
-        self._shut()
+        left_out = frozenset() if with_personal_data else PERSONAL_TABLES
+        self.create_views(name for name in _names_in(query) if name not in left_out)
+        self._shut(left_out)
         return str(statements[0].query).strip().rstrip(";")
 
-    def _shut(self) -> None:
+    def _shut(self, left_out: Set[str]) -> None:
         root = self.reader.uri.replace("'", "''")
-        self.con.execute(f"SET allowed_directories = ['{root}/']")
+        folders = ", ".join(f"'{root}/{name}/'" for name in LAKE_TABLES if name not in left_out)
+        self.con.execute(f"SET allowed_directories = [{folders}]")
         self.con.execute("SET python_enable_replacements = false")
         self.con.execute("SET enable_external_access = false")
         self.con.execute("SET lock_configuration = true")
 
-    def write(self, query: str, out: Path) -> int:
-        """Writes the rows of one SELECT to a .csv or .parquet file and returns how many. Raises UsageError."""
-        prepared = self.prepare_query(query)
+    def write(self, prepared: str, out: Path) -> int:
+        """Writes the rows of a prepared query to a .csv or .parquet file and returns how many. Raises UsageError."""
         # This connection reaches nothing but the lake any more, so another one writes what it streams.
         try:
             with duckdb.connect() as writer:
@@ -158,6 +159,12 @@ def query_error(error: duckdb.Error) -> TrsError:
         return UnavailableError(f"the lake's files cannot be read: {text}", hint="if upkeep removed one, ask again")
     if isinstance(error, duckdb.OutOfMemoryException):
         return UsageError("the query needs more memory than it may take", hint="raise TRS_MEMORY_MB, or ask for less")
+    named = sorted(name for name in PERSONAL_TABLES if name in text.lower())
+    if isinstance(error, duckdb.CatalogException) and named:
+        return UsageError(
+            f"SQL: {named[0]} holds personal data and is left out",
+            hint="`trs sql --with-personal-data`, or in a notebook `lake.sql(…, with_personal_data=True)`, reads it",
+        )
     hint = "`trs sql` alone lists tables and views" if isinstance(error, duckdb.CatalogException) else None
     return UsageError(f"SQL: {text}", hint=hint)
 

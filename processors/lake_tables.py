@@ -19,12 +19,13 @@ PRICE = pa.decimal128(20, 10)
 
 @dataclass(frozen=True)
 class LakeTable:
-    """One Delta table: its schema, partition columns and what it is for."""
+    """One Delta table: its schema, partition columns and what it is for. `personal`: it holds personal data."""
 
     name: str
     doc: str
     schema: pa.Schema
     partition_by: tuple[str, ...] = ("known_date",)
+    personal: bool = False
 
 
 def _field(name: str, kind: pa.DataType, doc: str) -> pa.Field:
@@ -158,6 +159,7 @@ ACCOUNTS_PRIVATE = LakeTable(
             KNOWN_DATE,
         ]
     ),
+    personal=True,
 )
 
 DEAD_LETTERS = LakeTable(
@@ -170,6 +172,7 @@ DEAD_LETTERS = LakeTable(
             KNOWN_DATE,
         ]
     ),
+    personal=True,
 )
 
 DEAD_LETTER_ACTIONS = LakeTable(
@@ -336,3 +339,6 @@ FEATURE_CHANGES: tuple[str, ...] = tuple(changes_name(f) for f in FEATURE_SETS)
 
 LAKE_TABLES: dict[str, LakeTable] = {t.name: t for t in _APPEND_ONLY}
 LAKE_TABLES |= {k.folded: folded_table(k, LAKE_TABLES[k.log]) for k in KEYED_TABLES}
+
+PERSONAL_TABLES: frozenset[str] = frozenset(t.name for t in LAKE_TABLES.values() if t.personal)
+"""Names of the tables that hold personal data; no view reads them."""

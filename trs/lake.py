@@ -50,13 +50,15 @@ def compare(
         return session.compare(features, before, after, axis)
 
 
-def sql(query: str) -> pa.Table:
+def sql(query: str, *, with_personal_data: bool = False) -> pa.Table:
     """The rows of one SELECT (DuckDB's dialect) over the lake's tables and views; `trs sql` lists them.
+
+    `with_personal_data`: also `dead_letters` and `accounts_private_changes`, which are left out otherwise.
 
     sql("SELECT * FROM invoices WHERE unpriced_lines > 0")
     """
     with LakeSession(load_settings()) as session:
-        return session.run(session.prepare_query(query))
+        return session.run(session.prepare_query(query, with_personal_data=with_personal_data))
 
 
 def _times(session: LakeSession, *times: str | datetime) -> list[datetime]:

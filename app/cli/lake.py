@@ -26,6 +26,10 @@ def sql(
     form: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="How to print.")] = "table",
     out: Annotated[Path | None, typer.Option(help="Write to this .csv or .parquet file.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Rows of a table shown at most.")] = 100,
+    with_personal_data: Annotated[
+        bool,
+        typer.Option("--with-personal-data", help="Also read dead_letters and accounts_private_changes."),
+    ] = False,
 ) -> None:
     """Ask the lake, read-only. Only the columns and partitions that the query names are read.
 
@@ -44,10 +48,11 @@ def sql(
         check_target(out)
     with LakeSession(load_settings()) as session:
         freshness = session.freshness()
+        prepared = session.prepare_query(query, with_personal_data=with_personal_data)
         if out is not None:
-            rows = session.write(query, out)
+            rows = session.write(prepared, out)
         else:
-            rows = print_query(session.con, session.prepare_query(query), form=form, limit=limit)
+            rows = print_query(session.con, prepared, form=form, limit=limit)
         complete = "" if freshness.watermark is None else f", complete through {format_time(freshness.watermark)}"
         message(f"{rows} rows as of {format_time(freshness.read_at)}{complete}" + (f": {out}" if out else ""))
 
@@ -56,11 +61,13 @@ def _print_names() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from processors.lake_tables import PERSONAL_TABLES
     from processors.views.catalog import VIEWS, documented_names
 
     table = Table("name", "kind", "holds", box=None, header_style="bold")
     for name, doc in documented_names().items():
-        table.add_row(name, "view" if name in VIEWS else "table", doc)
+        guarded = " Personal data: only with --with-personal-data." if name in PERSONAL_TABLES else ""
+        table.add_row(name, "view" if name in VIEWS else "table", doc + guarded)
     Console(highlight=False).print(table)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from processors.lake_tables import LAKE_TABLES
+from processors.lake_tables import LAKE_TABLES, PERSONAL_TABLES
 from tests.app.commands import Answer, trs, trs_process
 from tests.small_lake import SmallLake
 
@@ -71,7 +71,7 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(lake: SmallLake) -> None:
 @pytest.mark.parametrize("name", sorted(LAKE_TABLES))
 def test_every_table_that_holds_rows_can_be_asked(lake: SmallLake, name: str) -> None:
     lake.append(name, {})
-    answer = sql(lake, f"SELECT count(*) AS n FROM {name}", "--format", "csv")
+    answer = sql(lake, f"SELECT count(*) AS n FROM {name}", "--format", "csv", "--with-personal-data")
     assert answer.code == 0, answer.err
     assert int(answer.out.split()[1]) >= 1
 
@@ -147,3 +147,60 @@ def test_without_a_query_it_lists_what_there_is() -> None:
     listed = trs("sql").out
     assert "invoice_features_history" in listed
     assert "dead_letters" in listed
+
+
+PERSONAL = {
+    "dead_letters": {"topic": "t", "partition": 0, "record_value": b"Ann Other"},
+    "accounts_private_changes": {"account_id": 1, "contact_person": "Ann Other"},
+}
+
+
+@pytest.fixture
+def personal(lake: SmallLake) -> SmallLake:
+    """The lake with a row in each table that holds personal data."""
+    for name, row in PERSONAL.items():
+        lake.append(name, row)
+    return lake
+
+
+def test_help_and_list_name_the_tables_with_personal_data() -> None:
+    assert sorted(PERSONAL) == sorted(PERSONAL_TABLES)
+    assert all(name in trs("sql", "--help", COLUMNS="200").out for name in PERSONAL)
+    assert trs("sql").out.replace("\n", " ").count("--with-personal-data") == len(PERSONAL)
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_personal_data_is_left_out_unless_asked_for(personal: SmallLake, name: str) -> None:
+    for query in (f"FROM {name}", f"DESCRIBE {name}", f"SELECT * FROM skus, main.{name.upper()}"):
+        refused = sql(personal, query)
+        assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
+        assert f"{name} holds personal data and is left out" in refused.err
+        assert "--with-personal-data" in refused.err
+    assert "Ann Other" in sql(personal, f"FROM {name}", "--with-personal-data", "--format", "csv").out
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+@pytest.mark.parametrize(
+    "query",
+    [
+        "FROM query('FROM {name}')",
+        "FROM query_table('{name}')",
+        "FROM read_parquet('{uri}/{name}/*/*.parquet')",
+        "FROM read_parquet('{uri}/skus/../{name}/*/*.parquet')",
+        "FROM '{uri}/{name}/known_date=2024-05-01/*.parquet'",
+        "SELECT content FROM read_text('{uri}/{name}/*/*')",
+        "FROM glob('{uri}/{name}/**')",
+    ],
+)
+def test_personal_data_is_not_reached_on_byways(personal: SmallLake, query: str, name: str) -> None:
+    answer = sql(personal, query.format(name=name, uri=personal.uri), "--format", "csv")
+    assert answer.code == 2, answer.out
+    assert "Ann" not in answer.out + answer.err
+
+
+def test_personal_data_is_left_out_of_what_a_query_does_not_name(personal: SmallLake, tmp_path: Path) -> None:
+    assert not set(PERSONAL) & set(sql(personal, "SHOW TABLES", "--format", "csv").out.split())
+    out = tmp_path / "letters.parquet"
+    assert sql(personal, "FROM dead_letters", "--out", str(out)).code == 2
+    assert sql(personal, "FROM dead_letters", "--out", str(out), "--with-personal-data").code == 0
+    assert pq.read_table(out)["record_value"].to_pylist() == [b"Ann Other"]

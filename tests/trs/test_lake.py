@@ -49,3 +49,9 @@ def test_sql_answers_with_arrow() -> None:
 def test_sql_of_something_else_raises_usage_error() -> None:
     with pytest.raises(UsageError):
         lake.sql("DELETE FROM invoice_features")
+
+
+def test_sql_of_personal_data_answers_only_when_asked_for() -> None:
+    with pytest.raises(UsageError, match="with_personal_data=True"):
+        lake.sql("FROM dead_letters")
+    assert lake.sql("FROM dead_letters", with_personal_data=True).num_rows == 0
