@@ -15,6 +15,8 @@
     ├── OffsetGapError             Kafka no longer holds what the lake needs next: a person decides (R9)
     ├── DeadLetterStopError        a record was refused for a reason of TRS_DEAD_LETTER_STOP: a person decides
     ├── FullDiskError              no space left where state or files go
+    ├── DamagedLakeError           `trs lake verify` found a promise of the lake broken
+    ├── UnsettledLakeError         `trs lake verify` could not make every check: something is still to be derived
     └── InvariantError             the program is wrong: stop loudly and report it
 
 Messages name the setting, table, file or topic-partition-offset concerned, and never a secret or personal data.
@@ -110,6 +112,18 @@ class DeadLetterStopError(TrsError):
     """A record was refused for a reason that stops the worker: its dead letter is committed, the log is not."""
 
     exit_code = 11
+
+
+class DamagedLakeError(TrsError):
+    """A check of the lake failed."""
+
+    exit_code = 12
+
+
+class UnsettledLakeError(TrsError):
+    """Not every check of the lake can be made: something that is committed is not derived yet."""
+
+    exit_code = 13
 
 
 class InvariantError(TrsError):

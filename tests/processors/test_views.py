@@ -46,6 +46,11 @@ def test_every_name_is_readable_in_an_empty_lake(lake: SmallLake) -> None:
         assert rows(lake, f"FROM {name}", name) == []
 
 
+def test_table_with_a_column_named_like_a_keyword_is_readable(lake: SmallLake) -> None:
+    lake.append("control_log", {"entry": 1, "kind": "generation", "at": at("2024-05-01")})
+    assert rows(lake, 'SELECT entry, "at" FROM control_log', "control_log") == [(1, at("2024-05-01"))]
+
+
 def test_names_of_views_and_tables_do_not_collide() -> None:
     assert not VIEWS.keys() & LAKE_TABLES.keys()
 
