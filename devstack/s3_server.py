@@ -1,16 +1,20 @@
 """`python -m devstack.s3_server STATE_FILE HOST PORT`: moto's S3 and Glue in one quiet process that remembers.
 
 moto's own server finds out anew for every request which of two hundred services is meant, which costs more than the
-request; here Glue is told by its header and everything else is S3.
+request; here Glue is told by its header and everything else is S3. moto also looks whether a key exists and writes it
+in two steps: of two writers that may only create a key (If-None-Match), both could succeed, and a commit of Delta would
+be lost. Such requests go one at a time here.
 
 moto keeps everything in memory. An orderly stop (SIGTERM) writes buckets and catalog to STATE_FILE, the next start
 reads them; after a crash the content is that of the last orderly stop.
 """
 
+import io
 import logging
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,9 +57,16 @@ def save(file: Path) -> None:
 def application() -> "WSGIApplication":
     """S3, and Glue where the request names it."""
     s3, glue = create_backend_app("s3"), create_backend_app("glue")
+    creating = threading.Lock()
 
     def dispatch(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         is_glue = str(environ.get("HTTP_X_AMZ_TARGET", "")).startswith("AWSGlue")
+        if environ["REQUEST_METHOD"] == "PUT" and "HTTP_IF_NONE_MATCH" in environ:
+            # The body first: nobody shall wait for a client that stops in the middle of it.
+            size = int(environ.get("CONTENT_LENGTH") or 0)
+            environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(size))
+            with creating:
+                return list(s3(environ, start_response))
         return (glue if is_glue else s3)(environ, start_response)
 
     return dispatch
