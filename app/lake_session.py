@@ -16,7 +16,7 @@ import pyarrow as pa
 from app.output import write_query
 from app.settings import Settings
 from app.wiring import lake_location
-from connectors.object_files import LakeReader
+from connectors.object_files import LakeReader, read_error
 from processors.errors import TrsError, UnavailableError, UsageError
 from processors.features.as_of import Axis, as_of_sql
 from processors.features.compare import Comparison, compare
@@ -152,6 +152,9 @@ class LakeSession:
 
 def query_error(error: duckdb.Error) -> TrsError:
     """A failure of a query as one of ours."""
+    unread = read_error(error)
+    if unread is not None:
+        return unread
     text = _first_line(error)
     if isinstance(error, duckdb.PermissionException):
         return UsageError("SQL: only the tables and views of the lake can be read", hint="`trs sql` alone lists them")

@@ -24,6 +24,7 @@ from app.web import WorkerState
 from app.wiring import kafka_config
 from connectors.faust_transport import BatchConsumer, ConsumerOptions, as_trs_error
 from connectors.kafka import KafkaConfig, ensure_topics, topic_ids
+from connectors.object_files import read_error
 from processors.errors import InvariantError, TrsError, UnavailableError
 from processors.ports import Engine
 from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES, topic_of
@@ -156,7 +157,7 @@ class Worker:
     def _fail(self, error: BaseException) -> None:
         """Ends the worker with this error; from the loop's own thread."""
         if not self._ended.done():
-            self._ended.set_exception(as_trs_error(error))
+            self._ended.set_exception(read_error(error) or as_trs_error(error))
 
     def _on_engine_done(self, failure: Any) -> None:
         error = None if failure.cancelled() else failure.exception()

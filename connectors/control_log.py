@@ -13,7 +13,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from connectors.lake import COMMIT_RETRIES, LakeStore, wrap_error
+from connectors.lake import COMMIT_RETRIES, LakeStore, wrap_error, wrapped_errors
 from processors.errors import StateUnknownError, UnavailableError
 from processors.lake_tables import CONTROL_LOG
 from processors.ports import ControlEntry, OpenRun
@@ -39,7 +39,8 @@ class ControlLog:
                 values = build(entries)
                 if values is None:
                     return None
-                number = (handle.transaction_version(_CONTROL_APP) or 0) + 1
+                with wrapped_errors("control_log"):
+                    number = (handle.transaction_version(_CONTROL_APP) or 0) + 1
                 now = datetime.now(UTC)
                 row = dict.fromkeys(CONTROL_LOG.schema.names) | {
                     "entry": number,
@@ -150,8 +151,10 @@ class ControlLog:
 
 def _control_rows(handle: DeltaTable) -> list[dict[str, Any]]:
     """Few rows by nature, so they are read whole, sorted by entry."""
-    result = (
-        QueryBuilder().register("control_log", handle).execute("SELECT * FROM control_log ORDER BY entry").read_all()
-    )
+    try:
+        builder = QueryBuilder().register("control_log", handle)
+        result = builder.execute("SELECT * FROM control_log ORDER BY entry").read_all()
+    except Exception as error:  # a query whose file cannot be read raises no narrower type
+        raise wrap_error(error, "control_log") from error
     rows: list[dict[str, Any]] = pa.table(result).to_pylist()
     return rows

@@ -6,10 +6,9 @@ from typing import Any
 
 import duckdb
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
 from connectors.control_log import ControlLog
-from connectors.lake import FencedTable, LakeLocation, LakeStore, wrap_error
+from connectors.lake import FencedTable, LakeLocation, LakeStore, wrapped_errors
 from connectors.object_files import LakeReader
 
 
@@ -29,10 +28,8 @@ class TableFiles:
         if self._handle is None:
             self._handle = self._store.open(self._name)
         else:
-            try:
+            with wrapped_errors(f"table {self._name}"):
                 self._handle.update_incremental()
-            except (DeltaError, OSError) as error:
-                raise wrap_error(error, f"table {self._name}") from error
         if self._handle.version() == self._version:
             return []
         self._version = self._handle.version()
@@ -75,5 +72,6 @@ class DeltaLake:
 
     def recent_commits(self, name: str, limit: int) -> list[Mapping[str, Any]]:
         """What the stages wrote into the metadata of a table's last commits, newest first; one request per commit."""
-        commits = self.store.open(name).history(limit)
+        with wrapped_errors(f"table {name}"):
+            commits = self.store.open(name).history(limit)
         return [json.loads(c["trs"]) for c in commits if "trs" in c]

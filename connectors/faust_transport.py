@@ -12,6 +12,7 @@ comes too late, is void, whatever the timing; what was void is fetched again.
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -120,6 +121,11 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._leaving = asyncio.Event()
+
+    async def on_thread_stop(self) -> None:
+        # Where a fetch fails at this moment, aiokafka's stop lets the end of its own task out.
+        with suppress(asyncio.CancelledError):
+            await super().on_thread_stop()
 
     def leave(self) -> None:
         """The end is near: a rebalance that waits for the rest of the program waits no longer. From any thread."""

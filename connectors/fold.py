@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 import duckdb
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError
 
 from connectors.delta_lake import DeltaLake
-from connectors.lake import KnownIds, wrap_error
+from connectors.lake import KnownIds, wrapped_errors
+from connectors.object_files import read_error
 from processors.fold import fold_sql, reach
 from processors.keyed_table import KeyedTable
 from processors.lake_tables import ACCOUNTS_KEYED, FEATURE_CHANGES, INVOICES_KEYED, KEYED_TABLES, LAKE_TABLES
@@ -36,11 +37,17 @@ class Folded:
 def tail_rows(lake: DeltaLake, keyed: KeyedTable) -> int:
     """About how many rows the log has beyond the last fold (exactly, if nothing was deleted from it)."""
     log, folded = lake.store.open(keyed.log), lake.store.open(keyed.folded)
-    return _records(log) - (folded.transaction_version("folded_log_rows") or 0)
+    with wrapped_errors(f"tables {keyed.log} and {keyed.folded}"):
+        return _records(log) - (folded.transaction_version("folded_log_rows") or 0)
 
 
 def fold(lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, partitions: int) -> Folded:
     """Folds one keyed table; `con` must be prepared for the lake. Not committed when another fold came first."""
+    with wrapped_errors(f"fold of {keyed.folded}"):
+        return _fold(lake, con, keyed, partitions)
+
+
+def _fold(lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, partitions: int) -> Folded:
     log, folded = lake.store.open(keyed.log), lake.store.open(keyed.folded)
     tail = _records(log) - (folded.transaction_version("folded_log_rows") or 0)
     table = LAKE_TABLES[keyed.folded]
@@ -58,7 +65,10 @@ def fold(lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, par
         reach="fold_reach",
         today=datetime.now(UTC).date().isoformat(),
     )
-    rows = to_arrow(con, query, table.schema)
+    try:
+        rows = to_arrow(con, query, table.schema)
+    except duckdb.Error as error:
+        raise read_error(error) or error from error
     con.unregister("fold_reach")
     ids = {_APP_ID: (folded.transaction_version(_APP_ID) or 0) + 1, "folded_log_rows": _records(log)}
     try:
@@ -70,8 +80,6 @@ def fold(lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, par
         )
     except CommitFailedError:
         return Folded(keyed.folded, tail, 0, committed=False)
-    except (DeltaError, OSError) as error:
-        raise wrap_error(error, f"fold of {keyed.folded}") from error
     return Folded(keyed.folded, tail, rows.num_rows - partitions, committed=True)
 
 

@@ -7,10 +7,12 @@ since the handle's version, and that refusal is the fence.
 
 import json
 import random
+import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +33,9 @@ from processors.errors import (
 from processors.lake_tables import CONTROL_LOG, LAKE_TABLES, LakeTable
 
 COMMIT_RETRIES = 30
+_ORNAMENTS = re.compile("\x1b\\[[0-9;]*m|↳")
+"""Colours and arrows with which delta-rs prints the causes of an error, each on a line of its own."""
+_LONGEST_MESSAGE = 300
 _CONTROL_APP = "control"
 _HISTORY_DEPTH = 500
 _FOLLOWED = 50
@@ -71,7 +76,17 @@ def wrap_error(error: Exception, what: str) -> TrsError:
         word in lower for word in ("could not create local directory", "permission denied", "read-only file system")
     ):
         return AccessDeniedError(f"{what}: the folder cannot be written", hint="check TRS_LAKE and who may write there")
-    return RetryableError(f"{what}: {text.splitlines()[0] if text else type(error).__name__}")
+    line = " ".join(_ORNAMENTS.sub(" ", text).split())[:_LONGEST_MESSAGE]
+    return RetryableError(f"{what}: {line or type(error).__name__}")
+
+
+@contextmanager
+def wrapped_errors(what: str) -> Iterator[None]:
+    """Turns the errors of delta-rs into ours; `what` names the table."""
+    try:
+        yield
+    except (DeltaError, OSError) as error:
+        raise wrap_error(error, what) from error
 
 
 class LakeStore:
@@ -129,10 +144,9 @@ class LakeStore:
 
     def find_commit(self, name: str, matches: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any] | None:
         """The newest of the last 500 commits whose metadata matches, or None."""
-        for commit in self.open(name).history(_HISTORY_DEPTH):
-            if matches(commit):
-                return commit
-        return None
+        with wrapped_errors(f"table {name}"):
+            commits = self.open(name).history(_HISTORY_DEPTH)
+        return next((commit for commit in commits if matches(commit)), None)
 
 
 class KnownIds:
@@ -149,6 +163,10 @@ class KnownIds:
 
     def read(self, handle: DeltaTable, ids: Iterable[str]) -> dict[str, int]:
         """The values at the version that the handle shows; absent ids are left out."""
+        with wrapped_errors(f"table at {handle.table_uri}"):
+            return self._read(handle, ids)
+
+    def _read(self, handle: DeltaTable, ids: Iterable[str]) -> dict[str, int]:
         behind = handle.version() - self._version
         if behind:
             commits = [c for c in handle.history(min(behind, _FOLLOWED)) if c["version"] <= handle.version()]

@@ -4,8 +4,9 @@ DuckDB fetches only the columns, row groups and partitions that a query names. O
 read-only filesystem of ours, which serves byte ranges with obstore (the HTTP extension of DuckDB is not on PyPI).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -17,9 +18,11 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from fsspec import AbstractFileSystem
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from connectors.lake import wrap_error
+from processors.errors import TrsError, UnavailableError
 from processors.lake_tables import LAKE_TABLES, LakeTable
 from processors.state import duckdb_type
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 _TAIL_BYTES = 64 * 1024
 """Fetched at the first look at a file: nearly always its whole Parquet footer, which DuckDB reads several times."""
 _TAILS_KEPT = 512
+_CANNOT_READ = "the object store does not give"
+_LONGEST_REASON = 200
 _CLIENT_OPTIONS = {"allow_http", "allow_invalid_certificates", "connect_timeout", "timeout", "proxy_url"}
 _STORE_OPTIONS = {
     "access_key_id",
@@ -42,6 +47,22 @@ _STORE_OPTIONS = {
     "imdsv1_fallback",
     "request_payer",
 }
+
+
+@contextmanager
+def _reading(key: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseError as error:
+        raise UnavailableError(f"{_CANNOT_READ} {key}: {' '.join(str(error).split())[:_LONGEST_REASON]}") from error
+
+
+def read_error(error: BaseException) -> TrsError | None:
+    """The failed read of the object store that DuckDB passes on, as text of its own error; None for other errors."""
+    if not isinstance(error, duckdb.Error) or _CANNOT_READ not in str(error):
+        return None
+    reason = str(error).partition(_CANNOT_READ)[2].splitlines()[0]
+    return UnavailableError(_CANNOT_READ + reason, hint="check TRS_AWS_ENDPOINT and the store, then start again")
 
 
 class S3RangeFile:
@@ -109,7 +130,8 @@ class S3RangeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
 
     def _fetch(self, key: str, start: int, end: int) -> bytes:
         # DuckDB wants real bytes, not obstore's buffer.
-        return bytes(obstore.get_range(self._store, key, start=start, end=end))
+        with _reading(key):
+            return bytes(obstore.get_range(self._store, key, start=start, end=end))
 
     def _fetch_tail(self, key: str) -> bytes:
         size = self._size(key)
@@ -118,7 +140,8 @@ class S3RangeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
     def _size(self, path: str) -> int:
         key = self._key(path)
         if key not in self._sizes:
-            self._sizes[key] = int(obstore.head(self._store, key)["size"])
+            with _reading(key):
+                self._sizes[key] = int(obstore.head(self._store, key)["size"])
         return self._sizes[key]
 
     def info(self, path: str, **_: Any) -> dict[str, object]:
