@@ -12,8 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import duckdb
 
 from processors.charging import PriceAt
 from processors.dead_letters import dead_from_producer
@@ -242,7 +245,8 @@ class StreamEngine:
             wake.set()
         for thread in self._threads:
             thread.join()
-        self._state.close()
+        with suppress(duckdb.Error):  # busy with an opening in the shell's thread, which is not waited for
+            self._state.close()
 
     def _close_epochs(self) -> None:
         """One empty epoch per stage: the lake's watermark passes everything that was committed before it."""

@@ -232,3 +232,19 @@ def test_bad_record_lands_once_in_dead_letters_though_the_log_commit_failed(
     shell(topics).settle()
     assert [r["record_value"] for r in rows(location, "dead_letters")] == [b"no json at all"]
     assert {r["inv_id"] for r in rows(location, "invoice_features_changes")} == {1, 2}
+
+
+class BusyState:
+    """What the state is while an opening, in the shell's thread, is in a call to DuckDB."""
+
+    def close(self) -> None:
+        raise duckdb.Error("connection is busy with another call")
+
+
+def test_engine_that_is_stopped_amid_an_opening_ends_in_order(
+    shell: Open, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = shell(topics).engine
+    with monkeypatch.context() as busy:
+        busy.setattr(engine, "_state", BusyState())
+        engine.stop()
