@@ -10,7 +10,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # Arguments for pytest, e.g. make test ARGS="tests/app -k settings"
 ARGS ?=
 
-.PHONY: help setup demo test check lint types imports agreement format bench lock clean
+.PHONY: help setup demo test chaos check lint types imports agreement format bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: setup ## Show the whole path on real parts: database, Kafka, worker, lake,
 
 test: setup ## Run all tests; those of the stack start it by themselves
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+chaos: setup ## Hurt workers, Kafka and S3 while the source changes (SEED=n FAULTS=n); the lake must be right
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
 
 check: lint types imports agreement ## Lint, format, types, import rules, lock file and compose file
 

@@ -71,7 +71,9 @@ class FaultProxy:
         self.met: Counter[str] = Counter()
         self.requests = 0
         self._upstream_port = upstream_port
-        self._weather = Weather()
+        self._shut = False
+        self._under_way = 0
+        self.weather = Weather()
         self._random = random.Random(seed)  # noqa: S311 - repeatable faults, not a secret
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
@@ -96,11 +98,24 @@ class FaultProxy:
 
     def set(self, weather: Weather) -> None:
         """Requests that arrive from now on meet these faults."""
-        self._weather = weather
+        self.weather = weather
 
     def clear(self) -> None:
         """No more faults; those that are under way take their course."""
-        self._weather = Weather()
+        self.weather = Weather()
+
+    def shut(self) -> None:
+        """Drops every request from now on; returns once none is under way, so that the server may be restarted."""
+        self._call(self._quiesce())
+
+    def reopen(self) -> None:
+        """Ends `shut`."""
+        self._shut = False
+
+    async def _quiesce(self) -> None:
+        self._shut = True
+        while self._under_way:
+            await asyncio.sleep(0.01)
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -132,18 +147,27 @@ class FaultProxy:
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request and its answer; returns whether the client's connection can go on."""
         request = await read_head(reader)
-        if request is None:
+        if request is None or self._shut:
             return False
         self.requests += 1
-        weather = self._weather
+        weather = self.weather
         fault = self._draw(weather)
         if request.header("expect").lower() == "100-continue":
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = body_of_request(request, reader)
         if fault in _NOT_FORWARDED:
             return await self._refuse(fault, body, writer)
-        if fault is Fault.SLOW:
-            await asyncio.sleep(weather.wait_s)
+        self._under_way += 1
+        try:
+            if fault is Fault.SLOW:
+                await asyncio.sleep(weather.wait_s)
+            return await self._forward(request, body, fault, weather, writer)
+        finally:
+            self._under_way -= 1
+
+    async def _forward(
+        self, request: Head, body: Body, fault: Fault | None, weather: Weather, writer: asyncio.StreamWriter
+    ) -> bool:
         up_reader, up_writer = await asyncio.open_connection(HOST, self._upstream_port)
         try:
             up_writer.write(request.without("connection", "expect").with_("Connection", "close").encode())

@@ -124,6 +124,10 @@ class Stack:
         """The state of every part."""
         return [_status(p) for p in self._parts()]
 
+    def parts(self) -> list[Part]:
+        """The servers, each with the port that it has; for tests that restart one."""
+        return self._parts()
+
     def environment(self) -> dict[str, str] | None:
         """The settings that lead to the stack, or None if it is not up."""
         try:

@@ -212,6 +212,25 @@ def test_answer_that_is_cut_has_a_part_of_its_body(
     assert 0 < len(cut.value.partial) < 1000
 
 
+def test_proxy_that_is_shut_waits_for_what_is_under_way_and_drops_the_rest(
+    client: http.client.HTTPConnection, proxy: FaultProxy, store: type[Store]
+) -> None:
+    proxy.set(Weather((Fault.SLOW,), rate=1.0, wait_s=WAIT_S))
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(ask, client, "PUT", "/a", b"x")
+        while proxy.requests == 0:
+            time.sleep(0.01)
+        proxy.shut()
+        assert slow.result() == (200, b"")
+    assert store.content == {"/a": b"x"}
+    with pytest.raises((http.client.HTTPException, OSError)):
+        ask(client, "GET", "/a")
+    proxy.clear()
+    proxy.reopen()
+    client.close()
+    assert ask(client, "GET", "/a") == (200, b"x")
+
+
 def test_faults_of_one_seed_are_the_same_again(proxy: FaultProxy, store: type[Store]) -> None:
     def met(seed: int) -> list[int]:
         other = FaultProxy(upstream_port=proxy.port, seed=seed)
