@@ -8,7 +8,7 @@ import duckdb
 from deltalake import DeltaTable
 
 from connectors.control_log import ControlLog
-from connectors.lake import FencedTable, LakeLocation, LakeStore, wrapped_errors
+from connectors.lake import FencedTable, LakeLocation, LakeStore, last_commits, wrapped_errors
 from connectors.object_files import LakeReader
 
 
@@ -73,5 +73,5 @@ class DeltaLake:
     def recent_commits(self, name: str, limit: int) -> list[Mapping[str, Any]]:
         """What the stages wrote into the metadata of a table's last commits, newest first; one request per commit."""
         with wrapped_errors(f"table {name}"):
-            commits = self.store.open(name).history(limit)
+            commits = last_commits(self.store.open(name), limit)
         return [json.loads(c["trs"]) for c in commits if "trs" in c]

@@ -145,8 +145,21 @@ class LakeStore:
     def find_commit(self, name: str, matches: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any] | None:
         """The newest of the last 500 commits whose metadata matches, or None."""
         with wrapped_errors(f"table {name}"):
-            commits = self.open(name).history(_HISTORY_DEPTH)
+            commits = last_commits(self.open(name), _HISTORY_DEPTH)
         return next((commit for commit in commits if matches(commit)), None)
+
+
+def last_commits(handle: DeltaTable, limit: int) -> list[dict[str, Any]]:
+    """The last `limit` commits through the version that the handle shows, newest first.
+
+    delta-rs begins with the newest commit of all and counts down from the handle's version: where the table went on
+    since, its history gives newer commits than the handle shows, under the numbers of older ones.
+    """
+    version = handle.version()
+    wanted = min(limit, version + 1)
+    commits = handle.history(wanted)
+    beyond = max(0, len(commits) - wanted)
+    return [commit | {"version": version - age} for age, commit in enumerate(commits[beyond:])]
 
 
 class KnownIds:
@@ -169,7 +182,7 @@ class KnownIds:
     def _read(self, handle: DeltaTable, ids: Iterable[str]) -> dict[str, int]:
         behind = handle.version() - self._version
         if behind:
-            commits = [c for c in handle.history(min(behind, _FOLLOWED)) if c["version"] <= handle.version()]
+            commits = last_commits(handle, min(behind, _FOLLOWED))
             if len(commits) != behind:
                 self._values, self._complete = {}, False
             for commit in reversed(commits):

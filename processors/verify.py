@@ -76,6 +76,7 @@ def checks() -> tuple[Check, ...]:
     """Every check, the cheap ones first."""
     return (
         *(check for keyed in KEYED_TABLES for check in _keys(keyed)),
+        *(_folded(keyed) for keyed in KEYED_TABLES),
         _unique(ACCOUNTS_PRIVATE.name, ("account_id", "row_order", "row_offset"), "no change twice"),
         _unique(DEAD_LETTERS.name, ("topic", "partition", "row_offset"), "no record twice"),
         *_epochs(),
@@ -130,6 +131,24 @@ def _keys(keyed: KeyedTable) -> tuple[Check, ...]:
         _unique(keyed.folded, ("mark_bucket",), "one mark per bucket", of=marks),
         _unique(_STATES[keyed], keyed.key, "no key twice"),
     )
+
+
+def _folded(keyed: KeyedTable) -> Check:
+    key = ", ".join(keyed.key)
+    same = " AND ".join(f"f.{k} IS NOT DISTINCT FROM l.{k}" for k in keyed.key)
+    rank = ", ".join(keyed.rank)
+    below = f"""(
+          SELECT {", ".join(f"l.{k}" for k in keyed.key)}, max(row({", ".join(f"l.{r}" for r in keyed.rank)})) AS latest
+          FROM {keyed.log} AS l
+          JOIN {keyed.folded} AS m ON m.is_mark AND m.mark_bucket = l.{keyed.log_bucket} AND l.epoch <= m.epoch
+          GROUP BY ALL
+        )"""
+    failing = f"""
+        SELECT {", ".join(f"l.{k}" for k in keyed.key)}
+        FROM {below} AS l
+        LEFT JOIN (SELECT {key}, row({rank}) AS latest FROM {keyed.folded} WHERE NOT is_mark) AS f ON {same}
+        WHERE f.latest IS NULL OR f.latest < l.latest"""
+    return Check("folds", keyed.folded, "no row up to the marks is missing", below, failing)
 
 
 def _epochs() -> tuple[Check, ...]:

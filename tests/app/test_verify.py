@@ -146,6 +146,16 @@ def test_second_mark_of_a_bucket_is_told(lake: Path) -> None:
     assert ("keys", "account_log_folded", "one mark per bucket") in failed(verified(lake))
 
 
+def test_row_that_a_fold_left_out_is_told(lake: Path) -> None:
+    add_rows(lake, "invoice_log", set_column("item_id", lambda _: "b"), where="kind = 'line' AND invoice_id = 1")
+    (told,) = [o for o in verified(lake).outcomes if not o.holds]
+    assert (told.check, told.table, told.example) == (
+        "folds",
+        "invoice_log_folded",
+        "kind line, invoice_id 1, item_id b",
+    )
+
+
 def test_epoch_that_stands_twice_is_told(lake: Path) -> None:
     add_rows(lake, "epochs", same, where="stage = 'skus' AND epoch = 2")
     assert failed(verified(lake)) == [("epochs", "epochs", "numbers rise strictly per stage and bucket")]
