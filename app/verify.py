@@ -14,8 +14,9 @@ from processors.errors import DamagedLakeError, TrsError, UnsettledLakeError
 from processors.features.batch import inputs_from_lake
 from processors.features.declarations import FEATURE_SETS
 from processors.lake_tables import changes_name
+from processors.stands import DOCUMENTS, LOGS, STANDS, pending_sql
 from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES, topic_of
-from processors.verify import DOCUMENTS, LOGS, NAMES, STANDS, Check, checks, pending_sql
+from processors.verify import NAMES, Check, checks
 
 
 @dataclass(frozen=True)

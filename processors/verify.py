@@ -1,11 +1,7 @@
 """What must hold in a lake at rest, as SQL: each check counts the rows that break one promise of DESIGN's.
 
 The checks read the lake's tables and views by name (processors/views/catalog.py), `documents` as
-`features.batch.inputs_from_lake` makes it, and what the tables' application ids say:
-
-    stand_epochs(stage, bucket, epoch)                  the stage's log: last epoch committed
-    stand_offsets(stage, topic, bucket, next_offset)    the stage's log: what it reads next
-    stand_cursors(output, bucket, epoch)                'documents' or a feature set: derived through this epoch
+`features.batch.inputs_from_lake` makes it, and what the tables' application ids say (processors/stands.py).
 """
 
 from dataclasses import dataclass
@@ -22,25 +18,14 @@ from processors.lake_tables import (
     EPOCHS,
     INVOICES_KEYED,
     KEYED_TABLES,
-    SKU_LOG,
     SKUS_KEYED,
     changes_name,
     feature_keyed,
 )
+from processors.stands import DOCUMENTS, LOGS
 from processors.views.catalog import states_name
 from processors.watermark import latest_epochs_sql
 
-STANDS = {
-    "stand_epochs": "stage VARCHAR, bucket INTEGER, epoch BIGINT",
-    "stand_offsets": "stage VARCHAR, topic VARCHAR, bucket INTEGER, next_offset BIGINT",
-    "stand_cursors": "output VARCHAR, bucket INTEGER, epoch BIGINT",
-}
-"""Tables of application ids that the checks read, with their columns."""
-
-LOGS = {"skus": SKUS_KEYED.log, "invoices": INVOICES_KEYED.log, "accounts": ACCOUNTS_KEYED.log}
-"""The log of each stage."""
-
-DOCUMENTS = "documents"
 _STATES = {SKUS_KEYED: "sku_states", INVOICES_KEYED: "invoice_states", ACCOUNTS_KEYED: "account_states"} | {
     feature_keyed(f): states_name(f) for f in FEATURE_SETS
 }
@@ -85,34 +70,6 @@ def checks() -> tuple[Check, ...]:
         _documents(),
         *(_features(feature_set) for feature_set in FEATURE_SETS),
     )
-
-
-def pending_sql() -> str:
-    """A query of sentences that say what is committed and not derived yet; no row when everything is."""
-    outputs = [(DOCUMENTS, "invoices"), *((f.name, "accounts") for f in FEATURE_SETS)]
-    behind = " UNION ALL ".join(
-        f"""
-        SELECT format('{output} are derived through less than the last epoch in {{}} buckets', count(*)) AS reason
-        FROM stand_epochs AS e
-        LEFT JOIN stand_cursors AS c ON c.output = '{output}' AND c.bucket = e.bucket
-        WHERE e.stage = '{stage}' AND coalesce(c.epoch, 0) < e.epoch
-        HAVING count(*) > 0"""
-        for output, stage in outputs
-    )
-    return f"""
-        {behind}
-        UNION ALL
-        SELECT format('prices of {{}} SKU buckets are newer than those that invoices use', count(DISTINCT s.bucket))
-        FROM (SELECT bucket, max(epoch) AS epoch FROM {SKU_LOG.name} GROUP BY bucket) AS s
-        JOIN {latest_epochs_sql(EPOCHS.name)} AS e
-          ON e.stage = 'invoices' AND s.epoch > coalesce(e.sku_versions[s.bucket + 1], -1)
-        HAVING count(*) > 0
-        UNION ALL
-        SELECT format('a truncate is not applied in {{}} buckets yet', count(*))
-        FROM {latest_epochs_sql(EPOCHS.name)} AS e
-        WHERE e.control_version < (SELECT max(entry) FROM {CONTROL_LOG.name} WHERE kind = 'truncate')
-        HAVING count(*) > 0
-    """
 
 
 def _unique(table: str, key: tuple[str, ...], promise: str, *, of: str | None = None) -> Check:

@@ -70,7 +70,11 @@ class Run:
         chance = random.Random(f"{self._seed} world")
         outcome.price_at = chance.choice(("current", "creation"))
         stack = Stack(self._folder)
-        environment_ = stack.up(report=lambda part, message: self._tell(f"{part} {message}"))
+        try:
+            environment_ = stack.up(report=lambda part, message: self._tell(f"{part} {message}"))
+        except BaseException:
+            stack.down(wipe=False)
+            raise
         settings = settings_of(environment_, self._folder, price_at=outcome.price_at)
         (s3,) = [p for p in stack.parts() if p.name == "s3"]
         assert s3.port is not None
