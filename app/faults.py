@@ -1,4 +1,4 @@
-"""What the system and DuckDB refuse, told as errors of ours: a full disk, a folder that cannot be written."""
+"""What the system and DuckDB refuse, told as errors of ours: a full disk, a folder, a store that gives nothing."""
 
 import errno
 
@@ -35,6 +35,11 @@ def _of_system(error: OSError) -> TrsError | None:
 def _of_duckdb(error: BaseException) -> TrsError | None:
     import duckdb
 
+    from connectors.object_files import read_error
+
+    unread = read_error(error)
+    if unread is not None:
+        return unread
     if isinstance(error, duckdb.OutOfMemoryException):
         return FullDiskError(
             "the memory of TRS_MEMORY_MB is used up and the disk has no room to spill to",

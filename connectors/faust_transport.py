@@ -129,7 +129,8 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
 
     def leave(self) -> None:
         """The end is near: a rebalance that waits for the rest of the program waits no longer. From any thread."""
-        self.thread_loop.call_soon_threadsafe(self._leaving.set)
+        with suppress(RuntimeError):  # the thread has ended already: the brokers were away when it began
+            self.thread_loop.call_soon_threadsafe(self._leaving.set)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await self._unless_leaving(super().on_partitions_revoked(revoked))

@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from app.faults import known_fault
-from processors.errors import AccessDeniedError, FullDiskError, UsageError
+from processors.errors import AccessDeniedError, FullDiskError, UnavailableError, UsageError
 from tests.app.commands import trs, trs_process
 
 
@@ -54,3 +54,10 @@ def test_out_in_a_folder_that_cannot_be_written_is_told_before_any_work() -> Non
     answer = trs("sql", "FROM skus", "--out", "/proc/answer.csv")
     assert answer.code == 5
     assert answer.err.startswith("error: --out /proc/answer.csv: the folder /proc cannot be written")
+
+
+def test_store_that_gives_nothing_is_not_taken_for_a_fault_of_the_program() -> None:
+    text = "Traceback ...\nprocessors.errors.UnavailableError: the object store does not give lake/a.parquet: 500"
+    fault = known_fault(duckdb.Error(text))
+    assert isinstance(fault, UnavailableError)
+    assert fault.message == "the object store does not give lake/a.parquet: 500"
