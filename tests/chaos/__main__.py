@@ -47,6 +47,7 @@ def _print(console: Console, outcome: Outcome) -> None:
     console.print(f"{outcome.faults.total()} faults in {outcome.seconds:.0f} s, prices at {outcome.price_at}")
     console.print(f"{outcome.changes} changes at the source, {outcome.events} row events")
     console.print(f"{outcome.starts} starts of workers; they ended with code: {codes or 'none'}")
+    console.print(f"{outcome.drains} catch-ups until everything was derived")
     console.print(f"{outcome.requests} requests to S3, {outcome.requests_failed} of them failed or delayed on purpose")
     for left_out in outcome.left_out:
         console.print(f"left out: {left_out}")
