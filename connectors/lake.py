@@ -182,9 +182,12 @@ class KnownIds:
     def _read(self, handle: DeltaTable, ids: Iterable[str]) -> dict[str, int]:
         behind = handle.version() - self._version
         if behind:
-            commits = last_commits(handle, min(behind, _FOLLOWED))
+            wanted = min(behind, _FOLLOWED)
+            commits = last_commits(handle, wanted)
             if len(commits) != behind:
                 self._values, self._complete = {}, False
+            if len(commits) < wanted:
+                commits = []  # the log was cleaned up: which versions these are cannot be told
             for commit in reversed(commits):
                 self._values |= json.loads(commit.get("trs_ids", "{}"))
             self._version = handle.version()
