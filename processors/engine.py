@@ -28,7 +28,7 @@ from processors.lake_tables import changes_name
 from processors.ports import DocumentSink, FencedLog, Lake, LakeProgress, StoredPosition
 from processors.records import RawBatch
 from processors.stage import Stage, StageContext
-from processors.stages import AccountStage, InvoiceStage, SkuStage
+from processors.stages import PRICES_ID, ROWS_ID, AccountStage, InvoiceStage, SkuStage
 from processors.state import compress, cursor, open_state
 from processors.tables import (
     ACCOUNTS,
@@ -202,7 +202,8 @@ class StreamEngine:
                 started = time.monotonic()
                 found = stage.assign(buckets)
                 log.info("stage %s: %d buckets open in %.2f s", stage.name, len(buckets), time.monotonic() - started)
-                self._inboxes[stage.name].reset({p: None if s is None else s.next_offset for p, s in found.items()})
+                # The shell may begin elsewhere than where the lake stands, when a gap is accepted (R9).
+                self._inboxes[stage.name].reset(dict.fromkeys(found))
                 positions |= found
         self._compress()
         self._accepting = True
@@ -331,16 +332,25 @@ class StreamEngine:
         positions: dict[tuple[str, int], int] = {}
         epochs: dict[str, dict[int, int]] = {}
         documents: dict[int, int] = {}
+        price_rows = 0
+        prices_used: dict[int, int] = {}
         for stage in self._stages:
             ids = {f"offset:{t}:{b}": (t, b) for t in stage.topics for b in buckets}
             fence = {stage.epoch_id(b): b for b in buckets}
             cursors = {f"documents:{b}": b for b in buckets}
-            stored = self._watched(stage.log_name).stored((*ids, *fence, *cursors))
+            row_ids = tuple(f"{ROWS_ID}:{b}" for b in buckets)
+            price_ids = {f"{PRICES_ID}:{b}": b for b in buckets}
+            stored = self._watched(stage.log_name).stored((*ids, *fence, *cursors, *row_ids, *price_ids))
             positions |= {place: stored[i] for i, place in ids.items() if i in stored}
             epochs[stage.name] = {b: stored[i] for i, b in fence.items() if i in stored}
+            if stage is self._skus:
+                price_rows = sum(stored.get(i, 0) for i in row_ids)
             if stage is self._invoices:
+                prices_used = {b: stored.get(i, 0) for i, b in price_ids.items()}
                 documents = {b: stored[i] for i, b in cursors.items() if i in stored}
-        settled = all(documents.get(b, 0) >= e for b, e in epochs[self._invoices.name].items())
+        settled = all(
+            documents.get(b, 0) >= e and prices_used[b] >= price_rows for b, e in epochs[self._invoices.name].items()
+        )
         derived = True
         for feature_set in self._accounts.feature_sets:
             ids_ = {f"cursor:{b}": b for b in buckets}

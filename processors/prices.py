@@ -50,6 +50,10 @@ class Control:
         """The greatest order below which rows of the table are gone, or None."""
         return max((order for _, name, order, _ in self._truncates if name == table), default=None)
 
+    def last_truncate(self, table: str) -> int:
+        """The number of the last entry that truncates the table, 0 if there is none."""
+        return max((entry for entry, name, _, _ in self._truncates if name == table), default=0)
+
     def pending(self, tables: tuple[str, ...]) -> bool:
         """Fills `truncates` with the unseen ones of these tables and marks them as seen; whether there are any."""
         fresh = [t for t in self._truncates if t[0] > self._applied and t[1] in tables]

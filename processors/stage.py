@@ -132,13 +132,25 @@ class Stage(ABC):
         if gained or lost:
             # Lost buckets leave the ids too: a handle that carries them would be refused when their owner commits.
             self._open(gained)
-        return {
+        found = {
             (t, b): StoredPosition(self.positions[t, b], self._stored_topic_ids.get(t, self.context.topic_ids[t]))
             if (t, b) in self.positions
             else None
             for t in self.topics
             for b in self.buckets
         }
+        self._forget_former_topics()
+        return found
+
+    def _forget_former_topics(self) -> None:
+        """Offsets of a topic that was made anew mean nothing in the new one: neither positions nor marks of rows read.
+
+        Whoever reads on (`--accept-gap`) begins a new count; until then the lake says 0, which skips nothing.
+        """
+        for topic in self.topics:
+            if self._stored_topic_ids.get(topic, self.context.topic_ids[topic]) != self.context.topic_ids[topic]:
+                for places in (self.positions, *self.side_positions.values()):
+                    places.update({place: 0 for place in places if place[0] == topic})
 
     def _open(self, gained: frozenset[int]) -> None:
         self._logs = {table: self.context.lake.fenced(table) for table in self.tables}
@@ -331,17 +343,18 @@ class Stage(ABC):
         """The rows of one topic that the side table lacks: at or beyond its own offset of their partition."""
         for (mark_topic, bucket), position in self.side_positions.get(table, {}).items():
             if mark_topic == topic:
-                below = pc.and_(pc.equal(rows[partition], bucket), pc.less(rows["row_offset"], position))
-                rows = rows.filter(pc.invert(below))
+                offset = rows["row_offset"]
+                read = pc.and_(pc.greater_equal(offset, 0), pc.less(offset, position))  # below 0: it was not read
+                rows = rows.filter(pc.invert(pc.and_(pc.equal(rows[partition], bucket), read)))
         return rows
 
-    def commit_side(self, table: str, rows: pa.Table) -> None:
+    def commit_side(self, table: str, rows: pa.Table, extra: Mapping[str, int] | None = None) -> None:
         """Commits rows that cannot be derived again, with the positions through which they are complete."""
         marks = self.side_positions.setdefault(table, {})
         # After a restart an epoch may end before the mark, which must stay: rows up to it are in the table.
         marks.update({p: max(o, marks.get(p, 0)) for p, o in self.positions.items()})
         ids = {i: marks[p] for i, p in self._place_ids("side").items() if p in marks}
-        self._logs[table].append(rows, self._fence() | ids)
+        self._logs[table].append(rows, self._fence() | ids | dict(extra or {}))
 
     def commit_log(self, rows: pa.Table, extra: Mapping[str, int], report: EpochReport) -> str:
         """Commits the stage's log: rows, epochs, positions and cursors in one (R5)."""

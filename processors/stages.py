@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from processors import account_rows, feature_rows, invoice_documents, invoice_rows, sku_rows
 from processors.charging import PriceAt
@@ -36,6 +37,10 @@ from processors.tables import ACCOUNTS, INVOICE_LINE_ITEMS, INVOICES, SKUS, Tabl
 
 log = logging.getLogger(__name__)
 EVENTS = "events"
+ROWS_ID = "rows"
+"""`rows:BUCKET` in sku_log: the last epoch of the bucket that changed a price or SKU."""
+PRICES_ID = "prices"
+"""`prices:BUCKET` in invoice_log: the sum of `rows` over all SKU buckets, as far as its documents know them."""
 SEND_RETRY_S = 2.0
 PUT_OFF_S = 10.0
 """How long documents may wait, at most, while a backlog of rows is read."""
@@ -92,13 +97,18 @@ class SkuStage(_RowStage):
 
     def __init__(self, context: StageContext, con: duckdb.DuckDBPyConnection, topics: Sequence[str]) -> None:
         super().__init__(context, con, topics)
+        self._last_rows: dict[int, int] = {}
         sku_rows.create_state(con)
+
+    def extra_ids(self, table: str) -> tuple[str, ...]:
+        return tuple(f"{ROWS_ID}:{b}" for b in sorted(self.buckets)) if table == self.log_name else ()
 
     def load_gained(self, gained: frozenset[int], stored: Mapping[str, Mapping[str, int]]) -> None:
         columns = ", ".join(n for n in SKU_LOG.schema.names if n != "known_date")
         current = self.current(SKUS_KEYED, gained)
         self.con.execute(f"INSERT INTO {sku_rows.STATE} BY NAME SELECT {columns} FROM {current}")
         self.control.apply_again()
+        self._last_rows |= {b: stored[self.log_name].get(f"{ROWS_ID}:{b}", 0) for b in gained}
 
     def drop_lost(self) -> None:
         kept = ", ".join(str(b) for b in self.buckets) or "NULL"
@@ -112,7 +122,8 @@ class SkuStage(_RowStage):
             rows = self.dated(f"SELECT * FROM {sku_rows.ROWS} ORDER BY bucket", SKU_LOG.schema)
         else:
             rows = SKU_LOG.schema.empty_table()
-        self.commit_log(rows, {}, report)
+        self._last_rows |= {b: self.epochs[b] for b in rows["bucket"].unique().to_pylist()}
+        self.commit_log(rows, {f"{ROWS_ID}:{b}": e for b, e in self._last_rows.items() if b in self.buckets}, report)
 
 
 class InvoiceStage(_RowStage):
@@ -142,7 +153,8 @@ class InvoiceStage(_RowStage):
         invoice_documents.create_state(con)
 
     def extra_ids(self, table: str) -> tuple[str, ...]:
-        return tuple(f"documents:{b}" for b in sorted(self.buckets)) if table == self.log_name else ()
+        names = ("documents", PRICES_ID) if table == self.log_name else ()
+        return tuple(f"{name}:{b}" for b in sorted(self.buckets) for name in names)
 
     def extra_metadata(self) -> dict[str, object]:
         return {
@@ -219,7 +231,11 @@ class InvoiceStage(_RowStage):
         rows = self.dated(invoice_rows.log_rows_sql(), INVOICE_LOG.schema)
         # Nothing to derive: this very commit may say that documents are complete through it.
         through = self.sent_through if put_off or count else dict(self.epochs)
-        self.commit_log(rows, {f"documents:{b}": e for b, e in through.items() if e > 0}, report)
+        used = sum(self.prices.versions.values())
+        ids = {f"documents:{b}": e for b, e in through.items() if e > 0} | {
+            f"{PRICES_ID}:{b}": used for b in self.epochs
+        }
+        self.commit_log(rows, ids, report)
         self._cursor_written = through
         if put_off:
             return
@@ -276,11 +292,15 @@ class AccountStage(_RowStage):
         super().__init__(context, con, topics)
         self.feature_sets = feature_sets
         self._known_from_ms = 0
+        self._truncated: dict[int, int] = {}
         account_rows.create_state(con)
         for feature_set in feature_sets:
             feature_rows.create_state(con, feature_set)
 
     side_tables = (ACCOUNTS_PRIVATE.name,)
+
+    def extra_ids(self, table: str) -> tuple[str, ...]:
+        return tuple(f"truncate:{b}" for b in sorted(self.buckets)) if table == ACCOUNTS_PRIVATE.name else ()
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -305,6 +325,7 @@ class AccountStage(_RowStage):
     def load_gained(self, gained: frozenset[int], stored: Mapping[str, Mapping[str, int]]) -> None:
         account_rows.load_state(self.con, current=self.current(ACCOUNTS_KEYED, gained))
         self.control.apply_again()
+        self._truncated |= {b: stored[ACCOUNTS_PRIVATE.name].get(f"truncate:{b}", 0) for b in gained}
         for feature_set in self.feature_sets:
             ids = stored[changes_name(feature_set)]
             self._known_from_ms = max([self._known_from_ms, *(ids.get(f"known_from_ms:{b}", 0) for b in gained)])
@@ -361,11 +382,15 @@ class AccountStage(_RowStage):
         query = (
             f"SELECT {columns}, is_delete AS deleted, {known}::TIMESTAMPTZ AS known_from FROM {events} ORDER BY bucket"
         )
-        rows = self.beyond_side(
-            ACCOUNTS_PRIVATE.name, self.dated(query, ACCOUNTS_PRIVATE.schema), topic, partition="bucket"
-        )
+        rows = self.dated(query, ACCOUNTS_PRIVATE.schema)
+        rows = self.beyond_side(ACCOUNTS_PRIVATE.name, rows, topic, partition="bucket")
+        # Deletes of a truncate were not read: they are complete through its entry of the control log.
+        truncate = self.control.last_truncate(ACCOUNTS.name)
+        done = pa.array([b for b, entry in self._truncated.items() if entry >= truncate], pa.int32())
+        rows = rows.filter(pc.invert(pc.and_(pc.less(rows["row_offset"], 0), pc.is_in(rows["bucket"], done))))
         if rows.num_rows:
-            self.commit_side(ACCOUNTS_PRIVATE.name, rows)
+            self._truncated = dict.fromkeys(self.buckets, truncate)
+            self.commit_side(ACCOUNTS_PRIVATE.name, rows, {f"truncate:{b}": truncate for b in self.buckets})
 
     def _derive(self, feature_set: FeatureSet, known_from_ms: int) -> int:
         count = feature_rows.derive(self.con, feature_set, owned=OWNED)

@@ -58,7 +58,9 @@ class Topics:
 class Shell:
     """Drives an engine as the worker's shell does: seeks where the lake stands, offers what the topics hold."""
 
-    def __init__(self, lake: DeltaLake, topics: Topics, spill: Path) -> None:
+    def __init__(
+        self, lake: DeltaLake, topics: Topics, spill: Path, topic_ids: Mapping[str, str] | None = None
+    ) -> None:
         self.topics = topics
         self.engine = StreamEngine(
             EngineConfig(
@@ -66,7 +68,7 @@ class Shell:
             ),
             lake=lake,
             sink=topics,
-            topic_ids={f"{PREFIX}.{n}": n for n in _TOPICS},
+            topic_ids={f"{PREFIX}.{n}": n for n in _TOPICS} | dict(topic_ids or {}),
             writer="test",
         )
         self.engine.start()
@@ -109,8 +111,8 @@ def shell(location: LakeLocation, tmp_path: Path) -> Iterator[Open]:
     """Opens engines on the test's lake; stops them afterwards."""
     opened: list[Shell] = []
 
-    def start(topics: Topics, lake: DeltaLake | None = None) -> Shell:
-        opened.append(Shell(lake or DeltaLake(location), topics, tmp_path / f"spill-{len(opened)}"))
+    def start(topics: Topics, lake: DeltaLake | None = None, topic_ids: Mapping[str, str] | None = None) -> Shell:
+        opened.append(Shell(lake or DeltaLake(location), topics, tmp_path / f"spill-{len(opened)}", topic_ids))
         return opened[-1]
 
     yield start
@@ -248,3 +250,64 @@ def test_engine_that_is_stopped_amid_an_opening_ends_in_order(
     with monkeypatch.context() as busy:
         busy.setattr(engine, "_state", BusyState())
         engine.stop()
+
+
+def test_a_price_that_nobody_used_yet_is_not_settled(shell: Open, topics: Topics, location: LakeLocation) -> None:
+    late = topics.records.pop(f"{PREFIX}.skus")
+    open_shell = shell(topics)
+    open_shell.settle()
+    topics.records[f"{PREFIX}.skus"] = late
+    open_shell.settle()
+    assert feature(location)["inv_total"] == 10
+
+
+def test_truncate_of_accounts_deletes_their_personal_rows_once(
+    shell: Open, topics: Topics, location: LakeLocation
+) -> None:
+    first = shell(topics)
+    first.settle()
+    topics.add("accounts", event("accounts", "t", 50, None))
+    first.settle()
+    topics.add("accounts", event("accounts", "u", 60, ACCOUNT | {"account_id": 8}))
+    wait_until(
+        lambda: first.settled() and any(r["deleted"] for r in rows(location, "accounts_private_changes")),
+        timeout_s=SETTLE_S,
+        what="the personal row is gone",
+    )
+    first.engine.stop()
+    shell(topics).settle()
+    found = sorted((r["account_id"], r["deleted"]) for r in rows(location, "accounts_private_changes"))
+    assert found == [(7, False), (7, True), (8, False)]
+
+
+def test_gap_that_was_accepted_is_read_on_from_where_the_shell_begins(
+    shell: Open, topics: Topics, location: LakeLocation
+) -> None:
+    first = shell(topics)
+    first.settle()
+    first.engine.stop()
+    topics.add("invoices", b"expired", event("invoices", "c", 5, INVOICE | {"invoice_id": 2}))
+    second = shell(topics)
+    assert second.positions[f"{PREFIX}.invoices"] == 1
+    second.positions[f"{PREFIX}.invoices"] = 2
+    second.settle()
+    assert {r["inv_id"] for r in rows(location, "invoice_features_changes")} == {1, 2}
+    assert rows(location, "dead_letters") == []
+
+
+def test_positions_in_a_topic_that_was_made_anew_are_forgotten(
+    shell: Open, topics: Topics, location: LakeLocation
+) -> None:
+    topics.add("invoices", b"bad", event("invoices", "c", 5, INVOICE | {"invoice_id": 2}))
+    first = shell(topics)
+    first.settle()
+    first.engine.stop()
+    name = f"{PREFIX}.invoices"
+    topics.records[name] = [(b"{}", b"also bad")]
+    second = shell(topics, topic_ids={name: "made anew"})
+    assert second.positions[name] == 3
+    second.positions[name] = 0
+    second.settle()
+    assert sorted(r["record_value"] for r in rows(location, "dead_letters")) == [b"also bad", b"bad"]
+    second.engine.stop()
+    assert shell(topics, topic_ids={name: "made anew"}).positions[name] == 1
