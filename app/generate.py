@@ -26,7 +26,10 @@ def write_extracts(data: Generated, folder: Path, *, replace: bool, report: Repo
     present = [f"{t.name}.csv" for t in TABLES if (folder / f"{t.name}.csv").exists()]
     if present and not replace:
         raise UsageError(f"{folder} already has {', '.join(present)}", hint="name another folder, or give --replace")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # as below /proc: the parents are there, nothing can be made in them
+        raise UsageError(f"{folder} cannot be made: {error.strerror}", hint="name another folder") from None
     written = {}
     for table in TABLES:
         total = data.count(table)

@@ -43,7 +43,7 @@ class PartitionStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """Everything that `trs status` shows. `kafka_problem`: why Kafka's offsets are missing, None if they are not.
+    """Everything that `trs status` shows. `kafka_error`: why Kafka's offsets are missing, None if they are not.
 
     `tables`: rows by lake table, from Delta's statistics, None where the table does not exist. `views`: live rows.
     `dead_letters`: open ones by reason.
@@ -54,7 +54,7 @@ class Status:
     watermark: datetime | None
     stages: tuple[StageStatus, ...]
     partitions: tuple[PartitionStatus, ...]
-    kafka_problem: str | None
+    kafka_error: TrsError | None
     tables: dict[str, int | None]
     views: dict[str, int]
     dead_letters: dict[str, int]
@@ -86,7 +86,7 @@ def read_status(settings: Settings) -> Status:
             watermark=freshness.watermark,
             stages=_stages(session),
             partitions=partitions,
-            kafka_problem=problem,
+            kafka_error=problem,
             tables={name: session.reader.row_count(name) for name in LAKE_TABLES},
             views={v: session.con.sql(f"SELECT count(*) FROM {v}").fetchall()[0][0] for v in _COUNTED_VIEWS},
             dead_letters=dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
@@ -105,7 +105,7 @@ def _stages(session: LakeSession) -> tuple[StageStatus, ...]:
     return tuple(StageStatus(*row) for row in rows)
 
 
-def _partitions(session: LakeSession, settings: Settings) -> tuple[tuple[PartitionStatus, ...], str | None]:
+def _partitions(session: LakeSession, settings: Settings) -> tuple[tuple[PartitionStatus, ...], TrsError | None]:
     rows = session.con.sql(
         f"""
         SELECT o.entry.topic, e.bucket, max(o.entry.next_offset)
@@ -124,7 +124,7 @@ def _partitions(session: LakeSession, settings: Settings) -> tuple[tuple[Partiti
     try:
         kafka = watermarks(kafka_config(settings), topics)
     except TrsError as error:
-        problem = str(error)
+        problem = error
     partitions = []
     for place in sorted(lake.keys() | kafka.keys()):
         start, end = kafka.get(place, (None, None))

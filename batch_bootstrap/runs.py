@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -73,6 +74,16 @@ class RunProgress:
         if chunk.position is not None:
             self.first_position = self.first_position or chunk.position
             self.last_position = chunk.position
+
+
+def check_folder(folder: Path) -> None:
+    """Makes the folder of progress files and writes to it, so that a run is not begun that could not be kept.
+
+    Raises OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 class ProgressFile:

@@ -14,7 +14,7 @@ from pathlib import Path
 from batch_bootstrap.dead_letters import dead_letter_values
 from batch_bootstrap.events import Stamp, connect, row_events
 from batch_bootstrap.read_ahead import ReadAhead
-from batch_bootstrap.runs import ProgressFile, RunProgress, RunRegistry
+from batch_bootstrap.runs import ProgressFile, RunProgress, RunRegistry, check_folder
 from batch_bootstrap.source import Source
 from connectors.kafka import KafkaConfig, TransactionalProducer, check_topics, ensure_topics
 from connectors.source_rows import Chunk, Finding
@@ -90,6 +90,7 @@ def run_snapshot(
     source.preflight()
     topics = all_topics(config.topic_prefix)
     check_topics(kafka, topics, config.partitions)
+    check_folder(config.state)
     registry = open_registry()
     if not source.has_binlog and cdc_open():
         raise CdcOpenError(

@@ -99,7 +99,10 @@ def wrap_error(error: pymysql.MySQLError, where: object) -> TrsError:
     if code in _UNREACHABLE:
         return UnavailableError(f"{where} does not answer ({text})", hint="check host, port and that the server runs")
     if code == ER.BAD_DB_ERROR:
-        return SourceError(f"{where}: there is no such database")
+        return SourceError(
+            f"{where}: there is no such database",
+            hint="check the name at the end of the URL; `trs generate --to mysql://…` fills an empty database",
+        )
     return SourceError(f"{where}: {text}")
 
 

@@ -108,8 +108,9 @@ def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> Sourc
         if isinstance(wrapped, AccessDeniedError):
             wrapped.hint = f"GRANT SELECT ON {url.database}.* TO the user"
         elif error.args[0] == pymysql.constants.ER.NO_SUCH_TABLE:
+            made_by = " ".join(ddl(table).split())
             wrapped = SourceError(
-                f"{url} has no table {table.name}", hint=f"it is declared as: {' '.join(ddl(table).split())}"
+                f"{url} has no table {table.name}", hint=f"check the database in the URL, or make it: {made_by}"
             )
         raise wrapped from None
     found = query(

@@ -86,13 +86,15 @@ def snapshot(
 def date_formats(options: list[str]) -> dict[str, str]:
     """`table.column=FORMAT` options as a mapping. Raises UsageError."""
     from processors.errors import UsageError
+    from processors.tables import TABLES, Kind
 
+    dates = [f"{t.name}.{c.name}" for t in TABLES for c in t.columns if c.kind is Kind.DATE]
     formats = {}
     for option in options:
-        column, separator, date_format = option.partition("=")
-        if not separator or not date_format:
-            raise UsageError(f"--date-format {option} is not COLUMN=FORMAT", hint="as invoices.date_issued=%d/%m/%Y")
-        formats[column] = date_format
+        column, equals, value = option.partition("=")
+        if not equals or "%" not in value or column not in dates:
+            raise UsageError(f"--date-format {option}: write COLUMN=FORMAT", hint=f"columns: {', '.join(dates)}")
+        formats[column] = value
     return formats
 
 

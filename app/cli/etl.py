@@ -44,6 +44,7 @@ def etl(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from app.cli.bootstrap import date_formats
     from app.etl import LAKE, run_etl
     from app.lake_session import named_feature_set
     from app.settings import load_settings
@@ -52,15 +53,13 @@ def etl(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     settings = load_settings()
     features = named_feature_set(feature_set)
-    formats = _date_formats(date_format or [])
+    formats = date_formats(date_format or [])
     if source == LAKE and formats:
         raise UsageError("--date-format is for CSV extracts")
-    if source != LAKE:
-        if price_at == "creation":
-            raise UsageError(
-                "a bare source knows only today's prices", hint="leave out --price-at creation, or use --source lake"
-            )
-        console.print("prices: today's, because a bare source knows no others", style="dim")
+    if source != LAKE and price_at == "creation":
+        raise UsageError(
+            "a bare source knows only today's prices", hint="leave out --price-at creation, or use --source lake"
+        )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         tasks = {}
@@ -88,25 +87,13 @@ def etl(
             console.print(f"{count} {kind} were noticed and used", style="yellow")
     if report.rejects_file is not None:
         console.print(f"{report.rejected} rows rejected, see {report.rejects_file}", style="yellow", markup=False)
+    prices = "today's prices" if report.price_at == "current" else "prices at creation"
     console.print(
         f"{report.rows} rows of {report.feature_set} as of {report.as_of:%Y-%m-%dT%H:%M:%SZ}"
+        f" ({prices})"
         f" in {report.seconds:.1f} s: {report.out}",
         markup=False,
     )
-
-
-def _date_formats(options: list[str]) -> dict[str, str]:
-    from processors.errors import UsageError
-    from processors.tables import TABLES, Kind
-
-    dates = [f"{t.name}.{c.name}" for t in TABLES for c in t.columns if c.kind is Kind.DATE]
-    formats = {}
-    for option in options:
-        column, equals, value = option.partition("=")
-        if not equals or "%" not in value or column not in dates:
-            raise UsageError(f"--date-format {option}: write COLUMN=FORMAT", hint=f"columns: {', '.join(dates)}")
-        formats[column] = value
-    return formats
 
 
 def _as_json(report: "EtlReport") -> dict[str, object]:

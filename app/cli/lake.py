@@ -75,7 +75,10 @@ def status(
     partitions: Annotated[bool, typer.Option("--partitions", help="Show every partition, not only topics.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, every partition in it.")] = False,
 ) -> None:
-    """Show how far the lake is: lag per partition, last epochs, freshness, rows, dead letters."""
+    """Show how far the lake is: lag per partition, last epochs, freshness, rows, dead letters.
+
+    When Kafka does not answer, what the lake knows is shown, and the exit code is 4 (5: it refused the credentials).
+    """
     from rich.console import Console
 
     from app.settings import load_settings
@@ -86,6 +89,8 @@ def status(
         typer.echo(json.dumps(_as_json(report), indent=2))
     else:
         _print_status(Console(highlight=False, soft_wrap=True), report, each_partition=partitions)
+    if report.kafka_error is not None:
+        raise report.kafka_error
 
 
 def _as_json(report: "Status") -> object:
@@ -93,7 +98,9 @@ def _as_json(report: "Status") -> object:
 
     from app.printing import plain
 
-    return plain({**asdict(report), "lag": report.lag, "freshness_s": report.freshness_s})
+    kafka_problem = None if report.kafka_error is None else str(report.kafka_error)
+    known = {name: value for name, value in asdict(report).items() if name != "kafka_error"}
+    return plain({**known, "kafka_problem": kafka_problem, "lag": report.lag, "freshness_s": report.freshness_s})
 
 
 def _partition_table(report: "Status", *, each_partition: bool) -> "Table":
@@ -138,8 +145,6 @@ def _print_status(console: "Console", report: "Status", *, each_partition: bool)
         stages.add_row(s.stage, str(s.buckets), str(s.last_epoch), *times)
     if report.stages:
         console.print(stages)
-    if report.kafka_problem is not None:
-        console.print(f"Kafka: {report.kafka_problem}", style="yellow", markup=False)
     if report.partitions:
         console.print(_partition_table(report, each_partition=each_partition))
         console.print(f"lag: {'unknown' if report.lag is None else f'{report.lag} records'}")

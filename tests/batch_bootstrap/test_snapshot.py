@@ -261,3 +261,13 @@ def process_environment(settings: Settings) -> dict[str, str]:
         shown = value.get_secret_value() if hasattr(value, "get_secret_value") else value
         environment[f"TRS_{name.upper()}"] = ",".join(shown) if isinstance(shown, tuple) else str(shown)
     return environment
+
+
+def test_snapshot_whose_progress_cannot_be_kept_does_not_begin_a_run(
+    stack_settings: Settings, generated: Path, register: Register, tmp_path: Path
+) -> None:
+    (tmp_path / "home").write_text("a file where a folder should be", encoding="utf-8")
+    settings = stack_settings.model_copy(update={"home": tmp_path / "home"})
+    with pytest.raises(NotADirectoryError):
+        send(settings, f"csv:{generated}", register)
+    assert register.opened == []
