@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from processors.decode_raw import UNIX_EPOCH, RawRecords, RawScan
 from processors.decode_record import BadRecordError, Judged, judge_record, source_epochs
-from processors.decode_sql import decode_sql, relaxed_sql
+from processors.decode_sql import VALID_SQL, decode_sql, relaxed_sql
 from processors.records import DEAD_SCHEMA, Decoded, RawBatch, Truncate, event_schema
 from processors.tables import Table
 
@@ -110,7 +110,14 @@ class Decoder:
 
         Returns the places of the others, each with whether DuckDB's JSON reader could read an object there.
         """
-        rows = self._run(scan, table, records.values(places))
+        values = records.values(places)
+        try:
+            rows = self._run(scan, table, values)
+        except (duckdb.InvalidInputException, UnicodeDecodeError):
+            # DuckDB's message quotes the malformed text, cut off in bytes: at times amid a character.
+            valid = scan.run("valid", VALID_SQL, values)["is_json"].combine_chunks()
+            rows = self._run(scan, table, pc.if_else(valid, values, pa.scalar(b"{}", values.type)))
+            rows = rows.set_column(rows.schema.get_field_index("is_json"), "is_json", valid)
         partitions, offsets = records.whereabouts(places)
         rows = rows.append_column("bucket", partitions).append_column("row_offset", offsets)
         taken = rows["taken"].combine_chunks()
@@ -130,13 +137,7 @@ class Decoder:
         likely_file = (found[1].decode(), int(found[2])) if found else None
         in_payload = bool(_WITH_SCHEMA.match(first))
         name = f"{table.name} in payload" if in_payload else table.name
-        try:
-            sql = decode_sql(table, self._epochs, every_json=True, in_payload=in_payload)
-            return scan.run(name, sql, values, likely_file=likely_file)
-        except (duckdb.InvalidInputException, UnicodeDecodeError):
-            # DuckDB's message quotes the malformed text, cut off in bytes: at times amid a character.
-            sql = decode_sql(table, self._epochs, every_json=False, in_payload=in_payload)
-            return scan.run(f"{name}, perhaps not JSON", sql, values, likely_file=likely_file)
+        return scan.run(name, decode_sql(table, self._epochs, in_payload=in_payload), values, likely_file=likely_file)
 
     def _decode_exactly(
         self, scan: RawScan, table: Table, records: RawRecords, places: Mapping[int, bool], outcome: _Outcome
