@@ -10,7 +10,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # Arguments for pytest, e.g. make test ARGS="tests/app -k settings"
 ARGS ?=
 
-.PHONY: help setup demo test chaos check lint types imports agreement format bench lock clean
+.PHONY: help setup demo test laws chaos check lint types imports agreement format bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ demo: setup ## Show the whole path on real parts: database, Kafka, worker, lake,
 
 test: setup ## Run all tests; those of the stack start it by themselves
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+laws: setup ## Play RUNS (default 100) times 60 random histories through the laws of tests/processors, twice
+	TRS_LAW_RUNS=$(or $(RUNS),100) $(BIN)/python -m pytest -n 2 tests/processors/test_rows_laws.py \
+		tests/processors/test_cluster_laws.py $(ARGS)
 
 chaos: setup ## Hurt workers, Kafka and S3 while the source changes (SEED=n FAULTS=n); the lake must be right
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)

@@ -8,7 +8,6 @@
     ├── UnavailableError           an outside system does not answer: start it or wait, then call again
     ├── AccessDeniedError          an outside system refuses our credentials
     ├── RetryableError             a passing fault (a busy table, a time-out before anything was sent)
-    │   ├── TableBusyError         Delta retries are exhausted: try again, with jitter; ownership is untouched
     │   └── MovedError             another writer was active while buckets were opened: read again, open again
     ├── StateUnknownError          a commit's outcome cannot be told: drop the state and reload from the lake
     ├── FencedError                another worker owns the bucket now: drop its state, never write it again
@@ -74,10 +73,6 @@ class RetryableError(TrsError):
     """A passing fault: the same call may succeed later."""
 
     exit_code = 6
-
-
-class TableBusyError(RetryableError):
-    """A Delta table was too busy to take the commit; nothing was written, ownership is untouched."""
 
 
 class MovedError(RetryableError):

@@ -1,6 +1,8 @@
 """Openings of a stage while a former owner is still awake (R8)."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from processors.errors import FencedError
 from processors.inbox import Chunk
 from processors.lake_tables import SKU_LOG
 from processors.stage import StageContext
-from processors.stages import SkuStage
+from processors.stages import AccountStage, SkuStage
 from processors.state import open_state
 
 TOPIC = "test.skus"
@@ -46,6 +48,15 @@ def sku_stage(folder: Path, lake: DeltaLake | None = None) -> SkuStage:
     con.execute("SET TimeZone = 'UTC'")
     lake.prepare(con)
     return SkuStage(StageContext(lake=lake, topic_ids={TOPIC: "1"}, writer="test"), con, [TOPIC])
+
+
+def account_stage(folder: Path, clock: datetime) -> AccountStage:
+    lake = DeltaLake(LakeLocation(str(folder / "lake")))
+    con = open_state(spill=folder / "spill", memory_mb=200, threads=1)
+    lake.prepare(con)
+    topics = ["test.accounts", "test.invoice_documents"]
+    context = StageContext(lake=lake, topic_ids=dict.fromkeys(topics, "1"), writer="test", now=lambda: clock)
+    return AccountStage(context, con, topics)
 
 
 def moved(bucket: int, position: int) -> list[Chunk]:
@@ -105,3 +116,16 @@ def test_buckets_that_stay_keep_their_state_through_an_opening(tmp_path: Path) -
     position = found[TOPIC, 0]
     assert position is not None
     assert position.next_offset == 7
+
+
+def test_time_of_knowledge_rises_through_owners_whose_clocks_are_behind(tmp_path: Path) -> None:
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    for clock in (noon, noon - timedelta(minutes=10), noon - timedelta(hours=1), noon + timedelta(seconds=1)):
+        stage = account_stage(tmp_path, clock)
+        stage.assign(frozenset({0}))
+        stage.run_epoch([])
+    epochs = stage.con.sql(f"SELECT known_through FROM {stage.context.lake.relation('epochs')} ORDER BY epoch")
+    told = [row[0] for row in epochs.fetchall()]
+    assert all(earlier < later for earlier, later in pairwise(told))
+    assert told[0] >= noon
+    assert told[-1] > noon + timedelta(seconds=1)
