@@ -141,6 +141,26 @@ def test_opening_that_would_set_back_what_a_former_owner_just_committed_is_refus
         former.append(None, {"epoch": 3})
 
 
+def test_writers_whose_retries_run_out_on_a_busy_table_try_again_and_are_not_fenced(
+    lake: DeltaLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.lake.COMMIT_RETRIES", 1)  # of delta-rs; 30 would hardly ever run out
+    waits: list[float] = []
+    monkeypatch.setattr("connectors.lake.time.sleep", waits.append)
+    tables = [opened(lake.store, {str(bucket): 1}) for bucket in range(6)]
+    start = threading.Barrier(len(tables))
+
+    def work(bucket: int) -> None:
+        start.wait()
+        for epoch in range(2, 12):
+            tables[bucket].append(one_row(bucket, epoch), {str(bucket): epoch})
+
+    with ThreadPoolExecutor(len(tables)) as pool:
+        list(pool.map(work, range(len(tables))))
+    assert waits, "the table was never busy"
+    assert committed_rows(lake.store) == [(bucket, epoch) for bucket in range(6) for epoch in range(2, 12)]
+
+
 def broken_writer(*, arrives: bool) -> Callable[..., None]:
     """`write_deltalake` whose first answer is lost, after or before the commit."""
     calls: list[int] = []

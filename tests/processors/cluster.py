@@ -195,7 +195,7 @@ class Cluster:
         if worker.busy:
             worker.resume()
         else:
-            worker.begin(self._epoch(worker, self.chance.choice(worker.stages), whole=False))
+            worker.begin(self.epoch(worker, self.chance.choice(worker.stages), whole=False))
         self._look_after(worker)
 
     def _look_after(self, worker: Worker) -> None:
@@ -225,7 +225,7 @@ class Cluster:
             sleeper.zombie = True
             members.remove(sleeper)
             self.faults.append("zombie")
-        self._finish(members)
+        self.finish(members)
         members = [w for w in self._workers if not w.zombie]
         while len(members) < 2 or (len(members) < 3 and self.chance.random() < 0.2):
             self._number += 1
@@ -240,7 +240,7 @@ class Cluster:
             if worker in self._workers:
                 self._look_after(worker)
 
-    def _finish(self, members: list[Worker]) -> None:
+    def finish(self, members: list[Worker]) -> None:
         while busy := [w for w in members if w.busy and w in self._workers]:
             worker = self.chance.choice(busy)
             worker.resume()
@@ -249,11 +249,11 @@ class Cluster:
                 self._workers.remove(worker)
                 worker.kill()
 
-    def _epoch(self, worker: Worker, stage: Stage, *, whole: bool) -> Callable[[], None]:
+    def epoch(self, worker: Worker, stage: Stage, *, whole: bool) -> Callable[[], None]:
         """An epoch of a stage over some of what waits, or over all."""
         if not stage.buckets:
             return lambda: None
-        chunks = [c for t in stage.topics for b in sorted(stage.buckets) if (c := self._chunk(stage, t, b, whole))]
+        chunks = [c for t in stage.topics for b in sorted(stage.buckets) if (c := self.chunk(stage, t, b, whole=whole))]
         more_soon = not whole and self.chance.random() < 0.3
 
         def epoch() -> None:
@@ -262,7 +262,7 @@ class Cluster:
 
         return epoch
 
-    def _chunk(self, stage: Stage, topic: str, bucket: int, whole: bool) -> Chunk | None:
+    def chunk(self, stage: Stage, topic: str, bucket: int, *, whole: bool) -> Chunk | None:
         start, log = stage.positions.get((topic, bucket), 0), self.logs[topic, bucket]
         end = len(log) if whole else min(len(log), start + self.chance.randint(0, max(1, len(log) // 3)))
         if start == end:
@@ -293,15 +293,15 @@ class Cluster:
             zombie.kill()
         self._rebalance(leave_zombie=False)
         members = list(self._workers)
-        self._finish(members)
+        self.finish(members)
         if members != self._workers:
             self._drain()
             return
         for _ in range(3):
             for place in range(3):
                 for worker in members:
-                    worker.begin(self._epoch(worker, worker.stages[place], whole=True))
-                    self._finish([worker])
+                    worker.begin(self.epoch(worker, worker.stages[place], whole=True))
+                    self.finish([worker])
                     assert not self._was_refused(worker), "a member was refused though nobody else is awake"
         assert members == self._workers, "a member was refused though nobody else is awake"
 
