@@ -109,6 +109,12 @@ def bench_rows(records: int, threads: int) -> list[dict[str, Any]]:
     return results
 
 
+def encoded(con: duckdb.DuckDBPyConnection) -> tuple[list[bytes], list[bytes]]:
+    """Keys and values of the table `documents`."""
+    slices = list(encode_documents(con, "documents", generation="g"))
+    return [key for keys, _ in slices for key in keys], [value for _, values in slices for value in values]
+
+
 def bench_documents(documents: int) -> list[dict[str, Any]]:
     """Documents of 5.5 lines on average, there and back."""
     con = duckdb.connect()
@@ -128,10 +134,9 @@ def bench_documents(documents: int) -> list[dict[str, Any]]:
           TIMESTAMPTZ '2026-01-01 00:00:00.123+00' AS source_ts
         FROM range({documents}) AS t(i)
     """)
-    keys, values = encode_documents(con, "documents", generation="g")
+    keys, values = encoded(con)
     decoder = DocumentDecoder(generation="g")
-    encode = partial(encode_documents, con, "documents", generation="g")
-    results = [measure(f"encode documents ({len(values[2])} bytes)", documents, encode)]
+    results = [measure(f"encode documents ({len(values[2])} bytes)", documents, partial(encoded, con))]
     results.append(measure("decode documents", documents, partial(decoder.decode, batches(values, keys))))
     few = batches(values[:PARTITIONS], keys[:PARTITIONS])
     results.append(measure("  8 batches of 1", PARTITIONS, partial(decoder.decode, few)))

@@ -124,6 +124,9 @@ class Discard:
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Forgets them."""
 
+    def flush(self) -> None:
+        """Nothing is kept."""
+
 
 class Feed:
     """Rows to the stages as chunks, and the documents that A sends to B; positions go on per bucket."""
@@ -148,6 +151,9 @@ class Feed:
         if dead.num_rows:
             raise SystemExit("the stages do not read what they write")
         self._run(self.accounts, DOCUMENTS, rows, {b.partition: b.next_offset for b in batches})
+
+    def flush(self) -> None:
+        """B has them."""
 
     def _next(self, topic: str, bucket: int) -> int:
         return self._positions.get((topic, bucket), 0)

@@ -172,8 +172,11 @@ class KafkaDocumentSink:
         self._topic = topic
 
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Sends the documents and returns when all are acknowledged. Raises UnavailableError when they are not."""
+        """Queues the documents. Raises UnavailableError after a failed delivery."""
         self._producer.send(self._topic, keys, values)
+
+    def flush(self) -> None:
+        """Returns when all are acknowledged. Raises UnavailableError when they are not."""
         self._producer.flush()
 
     def close(self) -> None:

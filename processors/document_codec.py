@@ -10,7 +10,7 @@ decoded columns would be written with, so nothing is rounded or guessed.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -71,9 +71,12 @@ _STRUCTURE = json.dumps(
 
 def encode_documents(
     con: duckdb.DuckDBPyConnection, relation: str, *, generation: str
-) -> tuple[list[bytes], list[bytes]]:
-    """Keys and values of the documents in `relation` (the columns of DOCUMENT_SCHEMA without bucket and row_offset)."""
-    records = con.sql(f"""
+) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    """Keys and values of the documents in `relation` (the columns of DOCUMENT_SCHEMA without bucket and row_offset).
+
+    They come in slices of at most SLICE_RECORDS; the connection is in use until the last one was taken.
+    """
+    reader = con.sql(f"""
         SELECT
           encode('{{"account_id":' || account_id || '}}') AS key,
           encode(concat(
@@ -83,8 +86,9 @@ def encode_documents(
             ',"prices":', to_json([l.price FOR l IN lines]::VARCHAR[]), '}}'
           )) AS value
         FROM (SELECT * REPLACE (coalesce(lines, []) AS lines) FROM {relation})
-    """).to_arrow_table()
-    return records["key"].to_pylist(), records["value"].to_pylist()
+    """).to_arrow_reader(SLICE_RECORDS)
+    for records in reader:
+        yield records["key"].to_pylist(), records["value"].to_pylist()
 
 
 class DocumentDecoder:

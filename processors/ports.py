@@ -90,9 +90,12 @@ class DocumentSink(Protocol):
     """Where stage A sends documents: a Kafka topic, partitioned by murmur2 of the key."""
 
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Sends the messages and returns when the broker has acknowledged them all.
+        """Takes messages; nothing is certain before `flush` returned. Raises UnavailableError."""
 
-        Raises UnavailableError when it did not; some may have arrived, so the caller sends them again later.
+    def flush(self) -> None:
+        """Returns when the broker has acknowledged all that was sent.
+
+        Raises UnavailableError when it did not; some may have arrived, so the caller sends them all again later.
         """
 
 

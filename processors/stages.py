@@ -263,10 +263,12 @@ class InvoiceStage(_RowStage):
 
     def _send(self) -> None:
         """Sends `documents_out` until the broker acknowledged all; a worker that stops meanwhile derives them again."""
-        keys, values = encode_documents(self.con, invoice_documents.DOCUMENTS, generation=self.context.lake.generation)
+        generation = self.context.lake.generation
         while True:
             try:
-                self._sink.send(keys, values)
+                for keys, values in encode_documents(self.con, invoice_documents.DOCUMENTS, generation=generation):
+                    self._sink.send(keys, values)
+                self._sink.flush()
                 return
             except UnavailableError as error:
                 if self._stopping():

@@ -113,6 +113,7 @@ def test_document_sink_returns_after_acknowledgement(stack_settings: Settings, t
     sink = KafkaDocumentSink(kafka_config(stack_settings), topic)
     keys, values = keyed(1_000)
     sink.send(keys, values)
+    sink.flush()
     marks = watermarks(kafka_config(stack_settings), [topic])
     assert sum(end for _, end in marks.values()) == 1_000
     sink.close()

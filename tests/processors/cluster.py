@@ -112,6 +112,8 @@ class Worker:
                 self.step("amid the documents")
             account = int(key.split(b":")[1].rstrip(b"}"))
             self._cluster.logs[DOCUMENTS, bucket_of("accounts", (account,))].append((key, value))
+
+    def flush(self) -> None:
         self.step("documents are acknowledged")
 
     def step(self, label: str) -> None:

@@ -1,7 +1,7 @@
 """Documents come back as they were written; anything else is refused or ignored."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processors.document_codec import DOCUMENT_SCHEMA, DocumentDecoder, encode_documents
+from processors.document_codec import DOCUMENT_SCHEMA, SLICE_RECORDS, DocumentDecoder, encode_documents
 from tests.processors.decode_records import batch
 
 GENERATION = 'it\'s "1" é'
@@ -59,10 +59,20 @@ def decoder() -> Iterator[DocumentDecoder]:
     decoder.close()
 
 
+def joined(slices: Iterable[tuple[list[bytes], list[bytes]]]) -> tuple[list[bytes], list[bytes]]:
+    keys: list[bytes] = []
+    values: list[bytes] = []
+    for some_keys, some_values in slices:
+        assert len(some_values) <= SLICE_RECORDS
+        keys += some_keys
+        values += some_values
+    return keys, values
+
+
 def _encode(con: duckdb.DuckDBPyConnection, documents: list[dict[str, Any]]) -> tuple[list[bytes], list[bytes]]:
     con.register("documents_to_write", pa.Table.from_pylist(documents, schema=CONTENT))
     try:
-        return encode_documents(con, "documents_to_write", generation=GENERATION)
+        return joined(encode_documents(con, "documents_to_write", generation=GENERATION))
     finally:
         con.unregister("documents_to_write")
 
@@ -180,7 +190,7 @@ def test_large_batches_keep_lines_with_their_documents(
           TIMESTAMPTZ '2026-01-01 00:00:00+00' AS source_ts
         FROM range(40_000) AS t(i)
     """)
-    keys, values = encode_documents(con, "many", generation=GENERATION)
+    keys, values = joined(encode_documents(con, "many", generation=GENERATION))
     values[777] = b"bad"
     found, _, dead = decoder.decode(
         [batch(values[:30_000], keys=keys[:30_000]), batch(values[30_000:], keys=keys[30_000:])]

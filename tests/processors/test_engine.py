@@ -54,6 +54,9 @@ class Topics:
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         self.records.setdefault(f"{PREFIX}.{DOCUMENTS_TOPIC}", []).extend(zip(keys, values, strict=True))
 
+    def flush(self) -> None:
+        """They are there at once."""
+
 
 class Shell:
     """Drives an engine as the worker's shell does: seeks where the lake stands, offers what the topics hold."""

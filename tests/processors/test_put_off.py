@@ -31,6 +31,9 @@ class Sink:
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         self.sent += [json.loads(value) for value in values]
 
+    def flush(self) -> None:
+        """They are kept at once."""
+
 
 class Source:
     """Chunks of row events with contiguous offsets."""
