@@ -1,7 +1,7 @@
 """The lake as the worker's stages see it: fenced tables, files to read and to follow, the control log."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -9,7 +9,7 @@ from deltalake import DeltaTable
 
 from connectors.control_log import ControlLog
 from connectors.lake import FencedTable, LakeLocation, LakeStore, last_commits, wrapped_errors
-from connectors.object_files import LakeReader
+from connectors.object_files import ActiveFile, LakeReader
 
 
 class TableFiles:
@@ -58,9 +58,9 @@ class DeltaLake:
         """SQL of a subquery over a table's active files as of now, or over the given files."""
         return self._reader.relation(name, None if files is None else list(files))
 
-    def relation_of(self, name: str, handle: DeltaTable) -> str:
-        """SQL of a subquery over the version of a table that this handle shows."""
-        return self._reader.relation(name, self._reader.files_of(name, handle))
+    def relation_of(self, name: str, handle: DeltaTable, wanted: Callable[[ActiveFile], bool] | None = None) -> str:
+        """SQL of a subquery over the version of a table that this handle shows, or over the wanted files of it."""
+        return self._reader.relation(name, self._reader.files_of(name, handle, wanted))
 
     def fenced(self, name: str) -> FencedTable:
         """A new writer of a table."""

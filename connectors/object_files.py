@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _TAIL_BYTES = 64 * 1024
 """Fetched at the first look at a file: nearly always its whole Parquet footer, which DuckDB reads several times."""
 _TAILS_KEPT = 512
+ActiveFile = Mapping[str, Any]
+"""`path`, `size_bytes`, `num_records`, and `partition.NAME` per partition column."""
+_FILE_FACTS = ("path", "size_bytes", "num_records")
 _CANNOT_READ = "the object store does not give"
 _LONGEST_REASON = 200
 _CLIENT_OPTIONS = {"allow_http", "allow_invalid_certificates", "connect_timeout", "timeout", "proxy_url"}
@@ -173,6 +176,13 @@ def _s3_store(bucket: str, storage_options: Mapping[str, str]) -> S3Store:
     return S3Store(bucket, config=cast("S3Config", config), client_options=cast("ClientConfig", client))
 
 
+def active_files(table: DeltaTable) -> list[ActiveFile]:
+    """What Delta knows of each file at the version that this handle shows."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    names = [n for n in actions.column_names if n in _FILE_FACTS or n.startswith("partition.")]
+    return actions.select(names).to_pylist() if actions.num_rows else []
+
+
 class LakeReader:
     """The tables of one lake, for reading. A context manager; `close` also closes every connection that it opened."""
 
@@ -228,10 +238,10 @@ class LakeReader:
         table = self.open(name)
         return [] if table is None else self.files_of(name, table)
 
-    def files_of(self, name: str, table: DeltaTable) -> list[str]:
-        """Addresses of the files that make up the version that this handle of the table shows."""
+    def files_of(self, name: str, table: DeltaTable, wanted: Callable[[ActiveFile], bool] | None = None) -> list[str]:
+        """Addresses of the files, or the wanted ones, that make up the version that this handle of the table shows."""
         # Not file_uris(): it percent-encodes the lake's own folder, so that a space in it would not be found.
-        actions = pa.table(table.get_add_actions(flatten=True)).select(["path", "size_bytes"]).to_pylist()
+        actions = [a for a in active_files(table) if wanted is None or wanted(a)]
         sizes = {f"{self.uri}/{name}/{a['path']}": a["size_bytes"] for a in actions}
         if self._s3 is not None:
             self._s3.remember(sizes)
@@ -242,8 +252,7 @@ class LakeReader:
         table = self.open(name)
         if table is None:
             return None
-        counts: list[int] = pa.table(table.get_add_actions(flatten=True)).column("num_records").to_pylist()
-        return sum(counts)
+        return sum(int(f["num_records"]) for f in active_files(table))
 
     def relation(self, name: str, files: list[str] | None = None) -> str:
         """SQL in parentheses over the declared columns of the table as it is now, or of the given files of it.
