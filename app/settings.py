@@ -115,7 +115,13 @@ class Settings(BaseSettings):
         2000, ge=64, description="Memory for the worker's state in MB; beyond it, it spills to disk."
     )
     threads: int = Field(default_factory=lambda: os.cpu_count() or 2, ge=1, description="Threads for computation.")
-    fold_min_rows: int = Field(100_000, ge=1, description="Rows in a log's tail before the worker folds it.")
+    fold_min_rows: int = Field(100_000, ge=1, description="New rows in a log before the worker folds it.")
+    fold_share_percent: float = Field(
+        25.0, ge=0, le=100, description="New rows before the worker folds a log, in percent of those folded already."
+    )
+    fold_max_age_s: float = Field(
+        86_400.0, gt=0, description="Seconds after which the worker folds a log that has any new row."
+    )
     session_timeout_s: float = Field(45.0, gt=0, description="Kafka session time-out of a worker.")
     web_port: int = Field(6066, ge=0, le=65535, description="Port of the worker's pages; 0 picks a free one.")
     web_host: str = Field("127.0.0.1", description="Address that the worker's pages listen on.")

@@ -16,6 +16,7 @@ from processors.errors import SettingsError
 if TYPE_CHECKING:
     from connectors.lake import LakeLocation
     from processors.engine import StreamEngine
+    from processors.fold import FoldPolicy
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:
@@ -51,6 +52,17 @@ def lake_location(settings: Settings) -> "LakeLocation":
     return LakeLocation(settings.lake_uri, options)
 
 
+def fold_policy(settings: Settings) -> "FoldPolicy":
+    """When the worker folds."""
+    from processors.fold import FoldPolicy
+
+    return FoldPolicy(
+        min_rows=settings.fold_min_rows,
+        share_percent=settings.fold_share_percent,
+        max_age_s=settings.fold_max_age_s,
+    )
+
+
 def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEngine":
     """The worker's engine. Makes the lake's tables where they are missing."""
     from connectors.delta_lake import DeltaLake
@@ -69,7 +81,7 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
         con = open_state(spill=spill, memory_mb=max(settings.memory_mb // 4, 64), threads=1)
         try:
             lake.prepare(con)
-            fold_all(lake, con, settings.partitions, min_rows=settings.fold_min_rows)
+            fold_all(lake, con, settings.partitions, fold_policy(settings))
         finally:
             con.close()
 

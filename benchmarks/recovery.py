@@ -29,6 +29,7 @@ from connectors.fold import fold_all
 from connectors.lake import LakeLocation
 from processors.document_codec import DocumentDecoder
 from processors.engine import COMPRESS_ABOVE_PERCENT
+from processors.fold import all_that_waits
 from processors.inbox import Chunk
 from processors.records import RawBatch, event_schema
 from processors.stage import Stage, StageContext
@@ -187,7 +188,7 @@ def fill(lake: Path, invoices: int) -> None:
         state = open_state(spill=Path(spill), memory_mb=8000, threads=os.cpu_count() or 2)
         folding = DeltaLake(LakeLocation(str(lake)))
         folding.prepare(state)
-        fold_all(folding, state, BUCKETS, min_rows=1)
+        fold_all(folding, state, BUCKETS, all_that_waits())
         state.close()
     print(f"and folded: {time.perf_counter() - started:.0f} s", file=sys.stderr)
 

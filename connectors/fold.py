@@ -1,96 +1,232 @@
-"""Folding on Delta: reads log and folded table at one version each, overwrites the folded one by compare-and-set.
+"""Folding on Delta: log and folded table are read at one version each, partitions are overwritten by compare-and-set.
 
-Two folds of a table at once cannot both commit: each carries the application id `fold` through the handle that it read
-from (R8). The worker that owns bucket 0 folds in idle moments; `trs lake fold` does the same by hand.
+Each partition is a commit of its own, streamed from DuckDB into its files. Two folds of a table at once cannot both go
+on: each commit carries the application id `fold` through the handle that it read from (R8). The worker that owns
+bucket 0 folds what is due in idle moments; `trs lake fold` folds all that waits.
 """
 
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from typing import Any
 
 import duckdb
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from connectors.delta_lake import DeltaLake
 from connectors.lake import KnownIds, wrapped_errors
-from connectors.object_files import read_error
-from processors.fold import fold_sql, reach
+from connectors.object_files import active_files, read_error
+from processors.fold import (
+    REACH,
+    TAIL,
+    WAITING,
+    FoldPolicy,
+    first_marks,
+    mark_pairs,
+    marks_sql,
+    reach,
+    reach_sql,
+    slices_of,
+    states_sql,
+    waiting_sql,
+    within_reach_sql,
+)
 from processors.keyed_table import KeyedTable
 from processors.lake_tables import ACCOUNTS_KEYED, FEATURE_CHANGES, INVOICES_KEYED, KEYED_TABLES, LAKE_TABLES
-from processors.state import to_arrow
 
 _APP_ID = "fold"
+_LOG_ROWS_ID = "folded_log_rows"
+"""Rows of the log up to the marks, as far as nothing was deleted from it: the rest of the log waits."""
+_FOLDED_AT_ID = "folded_at_s"
+"""`folded_at_s:BUCKET`: when a partition was last rewritten, in seconds since 1970."""
+_BATCH_ROWS = 16_384
+_WRITER = WriterProperties(max_row_group_size=122_880)
+"""A row group is held in memory until it is complete; the size is DuckDB's own, which reads them side by side."""
 
 
 @dataclass(frozen=True)
 class Folded:
-    """What one fold did: rows of the log beyond the old marks, rows of the folded table now."""
+    """What one fold did: rows of the log beyond the old marks, rows of the folded table now, partitions rewritten.
+
+    Not `committed`: another fold came in between; the partitions before it are folded.
+    """
 
     table: str
     tail_rows: int
     rows: int
+    buckets: int
     committed: bool
 
 
-def tail_rows(lake: DeltaLake, keyed: KeyedTable) -> int:
-    """About how many rows the log has beyond the last fold (exactly, if nothing was deleted from it)."""
-    log, folded = lake.store.open(keyed.log), lake.store.open(keyed.folded)
-    with wrapped_errors(f"tables {keyed.log} and {keyed.folded}"):
-        return _records(log) - (folded.transaction_version("folded_log_rows") or 0)
+def fold_all(lake: DeltaLake, con: duckdb.DuckDBPyConnection, partitions: int, policy: FoldPolicy) -> list[Folded]:
+    """Folds what is due of every keyed table; `con` must be prepared for the lake."""
+    outcomes = (fold(lake, con, keyed, partitions, policy) for keyed in KEYED_TABLES)
+    return [outcome for outcome in outcomes if outcome is not None]
 
 
-def fold(lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, partitions: int) -> Folded:
-    """Folds one keyed table; `con` must be prepared for the lake. Not committed when another fold came first."""
+def fold(
+    lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, partitions: int, policy: FoldPolicy
+) -> Folded | None:
+    """Folds what is due of one keyed table; None: nothing is."""
     with wrapped_errors(f"fold of {keyed.folded}"):
-        return _fold(lake, con, keyed, partitions)
+        try:
+            return _Folding(lake, con, keyed, partitions).run(policy)
+        except duckdb.Error as error:
+            raise read_error(error) or error from error
+        finally:
+            for name in (REACH, WAITING, TAIL):
+                con.execute(f"DROP TABLE IF EXISTS {name}")
 
 
-def _fold(lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, partitions: int) -> Folded:
-    log, folded = lake.store.open(keyed.log), lake.store.open(keyed.folded)
-    tail = _records(log) - (folded.transaction_version("folded_log_rows") or 0)
-    table = LAKE_TABLES[keyed.folded]
-    reached = pa.table(
-        {
-            "bucket": pa.array(range(partitions), pa.int32()),
-            "epoch": pa.array(_reach(lake, keyed, log, partitions).values(), pa.int64()),
+class _Folding:
+    """One fold of one table: handles at the versions that it reads, and how far the buckets go."""
+
+    def __init__(self, lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, partitions: int) -> None:
+        self._lake = lake
+        self._con = con
+        self._keyed = keyed
+        self._partitions = partitions
+        self._log, self._folded = lake.store.open(keyed.log), lake.store.open(keyed.folded)
+        self._log_rows = sum(f["num_records"] for f in active_files(self._log))
+        self._serial = self._folded.transaction_version(_APP_ID) or 0
+        self._waiting = self._log_rows - (self._folded.transaction_version(_LOG_ROWS_ID) or 0)
+        self._now = datetime.now(UTC)
+        at = {f"{_FOLDED_AT_ID}:{home}": home for home in range(partitions)}
+        made_s = (self._folded.metadata().created_time or 0) // 1000
+        stand = KnownIds().read(self._folded, at)
+        self._folded_at_s = {home: stand.get(app_id, made_s) for app_id, home in at.items()}
+
+    def run(self, policy: FoldPolicy) -> Folded | None:
+        """Folds the buckets that are due, one commit each."""
+        ages_s = {home: self._now.timestamp() - at_s for home, at_s in self._folded_at_s.items()}
+        oldest_s = max(ages_s.values())
+        rows = self._rows_per_home()
+        found = self._waiting
+        if not policy.table_is_due(waiting=found, folded=sum(rows.values()), age_s=oldest_s):
+            return None
+        if not self._complete_marks():
+            return Folded(self._keyed.folded, found, sum(rows.values()), 0, committed=False)
+        foldable = self._look()
+        due = [h for h in rows if policy.bucket_is_due(waiting=foldable[h], folded=rows[h], age_s=ages_s[h])]
+        if not due or not policy.table_is_due(
+            waiting=sum(foldable.values()), folded=sum(rows.values()), age_s=oldest_s
+        ):
+            return None
+        slices = slices_of(max(foldable[home] for home in due))
+        query = within_reach_sql(self._keyed, **self._tail(), homes=due, slices=slices)
+        self._con.execute(f"CREATE TEMP TABLE {TAIL} AS {query}")
+        done = 0
+        for home in due:
+            self._waiting -= foldable[home]
+            if not self._fold_bucket(home, slices):
+                break
+            done += 1
+        rows_now = sum(self._rows_per_home().values())
+        return Folded(self._keyed.folded, found, rows_now, done, committed=done == len(due))
+
+    def _rows_per_home(self) -> dict[int, int]:
+        """Rows of each partition without its marks."""
+        rows = dict.fromkeys(range(self._partitions), 0)
+        for file in active_files(self._folded):
+            rows[file[f"partition.{self._keyed.home_bucket}"]] += file["num_records"]
+        marks = len(mark_pairs(self._keyed, self._partitions)) // self._partitions
+        return {home: max(0, n - marks) for home, n in rows.items()}
+
+    def _complete_marks(self) -> bool:
+        """Adds the marks that are missing, before any partition moves its own; False: another fold was first.
+
+        The oldest mark tells readers from which day on they need the log, so no pair may be without one.
+        """
+        folded = self._relation()
+        names = f"{self._keyed.home_bucket}, mark_bucket"
+        there = set(self._con.sql(f"SELECT {names} FROM {folded} WHERE is_mark").fetchall())
+        missing = [pair for pair in mark_pairs(self._keyed, self._partitions) if pair not in there]
+        return not missing or self._commit(first_marks(self._keyed, missing), {})
+
+    def _look(self) -> dict[int, int]:
+        """Makes `REACH` and `WAITING`; the number of rows that each partition can take in."""
+        epochs = _reach(self._lake, self._keyed, self._log, self._partitions)
+        arrow = pa.table({"bucket": pa.array(epochs, pa.int32()), "epoch": pa.array(epochs.values(), pa.int64())})
+        self._con.register("log_reach", arrow)
+        query = reach_sql(self._keyed, folded=self._relation(), reach="log_reach")
+        self._con.execute(f"CREATE OR REPLACE TEMP TABLE {REACH} AS {query}")
+        self._con.unregister("log_reach")
+        query = waiting_sql(self._keyed, **self._tail())
+        self._con.execute(f"CREATE OR REPLACE TEMP TABLE {WAITING} AS {query}")
+        # Counted exactly, whatever was deleted from the log since the last fold.
+        self._waiting = int(self._con.sql(f"SELECT coalesce(sum(rows), 0) FROM {WAITING}").fetchall()[0][0])
+        per_home = dict(self._con.sql(f"SELECT home, sum(foldable) FROM {WAITING} GROUP BY home").fetchall())
+        return {home: int(per_home.get(home, 0)) for home in range(self._partitions)}
+
+    def _tail(self) -> dict[str, str]:
+        """The relations that `tail_sql` reads: the log's files since the oldest mark, the folded table."""
+        folded = self._relation()
+        since: date = self._con.sql(f"SELECT min(mark_date) FROM {folded} WHERE is_mark").fetchall()[0][0]
+        name = self._keyed.log
+        return {
+            "log": self._lake.relation_of(name, self._log, lambda f: f["partition.known_date"] >= since),
+            "folded": folded,
         }
-    )
-    con.register("fold_reach", reached)
-    query = fold_sql(
-        keyed,
-        log=lake.relation_of(keyed.log, log),
-        folded=lake.relation_of(keyed.folded, folded),
-        reach="fold_reach",
-        today=datetime.now(UTC).date().isoformat(),
-    )
-    try:
-        rows = to_arrow(con, query, table.schema)
-    except duckdb.Error as error:
-        raise read_error(error) or error from error
-    con.unregister("fold_reach")
-    ids = {_APP_ID: (folded.transaction_version(_APP_ID) or 0) + 1, "folded_log_rows": _records(log)}
-    try:
-        write_deltalake(
-            folded,
-            rows,
-            mode="overwrite",
-            commit_properties=CommitProperties(app_transactions=[Transaction(i, v) for i, v in ids.items()]),
+
+    def _relation(self, home: int | None = None) -> str:
+        """The folded table, or one partition of it."""
+        column = f"partition.{self._keyed.home_bucket}"
+        return self._lake.relation_of(self._keyed.folded, self._folded, lambda f: home in (None, f[column]))
+
+    def _fold_bucket(self, home: int, slices: int) -> bool:
+        """Rewrites one partition; False: another fold was first."""
+        keyed, folded = self._keyed, self._relation(home)
+        queries = [
+            *(states_sql(keyed, home=home, folded=folded, slices=slices, number=n) for n in range(slices)),
+            marks_sql(keyed, home=home, today=self._now.date().isoformat()),
+        ]
+        stream = _Stream(self._con, queries, LAKE_TABLES[keyed.folded].schema)
+        self._folded_at_s[home] = int(time.time())
+        try:
+            return self._commit(stream.reader, {"mode": "overwrite", "predicate": f"{keyed.home_bucket} = {home}"})
+        except Exception:
+            if stream.failure is not None:
+                raise stream.failure from None  # delta-rs would tell it as text of an error of its own
+            raise
+
+    def _commit(self, rows: pa.Table | pa.RecordBatchReader, how: Mapping[str, Any]) -> bool:
+        """One commit through the handle; False: another fold was first."""
+        self._serial += 1
+        at = {f"{_FOLDED_AT_ID}:{home}": at_s for home, at_s in self._folded_at_s.items()}
+        ids = {_APP_ID: self._serial, _LOG_ROWS_ID: self._log_rows - self._waiting, **at}
+        properties = CommitProperties(
+            custom_metadata={"trs_ids": json.dumps(ids)}, app_transactions=[Transaction(i, v) for i, v in ids.items()]
         )
-    except CommitFailedError:
-        return Folded(keyed.folded, tail, 0, committed=False)
-    return Folded(keyed.folded, tail, rows.num_rows - partitions, committed=True)
+        try:
+            write_deltalake(
+                self._folded, rows, **{"mode": "append", **how}, commit_properties=properties, writer_properties=_WRITER
+            )
+        except CommitFailedError:
+            return False
+        return True
 
 
-def fold_all(lake: DeltaLake, con: duckdb.DuckDBPyConnection, partitions: int, *, min_rows: int) -> list[Folded]:
-    """Folds every keyed table whose tail has at least `min_rows` rows."""
-    return [fold(lake, con, k, partitions) for k in KEYED_TABLES if tail_rows(lake, k) >= min_rows]
+class _Stream:
+    """The rows of queries, one after the other, as batches of this schema; `failure`: how DuckDB ended it early."""
 
+    def __init__(self, con: duckdb.DuckDBPyConnection, queries: Sequence[str], schema: pa.Schema) -> None:
+        self.failure: duckdb.Error | None = None
+        self.reader = pa.RecordBatchReader.from_batches(schema, self._batches(con, queries, schema))
 
-def _records(table: DeltaTable) -> int:
-    actions = pa.table(table.get_add_actions(flatten=True))
-    return sum(actions["num_records"].to_pylist()) if actions.num_rows else 0
+    def _batches(
+        self, con: duckdb.DuckDBPyConnection, queries: Sequence[str], schema: pa.Schema
+    ) -> Iterator[pa.RecordBatch]:
+        try:
+            for query in queries:
+                for batch in con.sql(query).to_arrow_reader(_BATCH_ROWS):
+                    yield batch.select(schema.names).cast(schema)
+        except duckdb.Error as error:
+            self.failure = error
+            raise
 
 
 _STAGE_OF = {"sku_log": "skus", "invoice_log": "invoices"}

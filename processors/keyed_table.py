@@ -1,9 +1,11 @@
 """The keyed table: a log of merged states plus its fold, read as one table of current rows.
 
 A *log* is an append-only table whose rows are states of keys; of one key the row with the greatest `rank` counts. A
-*folded* table holds the rows that counted when it was last folded, tombstones included, and one *mark* row per bucket
-of the log (`is_mark`), which says up to which epoch of that bucket the fold reaches. The current rows are the tail's
-latest plus the folded rows that the tail does not beat: an anti join and a union, no window over everything.
+*folded* table holds the rows that counted when each of its partitions was last folded, tombstones included, and in
+each partition one *mark* row per log bucket of its keys (`is_mark`): up to which epoch of that bucket the partition is
+folded. Where keys live in the partition of their log bucket that is one mark, else one per bucket of the log. The
+current rows are the tail's latest plus the folded rows that the tail does not beat: an anti join and a union, no window
+over everything.
 
 The functions return SQL over relations named by the caller (a table, a view, a subquery in parentheses).
 """
@@ -33,8 +35,10 @@ def tail_sql(table: KeyedTable, *, log: str, folded: str) -> str:
     return f"""(
   SELECT l.*
   FROM {log} AS l
-  LEFT JOIN (SELECT mark_bucket, epoch AS mark_epoch FROM {folded} WHERE is_mark) AS m
-    ON l.{table.log_bucket} = m.mark_bucket
+  LEFT JOIN (
+    SELECT {table.home_bucket} AS mark_home, mark_bucket, epoch AS mark_epoch FROM {folded} WHERE is_mark
+  ) AS m
+    ON l.{table.log_bucket} = m.mark_bucket AND l.{table.home_bucket} = m.mark_home
   WHERE l.epoch > coalesce(m.mark_epoch, -1)
     AND l.known_date >= coalesce((SELECT min(mark_date) FROM {folded} WHERE is_mark), DATE '1970-01-01')
 )"""

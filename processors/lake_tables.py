@@ -321,7 +321,7 @@ def folded_table(keyed: KeyedTable, log: LakeTable) -> LakeTable:
     """The folded table of a log: its columns without known_date's partitioning, plus the marks."""
     return LakeTable(
         keyed.folded,
-        f"Current rows and tombstones of {log.name}; one mark row per bucket.",
+        f"Current rows and tombstones of {log.name}; in each partition one mark row per log bucket of its keys.",
         pa.schema(
             [
                 *log.schema,

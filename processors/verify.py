@@ -85,7 +85,7 @@ def _keys(keyed: KeyedTable) -> tuple[Check, ...]:
     return (
         _unique(keyed.log, in_log, f"no key twice per {' and '.join(keyed.rank)}"),
         _unique(keyed.folded, keyed.key, "no key twice", of=folded),
-        _unique(keyed.folded, ("mark_bucket",), "one mark per bucket", of=marks),
+        _unique(keyed.folded, (keyed.home_bucket, "mark_bucket"), "one mark per bucket", of=marks),
         _unique(_STATES[keyed], keyed.key, "no key twice"),
     )
 
@@ -97,7 +97,9 @@ def _folded(keyed: KeyedTable) -> Check:
     below = f"""(
           SELECT {", ".join(f"l.{k}" for k in keyed.key)}, max(row({", ".join(f"l.{r}" for r in keyed.rank)})) AS latest
           FROM {keyed.log} AS l
-          JOIN {keyed.folded} AS m ON m.is_mark AND m.mark_bucket = l.{keyed.log_bucket} AND l.epoch <= m.epoch
+          JOIN {keyed.folded} AS m
+            ON m.is_mark AND m.mark_bucket = l.{keyed.log_bucket} AND m.{keyed.home_bucket} = l.{keyed.home_bucket}
+            AND l.epoch <= m.epoch
           GROUP BY ALL
         )"""
     failing = f"""

@@ -28,13 +28,14 @@ def register(app: typer.Typer) -> None:
         from app.wiring import lake_location
         from connectors.delta_lake import DeltaLake
         from connectors.fold import fold_all
+        from processors.fold import all_that_waits
         from processors.state import open_state
 
         settings = load_settings()
         store = DeltaLake(lake_location(settings))
         con = open_state(spill=settings.home / "spill", memory_mb=settings.memory_mb, threads=settings.threads)
         store.prepare(con)
-        done = fold_all(store, con, settings.partitions, min_rows=min_rows)
+        done = fold_all(store, con, settings.partitions, all_that_waits(min_rows))
         con.close()
         if as_json:
             typer.echo(json.dumps([vars(d) for d in done]))

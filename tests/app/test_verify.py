@@ -17,6 +17,7 @@ from connectors.delta_lake import DeltaLake
 from connectors.fold import fold_all
 from connectors.lake import LakeLocation
 from processors.errors import DamagedLakeError, UnavailableError, UnsettledLakeError
+from processors.fold import all_that_waits
 from processors.lake_tables import LAKE_TABLES
 from processors.verify import checks
 from tests.app.commands import trs
@@ -53,7 +54,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if number == 0:
             with duckdb.connect() as con:
                 lake.prepare(con)
-                assert fold_all(lake, con, 1, min_rows=1)
+                assert fold_all(lake, con, 1, all_that_waits())
     return folder / "lake"
 
 

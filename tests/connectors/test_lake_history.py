@@ -10,6 +10,7 @@ from deltalake import DeltaTable
 from connectors.delta_lake import DeltaLake
 from connectors.fold import fold
 from connectors.lake import FencedTable, KnownIds, LakeLocation, LakeStore, last_commits
+from processors.fold import all_that_waits
 from processors.lake_tables import SKU_LOG, SKUS_KEYED
 
 EPOCH = "epoch:skus:0"
@@ -66,6 +67,6 @@ def test_fold_of_a_log_that_goes_on_meanwhile_marks_no_more_than_it_read(
     with duckdb.connect() as con, monkeypatch.context() as slow:
         lake.prepare(con)
         slow.setattr(LakeStore, "open", lambda s, name: handle if name == SKU_LOG.name else usual(s, name))
-        fold(lake, con, SKUS_KEYED, 1)
+        fold(lake, con, SKUS_KEYED, 1, all_that_waits())
         marks = con.sql(f"SELECT is_mark, epoch FROM {lake.relation(SKUS_KEYED.folded)} ORDER BY 1").fetchall()
     assert marks == [(False, 5), (True, 5)]
