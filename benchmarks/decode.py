@@ -16,6 +16,7 @@ from typing import Any
 
 import duckdb
 
+from benchmarks.report import Row, publish
 from processors.decode import Decoder
 from processors.document_codec import DocumentDecoder, encode_documents
 from processors.records import RawBatch
@@ -139,7 +140,7 @@ def bench_documents(documents: int) -> list[dict[str, Any]]:
     results = [measure(f"encode documents ({len(values[2])} bytes)", documents, partial(encoded, con))]
     results.append(measure("decode documents", documents, partial(decoder.decode, batches(values, keys))))
     few = batches(values[:PARTITIONS], keys[:PARTITIONS])
-    results.append(measure("  8 batches of 1", PARTITIONS, partial(decoder.decode, few)))
+    results.append(measure("  8 batches of 1 document", PARTITIONS, partial(decoder.decode, few)))
     decoder.close()
     con.close()
     return results
@@ -150,11 +151,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=400_000)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="file to write the results to")
+    parser.add_argument("--json", type=Path, default=None, help="file of the result; default build/bench/decode.json")
     arguments = parser.parse_args()
     results = bench_rows(arguments.records, arguments.threads) + bench_documents(arguments.records // 2)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"threads": arguments.threads, "results": results}, indent=2) + "\n")
+    rows = [Row(r["name"].strip(), r["records"] / r["cpu_s"], "records per CPU second") for r in results]
+    publish("decode", rows, {"threads": arguments.threads, "results": results}, file=arguments.json)
 
 
 if __name__ == "__main__":

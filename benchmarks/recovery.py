@@ -11,7 +11,6 @@ run.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import duckdb
 import pyarrow as pa
 
 from benchmarks.catch_up import SYNTHETIC
+from benchmarks.report import Row, publish
 from connectors.delta_lake import DeltaLake
 from connectors.fold import fold_all
 from connectors.lake import LakeLocation
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--invoices", type=int, default=2_250_000, help="about 4.5 lines each")
     parser.add_argument("--lake", type=Path, default=None, help="keep the lake here, and use it if it is there")
     parser.add_argument("--memory-mb", type=int, default=2000, help="as TRS_MEMORY_MB")
-    parser.add_argument("--json", type=Path, default=None, help="also write the result here")
+    parser.add_argument("--json", type=Path, default=None, help="file of the result; default build/bench/recovery.json")
     parser.add_argument("--recover", type=Path, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.recover is not None:
@@ -63,16 +63,15 @@ def main() -> None:
         output = subprocess.run(
             [*command, "--memory-mb", str(arguments.memory_mb)], check=True, stdout=subprocess.PIPE
         ).stdout
-    result = {
-        "benchmark": "recovery",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        **json.loads(output),
-    }
-    print(f"recovery: {result['seconds']:.1f} s for {result['invoices']:,} invoices and {result['lines']:,} lines")
-    print(f"memory {result['rss_mb']:,.0f} MB, at its peak {result['peak_rss_mb']:,.0f} MB")
-    print(f"machine: {result['machine']}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2))
+    found = json.loads(output)
+    rows = [
+        Row("recovery", found["seconds"], "s"),
+        Row("invoices", found["invoices"], "rows"),
+        Row("lines", found["lines"], "rows"),
+        Row("memory afterwards", found["rss_mb"], "MB"),
+        Row("peak memory", found["peak_rss_mb"], "MB"),
+    ]
+    publish("recovery", rows, {"memory_mb": arguments.memory_mb, **found}, file=arguments.json)
 
 
 def open_stages(lake: DeltaLake, spill: Path, memory_mb: int, sink: Any) -> tuple[SkuStage, InvoiceStage, AccountStage]:
