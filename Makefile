@@ -61,8 +61,8 @@ format: setup ## Sort imports and format the code
 	$(BIN)/ruff check --fix --select I .
 	$(BIN)/ruff format .
 
-bench: setup ## Measure the catch-up on generated data
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: setup ## Measure the catch-up on generated data, and stock Faust on the same (ARGS="--invoices n --repeat n")
+	$(BIN)/python -m benchmarks --peers faust $(ARGS)
 
 lock: setup ## Resolve requirements.lock (newest versions) and the stack's Maven artifacts anew
 	$(COMPILE) --upgrade --output-file requirements.lock > /dev/null

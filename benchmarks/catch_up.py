@@ -1,28 +1,35 @@
 """Catch-up: from the first fetch of waiting row events to the last commit of features in Delta (local folder).
 
+    python -m benchmarks.catch_up [--invoices N] [--repeat N] [--peers faust] [--json FILE]
+
 Prints source row events per second, the whole process's seconds and the worker's peak memory; writes JSON. The topics
-hold a synthetic TRS that is made and sent before the clock starts. Needs a running stack (TRS_KAFKA, or the embedded
-one).
+hold a synthetic TRS that is made and sent before the clock starts. Peers catch up with the same topics afterwards, one
+by one, and must come to the same features. Needs a running stack (TRS_KAFKA, or the embedded one).
 """
 
 import argparse
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
+from deltalake import DeltaTable
 
+from app.lake_session import LakeSession
 from app.settings import Settings, load_settings
 from app.wiring import kafka_config
 from batch_bootstrap.events import Stamp, connect, row_events
+from benchmarks.report import Row, peak_rss_mb, publish
 from connectors.kafka import Producer, ensure_topics
+from processors.features.declarations import INVOICE_FEATURES
 from processors.order import BATCH_SOURCE_NAME
 from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES, Table, topic_of
 
@@ -54,36 +61,78 @@ SYNTHETIC = {
 }
 
 
+PEERS = {"faust": ("stock Faust", "benchmarks.peers.stock_faust")}
+"""What each peer is called in the report, and its module."""
+POLL_S = 0.2
+
+Figures = dict[str, float]
+
+
+class Run(NamedTuple):
+    """What one fill of the topics gave, with each peer's figures by its name."""
+
+    ours: Figures
+    peers: dict[str, Figures]
+
+
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--invoices", type=int, default=200_000)
     parser.add_argument("--repeat", type=int, default=3, help="runs, each over topics of its own; the median counts")
-    parser.add_argument("--json", type=Path, default=None, help="also write the result here")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=(), help="what to measure ours against")
+    parser.add_argument("--json", type=Path, default=None, help="file of the result; default build/bench/catch_up.json")
     arguments = parser.parse_args()
-    runs = [run_once(arguments.invoices) for _ in range(arguments.repeat)]
-    median = sorted(runs, key=lambda r: r["events_per_s"])[len(runs) // 2]
-    result = {
-        "benchmark": "catch_up",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+    runs = [run_once(arguments.invoices, arguments.peers) for _ in range(arguments.repeat)]
+    details = {
         "invoices": arguments.invoices,
-        **median,
-        "runs": runs,
+        "epoch_interval_s": float(epoch_interval()),
+        "runs": [r._asdict() for r in runs],
     }
-    rates = ", ".join(f"{r['events_per_s']:,.0f}" for r in runs)
-    print(f"catch-up: {median['events_per_s']:,.0f} events/s, the median of {rates}")
-    print(f"{median['events']:,.0f} row events in {median['seconds']:.1f} s, first fetch to last commit")
-    print(f"whole process: {median['process_seconds']:.1f} s, peak memory {median['peak_rss_mb']:,.0f} MB")
-    print(f"machine: {result['machine']}, broker on the same machine")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2))
+    publish("catch_up", report_rows(runs), details, file=arguments.json)
 
 
-def run_once(invoices: int) -> dict[str, float]:
-    """Fills topics of its own and lets one worker catch up with them."""
-    settings = load_settings(topic_prefix=f"bench{uuid.uuid4().hex[:8]}.trs")
-    events = fill_topics(settings, invoices)
-    return {"events": events, **run_worker(settings, events)}
+def report_rows(runs: Sequence[Run]) -> list[Row]:
+    """What is reported of the runs: ours beside each peer, of both the run with the median rate."""
+    ours = _median([r.ours for r in runs])
+    peers = {name: _median([r.peers[name] for r in runs]) for name in runs[0].peers}
+
+    def compared(measure: str, figure: str, unit: str, *, more_is_better: bool = False) -> Iterator[Row]:
+        value = ours[figure]
+        for name, peer in peers.items():
+            ratio = value / peer[figure] if more_is_better else peer[figure] / value
+            yield Row(measure, value, unit, PEERS[name][0], peer[figure], ratio)
+        if not peers:
+            yield Row(measure, value, unit)
+
+    return [
+        *compared("row events", "events_per_s", "events/s", more_is_better=True),
+        *compared("first event to last commit", "seconds", "s"),
+        *compared("CPU of the whole process", "cpu_seconds", "s"),
+        *compared("peak memory", "peak_rss_mb", "MB"),
+        Row("the whole process", ours["process_seconds"], "s"),
+        *(Row(f"features equal to {PEERS[n][0]}'s", peer["equal_rows"], "rows") for n, peer in peers.items()),
+    ]
+
+
+def _median(figures: Sequence[Figures]) -> Figures:
+    return sorted(figures, key=lambda f: f["events_per_s"])[len(figures) // 2]
+
+
+def run_once(invoices: int, peers: Sequence[str]) -> Run:
+    """Fills topics of its own, lets one worker catch up with them, then each peer, which must find the same features.
+
+    Every one has the machine to itself.
+    """
+    with tempfile.TemporaryDirectory(prefix="trs-bench-") as folder:
+        settings = load_settings(topic_prefix=f"bench{uuid.uuid4().hex[:8]}.trs", lake=f"{folder}/lake")
+        events = fill_topics(settings, invoices)
+        run = Run({"events": events, **run_worker(settings, events, Path(folder))}, {})
+        for name in peers:
+            out = Path(folder) / f"peer-{name}"
+            figures = run_peer(name, settings, out)
+            run.peers[name] = {**figures, "equal_rows": compare_features(settings, out)}
+        return run
 
 
 def fill_topics(settings: Settings, invoices: int) -> int:
@@ -117,46 +166,81 @@ def _send(
     return int(rows.num_rows)
 
 
-def run_worker(settings: Settings, events: int) -> dict[str, float]:
+def epoch_interval() -> str:
+    """Seconds between commits, of ours and of the peers: production's default unless the environment says otherwise."""
+    return os.environ.get("TRS_EPOCH_INTERVAL_S", "10")
+
+
+def run_worker(settings: Settings, events: int, folder: Path) -> Figures:
     """One worker with an empty lake of its own; seconds are those that it reports, from the first fetch on."""
-    with tempfile.TemporaryDirectory(prefix="trs-bench-") as folder:
-        environment = dict(os.environ) | {
-            "TRS_KAFKA": settings.kafka,
-            "TRS_TOPIC_PREFIX": settings.topic_prefix,
-            "TRS_GROUP": f"bench-{uuid.uuid4().hex[:8]}",
-            "TRS_LAKE": f"{folder}/lake",
-            "TRS_HOME": f"{folder}/home",
-            "TRS_WEB_PORT": "0",
-            "TRS_EPOCH_INTERVAL_S": os.environ.get("TRS_EPOCH_INTERVAL_S", "10"),
-        }
-        started = time.perf_counter()
+    environment = dict(os.environ) | {
+        "TRS_KAFKA": settings.kafka,
+        "TRS_TOPIC_PREFIX": settings.topic_prefix,
+        "TRS_GROUP": f"bench-{uuid.uuid4().hex[:8]}",
+        "TRS_LAKE": settings.lake,
+        "TRS_HOME": f"{folder}/home",
+        "TRS_WEB_PORT": "0",
+        "TRS_EPOCH_INTERVAL_S": epoch_interval(),
+    }
+    main_module = os.environ.get("TRS_BENCH_MAIN", "-m app.cli.main").split()
+    started, peak, log = time.perf_counter(), 0.0, folder / "worker.log"
+    with log.open("w") as stderr:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                *os.environ.get("TRS_BENCH_MAIN", "-m app.cli.main").split(),
-                "worker",
-                "--until-caught-up",
-            ],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
+            [sys.executable, *main_module, "worker", "--until-caught-up"], env=environment, stderr=stderr
         )
-        output = process.stderr.read() if process.stderr is not None else ""
-        _, status, usage = os.wait4(process.pid, 0)
-        whole = time.perf_counter() - started
-        if os.waitstatus_to_exitcode(status) != 0:
-            raise SystemExit(output)
-        print(output, file=sys.stderr)
-        found = re.search(r"caught up: .* in ([0-9.]+) s", output)
-        if found is None:
-            raise SystemExit(f"the worker did not say how long it took:\n{output}")
-        seconds = float(found.group(1))
-        return {
-            "seconds": seconds,
-            "events_per_s": events / seconds,
-            "process_seconds": whole,
-            "peak_rss_mb": usage.ru_maxrss / 1024,
-        }
+        while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
+            peak = max(peak, peak_rss_mb(process.pid))
+            time.sleep(POLL_S)
+    _, status, usage = ended
+    whole, output = time.perf_counter() - started, log.read_text()
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise SystemExit(output)
+    print(output, file=sys.stderr)
+    found = re.search(r"caught up: .* in ([0-9.]+) s", output)
+    if found is None:
+        raise SystemExit(f"the worker did not say how long it took:\n{output}")
+    seconds = float(found.group(1))
+    return {
+        "seconds": seconds,
+        "events_per_s": events / seconds,
+        "process_seconds": whole,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_rss_mb": peak,
+    }
+
+
+def run_peer(name: str, settings: Settings, out: Path) -> Figures:
+    """What the peer says of itself after it has caught up with the same topics; its features are in `out`."""
+    label, module = PEERS[name]
+    print(f"{label} catches up with the same topics ...", file=sys.stderr)
+    options = ["--kafka", settings.kafka, "--topic-prefix", settings.topic_prefix, "--interval", epoch_interval()]
+    command = [sys.executable, "-m", module, *options, "--out", str(out)]
+    figures: Figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return figures
+
+
+def compare_features(settings: Settings, peer: Path) -> int:
+    """How many feature rows there are in the lake, all equal to the peer's in all columns; ends when one is not."""
+    columns = ", ".join(INVOICE_FEATURES.column_names)
+    with LakeSession(settings) as session:
+        session.create_views([INVOICE_FEATURES.name])
+        con = session.con
+        con.register("commits", DeltaTable(str(peer)).to_pyarrow_table())
+        con.execute(f"CREATE TEMP TABLE ours AS SELECT {columns} FROM {INVOICE_FEATURES.name}")
+        con.execute(f"""
+            CREATE TEMP TABLE theirs AS
+            SELECT {columns} FROM commits QUALIFY row_number() OVER (PARTITION BY inv_id ORDER BY commit DESC) = 1
+        """)
+        ((count, wrong),) = con.sql("""
+            SELECT
+              (SELECT count(*) FROM ours),
+              (SELECT count(*) FROM (
+                (FROM ours EXCEPT ALL FROM theirs) UNION ALL (FROM theirs EXCEPT ALL FROM ours)
+              ))
+        """).fetchall()
+    if count == 0 or wrong:
+        raise SystemExit(f"the peer's features are not ours: {wrong} rows differ, ours has {count}")
+    return int(count)
 
 
 if __name__ == "__main__":
