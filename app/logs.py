@@ -14,6 +14,8 @@ _SERVICES = ("app.streaming", "app.web", "connectors.faust_transport")
 
 
 _REPEAT_S = 10.0
+_LASTS_S = 30.0
+_GROUP_LOG, _NO_COORDINATOR = "aiokafka.consumer.group_coordinator", "GroupCoordinatorNotAvailableError"
 _TRACEBACK = structlog.dev.plain_traceback
 """Without the values of variables, which may be secrets or personal data."""
 
@@ -43,6 +45,28 @@ class _Seldom(logging.Filter):
         return True
 
 
+class _Passing(logging.Filter):
+    """Makes aiokafka's error about an absent group coordinator an info until it has lasted for half a minute.
+
+    The first member of the first group of a new broker meets it always: the topic that holds the groups' offsets is
+    being made. So does every member for a moment when a broker is restarted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since = self._last = -_LASTS_S
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name != _GROUP_LOG or _NO_COORDINATOR not in record.getMessage():
+            return True
+        if record.created - self._last >= _LASTS_S:
+            self._since = record.created
+        self._last = record.created
+        if record.created - self._since < _LASTS_S:
+            record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+        return record.levelno >= logging.getLogger().level
+
+
 def configure_logging(settings: Settings) -> None:
     """Sets up the root logger and structlog by `TRS_LOG_FORMAT` and `TRS_LOG_LEVEL`; call once per process."""
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
@@ -56,6 +80,7 @@ def configure_logging(settings: Settings) -> None:
             colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=_TRACEBACK
         )
     handler = _Stderr()
+    handler.addFilter(_Passing())
     if settings.log_level != "DEBUG":
         handler.addFilter(_Seldom())
     handler.setFormatter(
