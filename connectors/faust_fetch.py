@@ -1,10 +1,15 @@
 """From one fetched partition of aiokafka to one `RawBatch`, without an object per record in between.
 
 aiokafka keeps what a fetch brought as undecoded record batches until somebody iterates over it, and then makes an
-object per record, which costs several times what the rest of the transport does. `take_batch` asks aiokafka for what
-it knows of each record batch (checksum, transaction, offsets) and reads the records themselves as columns
-(connectors/kafka_records.py). For that the bytes of a fetch must be kept: `keep_bytes`.
+object per record, which costs several times what the rest of the transport does. `take_blocks` asks aiokafka for what
+it knows of each record batch (checksum, transaction, offsets); `TakenBlocks.read` then reads the records themselves as
+columns (connectors/kafka_records.py). For that the bytes of a fetch must be kept: `keep_bytes`.
+
+The first belongs to aiokafka's event loop, since it moves the consumer's position, and looks at headers only. The
+second is nearly all of the work and belongs to another thread: the loop also sends the heartbeats.
 """
+
+from dataclasses import dataclass
 
 import aiokafka.consumer.fetcher
 from aiokafka.consumer.fetcher import FetchResult
@@ -39,7 +44,31 @@ def keep_bytes() -> None:
     aiokafka.consumer.fetcher.MemoryRecords = KeptRecords
 
 
-def take_batch(result: FetchResult, *, check_crcs: bool) -> RawBatch | None:
+@dataclass(frozen=True)
+class TakenBlocks:
+    """The record batches of one partition that were taken, from position `start_offset` on, records still packed."""
+
+    topic: str
+    partition: int
+    start_offset: int
+    next_offset: int
+    blocks: list[RecordBlock]
+
+    @property
+    def size_bytes(self) -> int:
+        """As they were fetched."""
+        return sum(len(block.payload) for block in self.blocks)
+
+    def read(self) -> RawBatch:
+        """Their records. Raises CorruptRecordException when a record batch is not exactly its records."""
+        read = read_blocks(self.blocks)
+        columns = (read.offsets, read.timestamps_ms, read.keys, read.values)
+        batch = RawBatch(self.topic, self.partition, self.start_offset, self.next_offset, *columns)
+        # A record batch is fetched whole: the first one may begin before the position that was asked for.
+        return batch.from_offset(self.start_offset)
+
+
+def take_blocks(result: FetchResult, *, check_crcs: bool) -> TakenBlocks | None:
     """Consumes all that `result` holds and advances the consumer's position past it.
 
     The position after it counts transaction markers and aborted records, which give no record: a batch without
@@ -92,9 +121,4 @@ def take_batch(result: FetchResult, *, check_crcs: bool) -> RawBatch | None:
     source.next_fetch_offset = position
     result._update_position()
     result._partition_records = None
-    if position == start:
-        return None
-    read = read_blocks(blocks)
-    taken = RawBatch(topic, partition, start, position, read.offsets, read.timestamps_ms, read.keys, read.values)
-    # A record batch is fetched whole: the first one may begin before the position that was asked for.
-    return taken.from_offset(start)
+    return None if position == start else TakenBlocks(topic, partition, start, position, blocks)

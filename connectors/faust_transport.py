@@ -37,7 +37,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 from faust.types import TP, ConsumerMessage
 from faust.types.tuples import Message
 
-from connectors.faust_fetch import keep_bytes, take_batch
+from connectors.faust_fetch import TakenBlocks, keep_bytes, take_blocks
 from processors.errors import AccessDeniedError, OffsetGapError, UnavailableError
 from processors.records import RawBatch
 
@@ -184,39 +184,49 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         timeout: float | None = None,
         max_records: int | None = None,
     ) -> dict[TP, list[Fetched]]:
-        """At most one `Fetched` per partition; empty after `timeout` seconds without any."""
+        """At most one `Fetched` per partition; empty after `timeout` seconds without any.
+
+        The records are unpacked in a thread of their own: in this one they would hold up the heartbeats.
+        """
         fetcher = consumer._fetcher
         if consumer._closed or fetcher._closed:
             raise ConsumerStoppedError
         with fetcher._subscriptions.fetch_context():
-            taken = self._take(fetcher, active_partitions)
+            rebalance, taken = self._take(fetcher, active_partitions)
             if not taken:
                 waiter = fetcher._create_fetch_waiter()
                 await asyncio.wait([waiter], timeout=timeout)
                 if not waiter.done():
                     waiter.cancel()
-                    return taken
+                    return {}
                 waiter.result()
-                taken = self._take(fetcher, active_partitions)
-        return taken
+                rebalance, taken = self._take(fetcher, active_partitions)
+            return await asyncio.to_thread(
+                lambda: {tp: [Fetched(rebalance, blocks.read())] for tp, blocks in taken.items()}
+            )
 
-    def _take(self, fetcher: Any, active_partitions: set[TP]) -> dict[TP, list[Fetched]]:
+    def _take(self, fetcher: Any, active_partitions: set[TP]) -> tuple[int, dict[TP, TakenBlocks]]:
+        """The rebalance that is in force, and what was fetched since; of much, the oldest: the rest follows at once."""
         rebalance = self.sought
-        taken: dict[TP, list[Fetched]] = {}
+        taken: dict[TP, TakenBlocks] = {}
+        size_bytes = 0
         if rebalance != self.consumer.rebalances or fetcher._subscriptions.reassignment_in_progress:
-            return taken
+            return rebalance, taken
         for tp in list(fetcher._records):
             if tp not in active_partitions:
                 continue
             result = fetcher._records.pop(tp)
             if isinstance(result, FetchResult):
-                batch = take_batch(result, check_crcs=fetcher._check_crcs)
-                if batch is not None:
-                    taken[TP(*tp)] = [Fetched(rebalance, batch)]
+                blocks = take_blocks(result, check_crcs=fetcher._check_crcs)
+                if blocks is not None:
+                    taken[TP(*tp)] = blocks
+                    size_bytes += blocks.size_bytes
             else:
                 _raise_fetch_error(tp, result)
+            if size_bytes >= self.consumer.transport.options.fetch_bytes:
+                break
         fetcher._notify(fetcher._wait_consume_future)
-        return taken
+        return rebalance, taken
 
     async def seek_all(self, positions: Mapping[tuple[str, int], int], rebalance: int) -> None:
         """Seeks to the positions that `assign` gave after that rebalance, in one step that no fetch can interleave."""

@@ -17,7 +17,7 @@ from aiokafka.record.util import calc_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.faust_fetch import KeptRecords, take_batch
+from connectors.faust_fetch import KeptRecords, TakenBlocks, take_blocks
 from processors.records import RawBatch
 
 PLACE = TopicPartition("aurora.trs.invoices", 3)
@@ -50,19 +50,23 @@ def resealed(batch: bytearray, *, base_offset: int | None = None) -> bytes:
     return bytes(batch)
 
 
-async def fetched(data: bytes, *, position: int, aborted: Sequence[tuple[int, int]] = ()) -> FetchResult:
-    assignment = Assignment([PLACE])
-    assignment.state_value(PLACE).reset_to(position)
-    records = PartitionRecords(PLACE, KeptRecords(data), aborted, position, None, None, True, READ_COMMITTED)
-    return FetchResult(PLACE, assignment=assignment, partition_records=records, backoff=0)
+async def fetched(
+    data: bytes, *, position: int, aborted: Sequence[tuple[int, int]] = (), place: TopicPartition = PLACE
+) -> FetchResult:
+    assignment = Assignment([place])
+    assignment.state_value(place).reset_to(position)
+    records = PartitionRecords(place, KeptRecords(data), aborted, position, None, None, True, READ_COMMITTED)
+    return FetchResult(place, assignment=assignment, partition_records=records, backoff=0)
 
 
 def take(data: bytes, *, position: int = 0, aborted: Sequence[tuple[int, int]] = ()) -> RawBatch:
     async def taken() -> RawBatch | None:
         result = await fetched(data, position=position, aborted=aborted)
-        batch = take_batch(result, check_crcs=True)
-        assert batch is None or result._assignment.state_value(PLACE).position == batch.next_offset
-        return batch
+        blocks = take_blocks(result, check_crcs=True)
+        if blocks is None:
+            return None
+        assert result._assignment.state_value(PLACE).position == blocks.next_offset
+        return blocks.read()
 
     batch = asyncio.run(taken())
     assert batch is not None
@@ -174,10 +178,10 @@ def test_records_cut_short_are_refused() -> None:
 
 
 def test_a_fetch_from_before_a_seek_gives_nothing() -> None:
-    async def stale() -> RawBatch | None:
+    async def stale() -> TakenBlocks | None:
         result = await fetched(record_batch([(0, 5, None, b"v")]), position=0)
         result._assignment.state_value(PLACE).seek(9)
-        return take_batch(result, check_crcs=True)
+        return take_blocks(result, check_crcs=True)
 
     assert asyncio.run(stale()) is None
 
