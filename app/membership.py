@@ -34,6 +34,8 @@ class EngineMembership:
         self.stopping = False
         self.buckets: frozenset[int] | None = None
         """What this worker owns now; None during a rebalance and before the first one."""
+        self.waiting_since_s: float | None = time.monotonic()
+        """Since when the group owes us an assignment; None once it came."""
 
     async def revoke(self) -> None:
         """A rebalance begins: the engine finishes the commit in flight."""
@@ -41,6 +43,7 @@ class EngineMembership:
         if self._ever_assigned and not self.stopping:
             log.info("rebalance begins")
             await asyncio.get_running_loop().run_in_executor(self._serial, self._engine.revoke)
+            self.waiting_since_s = time.monotonic()
 
     async def assign(self, partitions: frozenset[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
         """Takes over these topic-partitions; returns where to read next.
@@ -48,6 +51,7 @@ class EngineMembership:
         What is left out is parked: assigned, and not to be read. Raises OffsetGapError where Kafka does not hold what
         comes next (R9), unless gaps are accepted.
         """
+        self.waiting_since_s = None
         buckets = frozenset(partition for _, partition in partitions)
         if partitions != {(topic, bucket) for topic in self._engine.topics for bucket in buckets}:
             raise InvariantError(

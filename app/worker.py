@@ -37,6 +37,9 @@ EngineFactory = Callable[[dict[str, str]], Engine]
 _BEAT_S = 0.5
 _REPORT_S = 30.0
 _WAIT_FOR_BROKER_S = 5.0
+_GROUP_IS_SLOW_S = 4.0
+"""Brokers let the first member of a group wait for 3 s already (group.initial.rebalance.delay.ms)."""
+_STILL_SLOW_S = 10.0
 _STOP_S = 5.0
 """How long the end may take after the engine has stopped; then the process leaves without good-byes."""
 
@@ -125,6 +128,7 @@ class Worker:
             self._start(app),
             self._watch_crash(app),
             self._beat(app),
+            self._tell_waiting(),
             self._report_positions(app),
         ]
         if until_caught_up:
@@ -190,6 +194,22 @@ class Worker:
             if consumer.started:
                 await consumer.thread.check_group()
             await asyncio.sleep(_BEAT_S)
+
+    async def _tell_waiting(self) -> None:
+        """Says why nothing happens while the group gives us no partitions: after 4 s, then every 10 s."""
+        told_s = -_STILL_SLOW_S
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            since_s, now_s = self.membership.waiting_since_s, time.monotonic()
+            if since_s is not None and now_s - since_s >= _GROUP_IS_SLOW_S and now_s - told_s >= _STILL_SLOW_S:
+                told_s = now_s
+                log.info(
+                    "waiting for the consumer group: a member that died counts until its session ends, "
+                    "a busy one finishes its commit",
+                    group=self._settings.group,
+                    seconds=round(now_s - since_s),
+                    session_s=self._settings.session_timeout_s,
+                )
 
     async def _report_positions(self, app: StreamingApp) -> None:
         """Tells the consumer group what the lake holds: for lag tools, nobody else reads it (R9)."""

@@ -186,6 +186,22 @@ def test_workers_join_and_die_share_equal_buckets_of_all_topics_and_lose_nothing
     assert third.stop() == 0, third.log
 
 
+def test_worker_after_one_that_was_killed_says_that_it_waits_for_the_group(settings: Settings, ledger: Ledger) -> None:
+    patient = settings.model_copy(update={"session_timeout_s": 60.0})
+    killed = WorkerProcess(patient, ledger)
+    try:
+        wait_until(lambda: share(ledger, killed), timeout_s=90, what="one worker owns all")
+    finally:
+        killed.kill()
+    successor = WorkerProcess(patient, ledger, number=1)
+    try:
+        wait_until(lambda: "waiting for the consumer group" in successor.log, timeout_s=60, what="it says so")
+        assert "session_s=60.0" in successor.log
+        assert "assigned" not in successor.log
+    finally:
+        successor.kill()
+
+
 def test_workers_more_than_partitions_the_idle_one_is_ready_and_takes_over(
     settings: Settings, ledger: Ledger, start: Start
 ) -> None:
