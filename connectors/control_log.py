@@ -153,8 +153,10 @@ def _control_rows(handle: DeltaTable) -> list[dict[str, Any]]:
     """Few rows by nature, so they are read whole, sorted by entry."""
     try:
         builder = QueryBuilder().register("control_log", handle)
-        result = builder.execute("SELECT * FROM control_log ORDER BY entry").read_all()
+        result = builder.execute("SELECT * FROM control_log ORDER BY entry")
+        # Read by Arrow: the result's own read_all() keeps Python's lock while the store is waited for.
+        table = pa.RecordBatchReader.from_stream(result).read_all()
     except Exception as error:  # a query whose file cannot be read raises no narrower type
         raise wrap_error(error, "control_log") from error
-    rows: list[dict[str, Any]] = pa.table(result).to_pylist()
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows

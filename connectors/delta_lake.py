@@ -8,7 +8,8 @@ import duckdb
 from deltalake import DeltaTable
 
 from connectors.control_log import ControlLog
-from connectors.lake import FencedTable, LakeLocation, LakeStore, last_commits, wrapped_errors
+from connectors.delta_log import last_commits
+from connectors.lake import FencedTable, LakeLocation, LakeStore, wrapped_errors
 from connectors.object_files import ActiveFile, LakeReader
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+from connectors.delta_log import is_table, last_commits
 from processors.errors import (
     AccessDeniedError,
     FencedError,
@@ -104,14 +105,14 @@ class LakeStore:
     def exists(self) -> bool:
         """Whether the lake was ever created."""
         try:
-            return bool(DeltaTable.is_deltatable(self.location.table(CONTROL_LOG.name), self._options))
+            return is_table(self.location.table(CONTROL_LOG.name), self._options)
         except (DeltaError, OSError) as error:
             raise wrap_error(error, f"lake {self.location.uri}") from error
 
     def _create_table(self, table: LakeTable) -> None:
         uri = self.location.table(table.name)
         try:
-            if DeltaTable.is_deltatable(uri, self._options):
+            if is_table(uri, self._options):
                 return
             DeltaTable.create(
                 uri,
@@ -124,7 +125,7 @@ class LakeStore:
                 storage_options=self._options,
             )
         except (DeltaError, OSError) as error:
-            if isinstance(error, CommitFailedError) and DeltaTable.is_deltatable(uri, self._options):
+            if isinstance(error, CommitFailedError) and is_table(uri, self._options):
                 return  # another worker was first
             raise wrap_error(error, f"table {table.name} at {uri}") from error
 
@@ -147,19 +148,6 @@ class LakeStore:
         with wrapped_errors(f"table {name}"):
             commits = last_commits(self.open(name), _HISTORY_DEPTH)
         return next((commit for commit in commits if matches(commit)), None)
-
-
-def last_commits(handle: DeltaTable, limit: int) -> list[dict[str, Any]]:
-    """The last `limit` commits through the version that the handle shows, newest first.
-
-    delta-rs begins with the newest commit of all and counts down from the handle's version: where the table went on
-    since, its history gives newer commits than the handle shows, under the numbers of older ones.
-    """
-    version = handle.version()
-    wanted = min(limit, version + 1)
-    commits = handle.history(wanted)
-    beyond = max(0, len(commits) - wanted)
-    return [commit | {"version": version - age} for age, commit in enumerate(commits[beyond:])]
 
 
 class KnownIds:
@@ -186,8 +174,6 @@ class KnownIds:
             commits = last_commits(handle, wanted)
             if len(commits) != behind:
                 self._values, self._complete = {}, False
-            if len(commits) < wanted:
-                commits = []  # the log was cleaned up: which versions these are cannot be told
             for commit in reversed(commits):
                 self._values |= json.loads(commit.get("trs_ids", "{}"))
             self._version = handle.version()

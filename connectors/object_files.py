@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import duckdb
@@ -19,15 +19,12 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from fsspec import AbstractFileSystem
 from obstore.exceptions import BaseError
-from obstore.store import S3Store
 
 from connectors.lake import wrap_error
+from connectors.object_store import s3_store
 from processors.errors import TrsError, UnavailableError
 from processors.lake_tables import LAKE_TABLES, LakeTable
 from processors.state import duckdb_type
-
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Config
 
 _TAIL_BYTES = 64 * 1024
 """Fetched at the first look at a file: nearly always its whole Parquet footer, which DuckDB reads several times."""
@@ -37,19 +34,6 @@ ActiveFile = Mapping[str, Any]
 _FILE_FACTS = ("path", "size_bytes", "num_records")
 _CANNOT_READ = "the object store does not give"
 _LONGEST_REASON = 200
-_CLIENT_OPTIONS = {"allow_http", "allow_invalid_certificates", "connect_timeout", "timeout", "proxy_url"}
-_STORE_OPTIONS = {
-    "access_key_id",
-    "secret_access_key",
-    "session_token",
-    "region",
-    "default_region",
-    "skip_signature",
-    "virtual_hosted_style_request",
-    "unsigned_payload",
-    "imdsv1_fallback",
-    "request_payer",
-}
 
 
 @contextmanager
@@ -114,7 +98,7 @@ class S3RangeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
     def __init__(self, bucket: str, storage_options: Mapping[str, str]) -> None:
         super().__init__()
         self._bucket = bucket
-        self._store = _s3_store(bucket, storage_options)
+        self._store = s3_store(bucket, storage_options)
         self._sizes: dict[str, int] = {}
         self._tail = lru_cache(maxsize=_TAILS_KEPT)(self._fetch_tail)
 
@@ -162,18 +146,6 @@ class S3RangeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
 
     def modified(self, path: str) -> datetime:
         return datetime.fromtimestamp(0, UTC)  # immutable, so the age does not matter
-
-
-def _s3_store(bucket: str, storage_options: Mapping[str, str]) -> S3Store:
-    """The store that delta-rs would open with these options (`AWS_REGION`, `AWS_ENDPOINT_URL`, …)."""
-    short = {k.lower().removeprefix("aws_"): v for k, v in storage_options.items()}
-    config: dict[str, Any] = {k: v for k, v in short.items() if k in _STORE_OPTIONS}
-    endpoint = short.get("endpoint_url", short.get("endpoint"))
-    if endpoint is not None:
-        config["endpoint"] = endpoint
-    client: dict[str, Any] = {k: v for k, v in short.items() if k in _CLIENT_OPTIONS}
-    client = {k: v.lower() == "true" if k.startswith("allow_") else v for k, v in client.items()}
-    return S3Store(bucket, config=cast("S3Config", config), client_options=cast("ClientConfig", client))
 
 
 def active_files(table: DeltaTable) -> list[ActiveFile]:

@@ -8,8 +8,9 @@ import pytest
 from deltalake import DeltaTable
 
 from connectors.delta_lake import DeltaLake
+from connectors.delta_log import last_commits
 from connectors.fold import fold
-from connectors.lake import FencedTable, KnownIds, LakeLocation, LakeStore, last_commits
+from connectors.lake import FencedTable, KnownIds, LakeLocation, LakeStore
 from processors.fold import all_that_waits
 from processors.lake_tables import SKU_LOG, SKUS_KEYED
 

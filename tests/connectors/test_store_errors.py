@@ -5,6 +5,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from obstore.exceptions import GenericError
 
 from connectors.control_log import ControlLog
 from connectors.lake import KnownIds, LakeLocation, LakeStore, wrap_error, wrapped_errors
@@ -18,15 +19,17 @@ class LostTable:
     """A handle whose store went away after it was opened."""
 
     table_uri = "s3://bucket/lake/sku_log"
+    _storage_options = None
 
     def version(self) -> int:
         return 3
 
-    def history(self, _limit: int) -> list[dict[str, object]]:
-        raise OSError(RESET)
 
+def test_application_ids_that_cannot_be_read_are_an_unavailable_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reset(*_: object) -> None:
+        raise GenericError(RESET)
 
-def test_application_ids_that_cannot_be_read_are_an_unavailable_store() -> None:
+    monkeypatch.setattr("connectors.delta_log.obstore.get", reset)
     with pytest.raises(UnavailableError, match="sku_log: the object store does not answer"):
         KnownIds().read(LostTable(), ["epoch:skus:0"])  # type: ignore[arg-type]
 
