@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from app.lake_session import LakeSession
 from app.settings import Settings
-from app.wiring import kafka_config, lake_location
+from app.wiring import kafka_config, lake_location, watch_store
 from batch_bootstrap.snapshot import Report, SnapshotConfig, SnapshotSummary, run_snapshot
 from batch_bootstrap.source import DEFAULT_CHUNK_ROWS, open_source
 from connectors.control_log import ControlLog
@@ -49,6 +49,7 @@ def snapshot(
 
 def open_control_log(settings: Settings) -> ControlLog:
     """The lake's control log; makes the lake when there is none."""
+    watch_store(settings)
     store = LakeStore(lake_location(settings))
     store.create()
     control = ControlLog(store)

@@ -6,6 +6,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,16 @@ def fold_policy(settings: Settings) -> "FoldPolicy":
     )
 
 
+@lru_cache(maxsize=1)
+def watch_store(settings: Settings) -> None:
+    """From now on the log tells when the lake's object store does not answer. A second call changes nothing."""
+    from connectors.store_watch import StoreWatch
+
+    location = lake_location(settings)
+    if location.uri.startswith("s3://"):
+        StoreWatch(location.uri, location.storage_options).start()
+
+
 def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEngine":
     """The worker's engine. Makes the lake's tables where they are missing."""
     from connectors.delta_lake import DeltaLake
@@ -75,6 +86,7 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
     settings.home.mkdir(parents=True, exist_ok=True)
     spill = Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home))
     atexit.register(shutil.rmtree, spill, ignore_errors=True)
+    watch_store(settings)
     lake = DeltaLake(lake_location(settings))
 
     def fold() -> None:

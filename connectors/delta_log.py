@@ -14,12 +14,14 @@ from urllib.parse import unquote, urlsplit
 
 import obstore
 from deltalake import DeltaTable
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from connectors.object_store import s3_store
 
 _SIDE_BY_SIDE = 8
+_PATIENCE_S = 20.0
+"""About as long as delta-rs tries to reach a store that refuses the connection."""
 
 
 def last_commits(handle: DeltaTable, limit: int) -> list[dict[str, Any]]:
@@ -66,7 +68,7 @@ class _Log:
             if self._store is None:
                 return (self._folder / name).read_bytes()
             return bytes(obstore.get(self._store, f"{self._prefix}/{name}").bytes())
-        except (FileNotFoundError, NotFoundError):
+        except FileNotFoundError:
             return None
         except BaseError as error:
             raise OSError(str(error)) from error
@@ -83,7 +85,7 @@ class _Log:
 
 @lru_cache(maxsize=8)
 def _kept_store(bucket: str, options: tuple[tuple[str, str], ...]) -> S3Store:
-    return s3_store(bucket, dict(options))
+    return s3_store(bucket, dict(options), patience_s=_PATIENCE_S)
 
 
 def _info(lines: bytes) -> dict[str, Any]:

@@ -25,13 +25,14 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Fold the logs: merge what is new into the folded tables, so that queries and recovery read less."""
         from app.settings import load_settings
-        from app.wiring import lake_location
+        from app.wiring import lake_location, watch_store
         from connectors.delta_lake import DeltaLake
         from connectors.fold import fold_all
         from processors.fold import all_that_waits
         from processors.state import open_state
 
         settings = load_settings()
+        watch_store(settings)
         store = DeltaLake(lake_location(settings))
         con = open_state(spill=settings.home / "spill", memory_mb=settings.memory_mb, threads=settings.threads)
         store.prepare(con)

@@ -1,0 +1,70 @@
+"""Says that the object store does not answer, long before whoever needs it gives up.
+
+The libraries try a request again for up to three minutes without a word. So a thread of its own asks the store for
+something small every two seconds and logs when answers stay away, and when they come again. What to do about a store
+that is away is decided where it is needed: this only tells.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+from connectors.object_store import s3_store
+from processors.lake_tables import CONTROL_LOG
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 2.0
+_PATIENCE_S = 2.5
+_REPEAT_S = 15.0
+_LONGEST_REASON = 200
+
+
+class StoreWatch:
+    """Watches the S3 store of one lake from `start` to the end of the process."""
+
+    def __init__(self, uri: str, storage_options: Mapping[str, str]) -> None:
+        parts = urlsplit(uri)
+        endpoint = storage_options.get("AWS_ENDPOINT_URL", "AWS")
+        self._name = f"S3 at {endpoint}, bucket {parts.netloc},"
+        patience = {"timeout": f"{_PATIENCE_S}s", "connect_timeout": f"{_PATIENCE_S}s"}
+        self._store = s3_store(parts.netloc, {**storage_options, **patience}, patience_s=0)
+        self._key = f"{parts.path.strip('/')}/{CONTROL_LOG.name}/_delta_log/_last_checkpoint".lstrip("/")
+        self._away_since_s: float | None = None
+        self._told_s = 0.0
+
+    def start(self) -> None:
+        """Begins to look, in a thread that does not keep the process alive."""
+        threading.Thread(target=self._run, name="store-watch", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self.look(time.monotonic())
+            time.sleep(_LOOK_S)
+
+    def look(self, now_s: float) -> None:
+        """Asks once. A refusal is an answer: whoever needs the store learns of it at once."""
+        try:
+            obstore.head(self._store, self._key)
+        except (FileNotFoundError, PermissionDeniedError, UnauthenticatedError):
+            pass
+        except BaseError as error:
+            self._away(now_s, error)
+            return
+        if self._away_since_s is not None:
+            log.warning("%s answers again", self._name)
+        self._away_since_s = None
+
+    def _away(self, now_s: float, error: BaseError) -> None:
+        if self._away_since_s is None:
+            self._away_since_s = now_s
+        elif now_s - self._told_s < _REPEAT_S:
+            return
+        self._told_s = now_s
+        reason = str(error).partition("\n")[0].rpartition(" - ")[2][:_LONGEST_REASON]
+        log.warning("%s does not answer (%s); what needs it is tried again", self._name, reason)
