@@ -1,10 +1,11 @@
 """Puts a snapshot together: the source, the cluster, the lake's register of runs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 
 from app.lake_session import LakeSession
 from app.settings import Settings
-from app.wiring import kafka_config, lake_location, watch_store
+from app.wiring import kafka_config, lake_location, store_watch
 from batch_bootstrap.snapshot import Report, SnapshotConfig, SnapshotSummary, run_snapshot
 from batch_bootstrap.source import DEFAULT_CHUNK_ROWS, open_source
 from connectors.control_log import ControlLog
@@ -29,7 +30,7 @@ def snapshot(
     """Sends a source to Kafka (batch_bootstrap/snapshot.py); makes the lake when there is none, to register the run."""
     database = None if settings.database is None else settings.database.get_secret_value()
     source = open_source(spec, database=database, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
-    try:
+    with closing(source), store_watch(settings):
         return run_snapshot(
             source,
             SnapshotConfig(
@@ -43,13 +44,10 @@ def snapshot(
             report=report,
             announce=announce,
         )
-    finally:
-        source.close()
 
 
 def open_control_log(settings: Settings) -> ControlLog:
     """The lake's control log; makes the lake when there is none."""
-    watch_store(settings)
     store = LakeStore(lake_location(settings))
     store.create()
     control = ControlLog(store)

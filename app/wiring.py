@@ -6,7 +6,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Mapping
-from functools import lru_cache
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,14 +64,14 @@ def fold_policy(settings: Settings) -> "FoldPolicy":
     )
 
 
-@lru_cache(maxsize=1)
-def watch_store(settings: Settings) -> None:
-    """From now on the log tells when the lake's object store does not answer. A second call changes nothing."""
+def store_watch(settings: Settings) -> AbstractContextManager[object]:
+    """While it is open, the log tells when the lake's object store does not answer."""
     from connectors.store_watch import StoreWatch
 
     location = lake_location(settings)
-    if location.uri.startswith("s3://"):
-        StoreWatch(location.uri, location.storage_options).start()
+    if not location.uri.startswith("s3://"):
+        return nullcontext()
+    return StoreWatch(location.uri, location.storage_options)
 
 
 def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEngine":
@@ -86,7 +86,6 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
     settings.home.mkdir(parents=True, exist_ok=True)
     spill = Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home))
     atexit.register(shutil.rmtree, spill, ignore_errors=True)
-    watch_store(settings)
     lake = DeltaLake(lake_location(settings))
 
     def fold() -> None:

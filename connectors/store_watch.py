@@ -9,6 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit
 
 import obstore
@@ -26,7 +28,7 @@ _LONGEST_REASON = 200
 
 
 class StoreWatch:
-    """Watches the S3 store of one lake from `start` to the end of the process."""
+    """Watches the S3 store of one lake while its context is open, in a thread that does not keep the process alive."""
 
     def __init__(self, uri: str, storage_options: Mapping[str, str]) -> None:
         parts = urlsplit(uri)
@@ -37,15 +39,21 @@ class StoreWatch:
         self._key = f"{parts.path.strip('/')}/{CONTROL_LOG.name}/_delta_log/_last_checkpoint".lstrip("/")
         self._away_since_s: float | None = None
         self._told_s = 0.0
+        self._ended = threading.Event()
 
-    def start(self) -> None:
-        """Begins to look, in a thread that does not keep the process alive."""
+    def __enter__(self) -> Self:
         threading.Thread(target=self._run, name="store-watch", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
 
     def _run(self) -> None:
-        while True:
+        while not self._ended.is_set():
             self.look(time.monotonic())
-            time.sleep(_LOOK_S)
+            self._ended.wait(_LOOK_S)
 
     def look(self, now_s: float) -> None:
         """Asks once. A refusal is an answer: whoever needs the store learns of it at once."""
@@ -61,6 +69,8 @@ class StoreWatch:
         self._away_since_s = None
 
     def _away(self, now_s: float, error: BaseError) -> None:
+        if self._ended.is_set():
+            return
         if self._away_since_s is None:
             self._away_since_s = now_s
         elif now_s - self._told_s < _REPEAT_S:

@@ -43,6 +43,8 @@ from processors.tables import (
 log = logging.getLogger(__name__)
 
 UPKEEP_S = 60.0
+FLOWING_S = 0.2
+"""Records that came within this long of each other are taken for one stream."""
 COMPRESS_ABOVE_PERCENT = 40
 """Of the memory budget: state beyond it is compressed. The rest is for the work of epochs."""
 
@@ -313,7 +315,9 @@ class StreamEngine:
     def _run(self, stage: Stage) -> None:
         inbox = self._inboxes[stage.name]
         chunks = inbox.take(self._config.max_events)
-        report = stage.run_epoch(chunks, more_soon=inbox.records >= self._config.max_events // 4)
+        much = self._config.max_events // 4
+        flowing = sum(c.read for c in chunks) >= much and time.monotonic() - self._offered_s <= FLOWING_S
+        report = stage.run_epoch(chunks, more_soon=flowing or inbox.records >= much)
         log.log(
             logging.INFO if report.read else logging.DEBUG,
             "stage %s: epoch of %d records, %d log rows, %d derived, %d dead in %.2f s",

@@ -294,7 +294,7 @@ class Stage(ABC):
     def run_epoch(self, chunks: Sequence[Chunk], *, more_soon: bool = False) -> EpochReport:
         """Applies the chunks, commits, derives. On an error the state is not to be trusted any more.
 
-        `more_soon`: a good part of a further epoch waits already; what would be derived twice may wait for it.
+        `more_soon`: much of a further epoch waits or is on its way; what would be derived twice may wait for it.
         """
         started = time.perf_counter()
         self.more_soon = more_soon

@@ -1,6 +1,7 @@
 """Commands of the group `trs lake`: upkeep of the lake's tables."""
 
 import json
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -25,19 +26,18 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Fold the logs: merge what is new into the folded tables, so that queries and recovery read less."""
         from app.settings import load_settings
-        from app.wiring import lake_location, watch_store
+        from app.wiring import lake_location, store_watch
         from connectors.delta_lake import DeltaLake
         from connectors.fold import fold_all
         from processors.fold import all_that_waits
         from processors.state import open_state
 
         settings = load_settings()
-        watch_store(settings)
         store = DeltaLake(lake_location(settings))
         con = open_state(spill=settings.home / "spill", memory_mb=settings.memory_mb, threads=settings.threads)
-        store.prepare(con)
-        done = fold_all(store, con, settings.partitions, all_that_waits(min_rows))
-        con.close()
+        with closing(con), store_watch(settings):
+            store.prepare(con)
+            done = fold_all(store, con, settings.partitions, all_that_waits(min_rows))
         if as_json:
             typer.echo(json.dumps([vars(d) for d in done]))
             return

@@ -42,16 +42,17 @@ def worker(
     share the partitions, and take over from one that dies. Pages: / for people, /health, /ready, /status.json.
     """
     from app.settings import load_settings
-    from app.wiring import build_engine
+    from app.wiring import build_engine, store_watch
     from app.worker import run_worker
 
     given = {"epoch_interval_s": interval, "epoch_max_events": max_events, "web_port": web_port}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
-    code = run_worker(
-        settings,
-        lambda topic_ids: build_engine(settings, topic_ids),
-        until_caught_up=until_caught_up,
-        accept_gap=accept_gap,
-        wait=wait,
-    )
+    with store_watch(settings):
+        code = run_worker(
+            settings,
+            lambda topic_ids: build_engine(settings, topic_ids),
+            until_caught_up=until_caught_up,
+            accept_gap=accept_gap,
+            wait=wait,
+        )
     raise typer.Exit(code)

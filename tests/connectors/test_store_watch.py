@@ -1,6 +1,7 @@
 """A store that is away is told, and told again when it is back."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,3 +81,29 @@ def test_store_that_refuses_has_answered(caplog: pytest.LogCaptureFixture, statu
     with serving(type("Status", (Answers,), {"status": status})) as port:
         watching(port).look(0)
     assert len(caplog.messages) == told
+
+
+def test_watch_says_nothing_once_it_ended(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(Answers) as port, watching(port) as watch:
+        pass
+    watch.look(0)
+    assert caplog.messages == []
+
+
+def test_open_watch_tells_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    asked = threading.Event()
+
+    class Failing(Answers):
+        status = 503
+
+        def do_HEAD(self) -> None:
+            super().do_HEAD()
+            asked.set()
+
+    with serving(Failing) as port, watching(port):
+        assert asked.wait(10)
+        for _ in range(100):
+            if caplog.messages:
+                break
+            time.sleep(0.05)
+    assert [m for m in caplog.messages if "does not answer" in m]
