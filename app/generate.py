@@ -10,12 +10,11 @@ from app.wiring import kafka_config
 from batch_bootstrap.changes import TrsChanges
 from batch_bootstrap.emit import Touched, emit_rows
 from batch_bootstrap.generate import Generated
-from batch_bootstrap.snapshot import all_topics
 from connectors.kafka import Producer, ensure_topics
 from connectors.mysql import DatabaseUrl, connect, ddl, execute, load_rows, query, wrapped_errors
 from connectors.mysql_source import MySqlSource
 from processors.errors import UsageError
-from processors.tables import TABLES
+from processors.tables import TABLES, all_topics
 
 _EMIT_EVERY_S = 0.2
 Report = Callable[[str, int, int], None]

@@ -12,7 +12,7 @@ from connectors.kafka import watermarks
 from processors.errors import TrsError
 from processors.lake_tables import EPOCHS, LAKE_TABLES
 from processors.open_letters import Selection
-from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES, topic_of
+from processors.tables import all_topics
 from processors.watermark import latest_epochs_sql
 
 _COUNTED_VIEWS = ("skus", "accounts", "invoices", "invoice_features", "account_features")
@@ -115,10 +115,7 @@ def _partitions(session: LakeSession, settings: Settings) -> tuple[tuple[Partiti
         """
     ).fetchall()
     lake: dict[tuple[str, int], int] = {(topic, bucket): offset for topic, bucket, offset in rows}
-    topics = [
-        topic_of(settings.topic_prefix, name)
-        for name in (*(t.name for t in TABLES), DOCUMENTS_TOPIC, DEAD_LETTERS_TOPIC)
-    ]
+    topics = all_topics(settings.topic_prefix)
     kafka: dict[tuple[str, int], tuple[int, int]] = {}
     problem = None
     try:

@@ -15,7 +15,7 @@ from processors.features.batch import inputs_from_lake
 from processors.features.declarations import FEATURE_SETS
 from processors.lake_tables import changes_name
 from processors.stands import DOCUMENTS, LOGS, STANDS, pending_sql
-from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES, topic_of
+from processors.tables import DOCUMENTS_TOPIC, all_topics, topic_of
 from processors.verify import NAMES, Check, checks
 
 
@@ -101,8 +101,7 @@ def _read_stands(session: LakeSession, settings: Settings) -> dict[tuple[str, in
     """Fills the tables of application ids; returns the next offset per topic and bucket."""
     store = LakeStore(lake_location(settings))
     buckets = range(settings.partitions)
-    names = (*(t.name for t in TABLES), DOCUMENTS_TOPIC, DEAD_LETTERS_TOPIC)
-    topics = [topic_of(settings.topic_prefix, name) for name in names]
+    topics = all_topics(settings.topic_prefix)
     epochs: list[tuple[str, int, int]] = []
     offsets: list[tuple[str, str, int, int]] = []
     cursors: list[tuple[str, int, int]] = []

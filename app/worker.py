@@ -27,7 +27,7 @@ from connectors.kafka import KafkaConfig, ensure_topics, topic_ids
 from connectors.object_files import read_error
 from processors.errors import InvariantError, TrsError, UnavailableError
 from processors.ports import Engine
-from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES, topic_of
+from processors.tables import DOCUMENTS_TOPIC, all_topics, topic_of
 
 log = structlog.get_logger("trs.worker")
 
@@ -73,14 +73,8 @@ def run_worker(
     return code
 
 
-def all_topics(settings: Settings) -> tuple[str, ...]:
-    """Every topic of the installation: the tables', the documents', the dead letters'."""
-    names = (*(table.name for table in TABLES), DOCUMENTS_TOPIC, DEAD_LETTERS_TOPIC)
-    return tuple(topic_of(settings.topic_prefix, name) for name in names)
-
-
 def _prepare_topics(settings: Settings, kafka: KafkaConfig, *, wait: bool) -> dict[str, str]:
-    topics = all_topics(settings)
+    topics = all_topics(settings.topic_prefix)
     while True:
         try:
             made = ensure_topics(kafka, topics, settings.partitions)

@@ -20,7 +20,7 @@ from connectors.kafka import KafkaConfig, TransactionalProducer, check_topics, e
 from connectors.source_rows import Chunk, Finding
 from processors.errors import CdcOpenError, UsageError
 from processors.order import BATCH_SOURCE_NAME
-from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, SKUS, TABLES, Table, topic_of
+from processors.tables import DEAD_LETTERS_TOPIC, SKUS, Table, all_topics, topic_of
 
 _SHOWN_FINDINGS = 5
 
@@ -60,11 +60,6 @@ class _Messages:
     keys: Sequence[bytes]
     values: Sequence[bytes]
     dead: Sequence[bytes]
-
-
-def all_topics(prefix: str) -> list[str]:
-    """Every topic of an installation; all have the same number of partitions."""
-    return [topic_of(prefix, name) for name in (*(t.name for t in TABLES), DOCUMENTS_TOPIC, DEAD_LETTERS_TOPIC)]
 
 
 def run_snapshot(

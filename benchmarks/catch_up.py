@@ -31,7 +31,7 @@ from benchmarks.report import Row, peak_rss_mb, publish
 from connectors.kafka import Producer, ensure_topics
 from processors.features.declarations import INVOICE_FEATURES
 from processors.order import BATCH_SOURCE_NAME
-from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES, Table, topic_of
+from processors.tables import TABLES, Table, all_topics, topic_of
 
 SYNTHETIC = {
     "skus": """
@@ -138,8 +138,7 @@ def run_once(invoices: int, peers: Sequence[str]) -> Run:
 def fill_topics(settings: Settings, invoices: int) -> int:
     """Makes the topics and sends the synthetic rows; returns how many."""
     kafka = kafka_config(settings)
-    names = [*(t.name for t in TABLES), DOCUMENTS_TOPIC, DEAD_LETTERS_TOPIC]
-    ensure_topics(kafka, [topic_of(settings.topic_prefix, n) for n in names], settings.partitions)
+    ensure_topics(kafka, all_topics(settings.topic_prefix), settings.partitions)
     producer = Producer(kafka)
     con = connect()
     started, count = time.perf_counter(), 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES, topic_of
+from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES, TOPICS, topic_of
 
 Action = Literal["replayed", "discarded"]
 
@@ -84,5 +84,4 @@ def why_not_replayed(topic: str, topic_prefix: str) -> str | None:
 
 def full_topic(name: str, topic_prefix: str) -> str:
     """The topic that a person means: a table's name stands for its topic."""
-    known = {*(t.name for t in TABLES), DOCUMENTS_TOPIC, DEAD_LETTERS_TOPIC}
-    return topic_of(topic_prefix, name) if name in known else name
+    return topic_of(topic_prefix, name) if name in TOPICS else name

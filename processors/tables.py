@@ -141,7 +141,15 @@ TABLES_BY_NAME: dict[str, Table] = {t.name: t for t in TABLES}
 DOCUMENTS_TOPIC = "invoice_documents"
 DEAD_LETTERS_TOPIC = "dead_letters"
 
+TOPICS: tuple[str, ...] = (*TABLES_BY_NAME, DOCUMENTS_TOPIC, DEAD_LETTERS_TOPIC)
+"""Every topic of an installation, without its prefix; all have the same number of partitions."""
+
 
 def topic_of(prefix: str, name: str) -> str:
     """The Kafka topic of a table (or of DOCUMENTS_TOPIC, DEAD_LETTERS_TOPIC): `aurora.trs` + `skus`."""
     return f"{prefix}.{name}"
+
+
+def all_topics(prefix: str) -> tuple[str, ...]:
+    """The full names of all topics."""
+    return tuple(topic_of(prefix, name) for name in TOPICS)

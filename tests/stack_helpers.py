@@ -20,13 +20,12 @@ from app.etl import run_etl
 from app.lake_session import LakeSession
 from app.settings import Settings
 from app.wiring import kafka_config, lake_location
-from app.worker import all_topics
 from batch_bootstrap.events import Stamp, connect, row_events
 from connectors.kafka import Producer, ensure_topics
 from connectors.object_files import LakeReader
 from processors.features.declarations import FeatureSet
 from processors.order import BATCH_SOURCE_NAME
-from processors.tables import TABLES, topic_of
+from processors.tables import TABLES, all_topics, topic_of
 
 _REPOSITORY = Path(__file__).parent.parent
 
@@ -83,7 +82,7 @@ def owned_buckets(settings: Settings, worker: "subprocess.Popen[bytes]") -> set[
 def feed(settings: Settings, extracts: Path, *, run: int, tables: Iterable[str] | None = None) -> int:
     """Sends the rows of CSV extracts as a bootstrap of that run number would; returns how many."""
     kafka = kafka_config(settings)
-    ensure_topics(kafka, all_topics(settings), settings.partitions)
+    ensure_topics(kafka, all_topics(settings.topic_prefix), settings.partitions)
     producer = Producer(kafka)
     sent = 0
     with connect() as con:

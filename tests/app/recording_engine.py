@@ -20,11 +20,11 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from app.settings import Settings, load_settings
-from app.worker import all_topics, run_worker
+from app.worker import run_worker
 from processors.errors import FencedError, InvariantError, TrsError
 from processors.ports import LakeProgress, StoredPosition
 from processors.records import RawBatch
-from processors.tables import DOCUMENTS_TOPIC
+from processors.tables import DOCUMENTS_TOPIC, all_topics
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS positions
@@ -213,7 +213,7 @@ def main() -> int:
     def make(ids: dict[str, str]) -> RecordingEngine:
         engine = RecordingEngine(
             options.file,
-            all_topics(settings),
+            all_topics(settings.topic_prefix),
             ids,
             fail_after=options.fail_after,
             error=error,

@@ -9,8 +9,8 @@ from confluent_kafka import Producer
 
 from app.settings import Settings
 from app.wiring import kafka_config
-from batch_bootstrap.snapshot import all_topics
 from connectors.kafka import ensure_topics
+from processors.tables import all_topics
 from tests.app.commands import trs
 from tests.small_lake import SmallLake
 

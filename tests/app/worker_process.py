@@ -15,7 +15,7 @@ from typing import Any
 from confluent_kafka import Producer
 
 from app.settings import Settings
-from app.worker import all_topics
+from processors.tables import all_topics
 from tests.waiting import wait_until
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -135,4 +135,4 @@ def produce(settings: Settings, table: str, count: int, *, size: int = 100, part
 
 def topics(settings: Settings) -> tuple[str, ...]:
     """Every topic of these settings."""
-    return all_topics(settings)
+    return all_topics(settings.topic_prefix)

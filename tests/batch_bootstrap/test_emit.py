@@ -13,14 +13,13 @@ from app.wiring import kafka_config
 from batch_bootstrap.changes import change_price, pay_invoices
 from batch_bootstrap.emit import Touched, emit_rows
 from batch_bootstrap.generate import Generated
-from batch_bootstrap.snapshot import all_topics
 from batch_bootstrap.source import open_source
 from connectors.kafka import Producer, ensure_topics
 from connectors.mysql import DatabaseUrl, connect, execute
 from connectors.mysql_source import MySqlSource
 from processors.errors import UsageError
 from processors.order import file_number
-from processors.tables import INVOICE_LINE_ITEMS, INVOICES, SKUS, TABLES, Table
+from processors.tables import INVOICE_LINE_ITEMS, INVOICES, SKUS, TABLES, Table, all_topics
 from tests.topics import read_topic
 
 Rows = dict[tuple[Any, ...], dict[str, Any]]

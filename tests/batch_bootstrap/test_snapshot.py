@@ -16,14 +16,14 @@ import pytest
 from app.settings import Settings
 from app.wiring import kafka_config
 from batch_bootstrap.generate import Generated
-from batch_bootstrap.snapshot import SnapshotConfig, SnapshotSummary, all_topics, run_snapshot
+from batch_bootstrap.snapshot import SnapshotConfig, SnapshotSummary, run_snapshot
 from batch_bootstrap.source import open_source
 from connectors.kafka import ensure_topics, partition_counts
 from connectors.mysql import DatabaseUrl, connect, ddl, execute, load_rows
 from processors.errors import CdcOpenError, SourceError, UsageError
 from processors.order import file_number
 from processors.ports import OpenRun
-from processors.tables import TABLES
+from processors.tables import TABLES, all_topics
 from tests.batch_bootstrap.test_events import murmur2
 from tests.topics import Record, read_topic
 from tests.waiting import wait_until

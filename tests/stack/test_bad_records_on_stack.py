@@ -14,12 +14,11 @@ from app.dead_letters import DeadLetters
 from app.lake_session import LakeSession
 from app.settings import Settings
 from app.wiring import kafka_config, lake_location
-from app.worker import all_topics
 from connectors.delta_lake import DeltaLake
 from connectors.kafka import Producer, ensure_topics, watermarks
 from processors.features.declarations import INVOICE_FEATURES
 from processors.reasons import Reason
-from processors.tables import topic_of
+from processors.tables import all_topics, topic_of
 from tests.processors.decode_records import (
     ACCOUNTS,
     GOOD_ROWS,
@@ -88,7 +87,7 @@ def make_topics(settings: Settings) -> None:
     admin = AdminClient({"bootstrap.servers": settings.kafka})
     config = {"cleanup.policy": "delete", "max.message.bytes": "25000000"}
     admin.create_topics([NewTopic(large, settings.partitions, 1, config=config)])[large].result(20)
-    ensure_topics(kafka_config(settings), all_topics(settings), settings.partitions)
+    ensure_topics(kafka_config(settings), all_topics(settings.topic_prefix), settings.partitions)
 
 
 def send_bad(settings: Settings, records: tuple[Bad, ...]) -> None:
@@ -177,7 +176,9 @@ def test_bad_records_of_every_kind_cost_themselves_alone_and_all_are_accounted_f
     ignored: Counter[str] = Counter()
     for commit in commits:
         ignored.update(commit["ignored"])
-    ends = {place: end for place, (_, end) in watermarks(kafka_config(settings), all_topics(settings)).items()}
+    ends = {
+        place: end for place, (_, end) in watermarks(kafka_config(settings), all_topics(settings.topic_prefix)).items()
+    }
     documents = sum(n for (t, _), n in ends.items() if t.endswith("invoice_documents")) - 1  # one of them is bad
     assert read == sum(ends.values())
     assert (dead, dict(ignored)) == (len(BAD), IGNORED)

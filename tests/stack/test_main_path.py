@@ -10,12 +10,12 @@ import pytest
 
 from app.settings import Settings
 from app.wiring import kafka_config
-from app.worker import all_topics
 from batch_bootstrap.source import open_source
 from connectors.kafka import watermarks
 from connectors.mysql import DatabaseUrl, connect, ddl, execute, load_rows
 from processors.features.declarations import FEATURE_SETS
 from processors.lake_tables import changes_name
+from processors.tables import all_topics
 from tests.stack_helpers import (
     batch_features,
     feed,
@@ -99,7 +99,9 @@ def assert_equal(found: dict[str, pa.Table], expected: dict[str, pa.Table]) -> N
 
 def assert_all_read(settings: Settings) -> None:
     """The lake stands at the end of every partition of every topic that the stages read."""
-    ends = {p: end for p, (_, end) in watermarks(kafka_config(settings), all_topics(settings)).items() if end}
+    ends = {
+        p: end for p, (_, end) in watermarks(kafka_config(settings), all_topics(settings.topic_prefix)).items() if end
+    }
     rows = query(
         settings,
         "SELECT o.topic, bucket, max(o.next_offset) AS next_offset"
