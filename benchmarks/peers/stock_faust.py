@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +29,6 @@ from typing import Any
 import faust
 import pyarrow as pa
 from deltalake import write_deltalake
-from mode.supervisors import CrashingSupervisor
 
 from benchmarks.peers.plain_state import PlainState
 from benchmarks.report import peak_rss_mb
@@ -99,7 +99,6 @@ def build_app(kafka: str, prefix: str, run: Run, *, interval_s: float, folder: P
         consumer_max_fetch_size=64 * 2**20,
         stream_buffer_maxsize=65_536,
         stream_wait_empty=False,
-        agent_supervisor=CrashingSupervisor,
         broker_commit_every=100_000,
         broker_commit_interval=10.0,
     )
@@ -109,9 +108,14 @@ def build_app(kafka: str, prefix: str, run: Run, *, interval_s: float, folder: P
 
         @app.agent(topic, name=f"take_{name}")
         async def take_events(events: Any) -> None:
-            async for event in events:
-                take(event["after"])
-                run.count()
+            try:
+                async for event in events:
+                    take(event["after"])
+                    run.count()
+            except Exception:  # noqa: BLE001 - whatever it is, it ends the process
+                # Not left to Faust: a worker whose agent crashes while it still starts may wait for ever.
+                traceback.print_exc()
+                os._exit(1)
 
     agent(SKUS.name, run.state.take_sku)
     agent(ACCOUNTS.name, run.state.take_account)
