@@ -46,13 +46,17 @@ def keep_bytes() -> None:
 
 @dataclass(frozen=True)
 class TakenBlocks:
-    """The record batches of one partition that were taken, from position `start_offset` on, records still packed."""
+    """The record batches of one partition that were taken, from position `start_offset` on, records still packed.
+
+    `behind`: how many offsets the broker has beyond `next_offset`, as far as the client knows.
+    """
 
     topic: str
     partition: int
     start_offset: int
     next_offset: int
     blocks: list[RecordBlock]
+    behind: int
 
     @property
     def size_bytes(self) -> int:
@@ -62,7 +66,7 @@ class TakenBlocks:
     def read(self) -> RawBatch:
         """Their records. Raises CorruptRecordException when a record batch is not exactly its records."""
         read = read_blocks(self.blocks)
-        columns = (read.offsets, read.timestamps_ms, read.keys, read.values)
+        columns = (read.offsets, read.timestamps_ms, read.keys, read.values, self.behind)
         batch = RawBatch(self.topic, self.partition, self.start_offset, self.next_offset, *columns)
         # A record batch is fetched whole: the first one may begin before the position that was asked for.
         return batch.from_offset(self.start_offset)
@@ -121,4 +125,7 @@ def take_blocks(result: FetchResult, *, check_crcs: bool) -> TakenBlocks | None:
     source.next_fetch_offset = position
     result._update_position()
     result._partition_records = None
-    return None if position == start else TakenBlocks(topic, partition, start, position, blocks)
+    if position == start:
+        return None
+    end = result._assignment.state_value(result._topic_partition).highwater or position
+    return TakenBlocks(topic, partition, start, position, blocks, behind=max(end - position, 0))

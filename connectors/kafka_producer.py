@@ -1,6 +1,6 @@
 """Producers: acknowledged by all in-sync replicas, idempotent, routed as Kafka's Java clients route (murmur2)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -8,6 +8,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as LibraryProducer
 
 from connectors.kafka_config import KafkaConfig, check_reachable, make_client, wrap_error
+from connectors.kafka_topics import TopicEnds
 from processors.errors import FencedError, InvariantError, UnavailableError
 
 _QUEUE_MESSAGES = 400_000
@@ -170,14 +171,16 @@ class KafkaDocumentSink:
     def __init__(self, config: KafkaConfig, topic: str) -> None:
         self._producer = Producer(config, **{"linger.ms": 5})
         self._topic = topic
+        self._ends = TopicEnds(config, topic)
 
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Queues the documents. Raises UnavailableError after a failed delivery."""
         self._producer.send(self._topic, keys, values)
 
-    def flush(self) -> None:
-        """Returns when all are acknowledged. Raises UnavailableError when they are not."""
+    def flush(self) -> Mapping[int, int]:
+        """Returns when all are acknowledged. Raises UnavailableError when that, or where they end, is not known."""
         self._producer.flush()
+        return self._ends.read()
 
     def close(self) -> None:
         """Ends the client."""

@@ -113,6 +113,20 @@ def watermarks(config: KafkaConfig, topics: Sequence[str]) -> dict[tuple[str, in
     return {place: (starts[place], ends[place]) for place in places}
 
 
+class TopicEnds:
+    """Looks again and again where one topic ends."""
+
+    def __init__(self, config: KafkaConfig, topic: str) -> None:
+        self._config = config
+        self._admin, counts = _admin(config)
+        self._places = [(topic, number) for number in range(counts.get(topic, 0))]
+
+    def read(self) -> dict[int, int]:
+        """The next offset of each partition. Raises UnavailableError."""
+        ends = _offsets(self._admin, self._config, self._places, OffsetSpec.latest())
+        return {partition: end for (_, partition), end in ends.items()}
+
+
 def _offsets(
     admin: AdminClient, config: KafkaConfig, places: list[tuple[str, int]], spec: OffsetSpec
 ) -> dict[tuple[str, int], int]:

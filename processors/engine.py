@@ -28,7 +28,7 @@ from processors.lake_tables import changes_name
 from processors.ports import DocumentSink, FencedLog, Lake, LakeProgress, StoredPosition
 from processors.records import RawBatch
 from processors.stage import Stage, StageContext
-from processors.stages import PRICES_ID, ROWS_ID, AccountStage, InvoiceStage, SkuStage
+from processors.stages import PRICES_ID, PUT_OFF_S, ROWS_ID, AccountStage, InvoiceStage, SkuStage
 from processors.state import compress, cursor, open_state
 from processors.tables import (
     ACCOUNTS,
@@ -43,8 +43,6 @@ from processors.tables import (
 log = logging.getLogger(__name__)
 
 UPKEEP_S = 60.0
-FLOWING_S = 0.2
-"""Records that came within this long of each other are taken for one stream."""
 COMPRESS_ABOVE_PERCENT = 40
 """Of the memory budget: state beyond it is compressed. The rest is for the work of epochs."""
 
@@ -296,14 +294,24 @@ class StreamEngine:
 
     def _due(self, stage: Stage) -> bool:
         inbox = self._inboxes[stage.name]
-        since = time.monotonic() - stage.last_commit_s
+        since = time.monotonic() - stage.last_epoch_s
         if inbox.records >= self._config.max_events or not inbox.has_room:
             return True
+        if since < PUT_OFF_S and self._documents_arrive(stage):
+            return False
         if self._draining and self._upstream_rests(stage) and (inbox.moved or stage.news or stage.unsettled):
             return True
         if since >= self._config.interval_s and (inbox.moved or stage.news):
             return True
         return since >= self._config.idle_s
+
+    def _documents_arrive(self, stage: Stage) -> bool:
+        """Whether the features would be derived of a part of what our own epoch of rows is sending just now."""
+        if stage is not self._accounts:
+            return False
+        sent = self._invoices.documents_through
+        _, documents = stage.topics
+        return self._invoices.sending or not self._inboxes[stage.name].has_reached(documents, sent)
 
     def _upstream_rests(self, stage: Stage) -> bool:
         """Whether nothing more comes at the moment: from Kafka, nor as documents of the rows that wait here."""
@@ -315,9 +323,7 @@ class StreamEngine:
     def _run(self, stage: Stage) -> None:
         inbox = self._inboxes[stage.name]
         chunks = inbox.take(self._config.max_events)
-        much = self._config.max_events // 4
-        flowing = sum(c.read for c in chunks) >= much and time.monotonic() - self._offered_s <= FLOWING_S
-        report = stage.run_epoch(chunks, more_soon=flowing or inbox.records >= much)
+        report = stage.run_epoch(chunks, more_soon=inbox.records + inbox.behind >= self._config.max_events // 4)
         log.log(
             logging.INFO if report.read else logging.DEBUG,
             "stage %s: epoch of %d records, %d log rows, %d derived, %d dead in %.2f s",

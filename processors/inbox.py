@@ -56,6 +56,7 @@ class Inbox:
         self._raw: deque[RawBatch] = deque()
         self._ready: deque[Chunk] = deque()
         self._expected: dict[tuple[str, int], int | None] = {}
+        self._behind: dict[tuple[str, int], int] = {}
         self._records = 0
         self._bytes = 0
         self._decoding = False
@@ -68,6 +69,7 @@ class Inbox:
             self._raw.clear()
             self._ready.clear()
             self._expected = dict(expected)
+            self._behind.clear()
             self._records = self._bytes = 0
             self._generation += 1
             self._lock.notify_all()
@@ -84,6 +86,7 @@ class Inbox:
                     f"{batch.topic}-{batch.partition}: expected offset {expected}, was offered {batch.start_offset}"
                 )
             self._expected[place] = batch.next_offset
+            self._behind[place] = batch.behind
             self._raw.append(batch)
             self._records += len(batch)
             self._bytes += batch.size_bytes
@@ -93,6 +96,17 @@ class Inbox:
     def records(self) -> int:
         """Records that wait, decoded or not."""
         return self._records
+
+    @property
+    def behind(self) -> int:
+        """Records that the broker has beyond those that were offered, as far as is known."""
+        return sum(self._behind.values())
+
+    def has_reached(self, topic: str, offsets: Mapping[int, int]) -> bool:
+        """Whether the accepted partitions of a topic were offered up to these offsets."""
+        with self._lock:
+            reached = {p: o for (t, p), o in self._expected.items() if t == topic}
+        return all((reached[p] or 0) >= o for p, o in offsets.items() if p in reached)
 
     @property
     def has_room(self) -> bool:

@@ -92,8 +92,8 @@ class DocumentSink(Protocol):
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Takes messages; nothing is certain before `flush` returned. Raises UnavailableError."""
 
-    def flush(self) -> None:
-        """Returns when the broker has acknowledged all that was sent.
+    def flush(self) -> Mapping[int, int]:
+        """Returns when the broker has acknowledged all that was sent: an offset per partition that is beyond it.
 
         Raises UnavailableError when it did not; some may have arrived, so the caller sends them all again later.
         """

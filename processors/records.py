@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -22,6 +22,7 @@ class RawBatch:
     The batch covers the offsets [`start_offset`, `next_offset`): `start_offset` is the consumer's position before the
     fetch and `next_offset` its position after it. Offsets in between that have no record (transaction markers, aborted
     records) are gaps by right; a batch without records only moves the position. The four columns have equal length.
+    `behind`: how many offsets the broker had beyond `next_offset` when it was fetched.
     """
 
     topic: str
@@ -32,6 +33,7 @@ class RawBatch:
     timestamps_ms: pa.Int64Array
     keys: pa.LargeBinaryArray
     values: pa.LargeBinaryArray
+    behind: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -46,8 +48,9 @@ class RawBatch:
         first = bisect_left(self.offsets, offset, key=lambda o: o.as_py())
         if first == 0:
             return self
-        columns = (column[first:] for column in (self.offsets, self.timestamps_ms, self.keys, self.values))
-        return RawBatch(self.topic, self.partition, self.start_offset, self.next_offset, *columns)
+        columns = [column[first:] for column in (self.offsets, self.timestamps_ms, self.keys, self.values)]
+        offsets, timestamps, keys, values = columns
+        return replace(self, offsets=offsets, timestamps_ms=timestamps, keys=keys, values=values)
 
     @classmethod
     def of(

@@ -83,7 +83,8 @@ class Stage(ABC):
         self.epochs: dict[int, int] = {}
         self.positions: dict[tuple[str, int], int] = {}
         self.side_positions: dict[str, dict[tuple[str, int], int]] = {}
-        self.last_commit_s = 0.0
+        self.last_epoch_s = 0.0
+        """When the last epoch began, as time.monotonic tells it."""
         self.news = False
         self.more_soon = False
         self._stored_topic_ids: dict[str, str] = {}
@@ -296,7 +297,7 @@ class Stage(ABC):
 
         `more_soon`: much of a further epoch waits or is on its way; what would be derived twice may wait for it.
         """
-        started = time.perf_counter()
+        self.last_epoch_s = started = time.monotonic()
         self.more_soon = more_soon
         report = EpochReport(read=sum(c.read for c in chunks))
         for chunk in chunks:
@@ -312,8 +313,7 @@ class Stage(ABC):
         self.apply_and_commit(chunks, report)
         self._commit_epochs_row(report)
         self.news = False
-        self.last_commit_s = time.monotonic()
-        report.seconds = time.perf_counter() - started
+        report.seconds = time.monotonic() - started
         self._add(report)
         return report
 

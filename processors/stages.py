@@ -149,6 +149,10 @@ class InvoiceStage(_RowStage):
         self.sent_through: dict[int, int] = {}
         self._cursor_written: dict[int, int] = {}
         self._put_off_since_s: float | None = None
+        self.sending = False
+        """Whether documents are on their way to Kafka."""
+        self.documents_through: Mapping[int, int] = {}
+        """Per partition of their topic an offset beyond the last ones that were sent."""
         invoice_rows.create_state(con)
         invoice_documents.create_state(con)
 
@@ -264,11 +268,13 @@ class InvoiceStage(_RowStage):
     def _send(self) -> None:
         """Sends `documents_out` until the broker acknowledged all; a worker that stops meanwhile derives them again."""
         generation = self.context.lake.generation
+        self.sending = True
         while True:
             try:
                 for keys, values in encode_documents(self.con, invoice_documents.DOCUMENTS, generation=generation):
                     self._sink.send(keys, values)
-                self._sink.flush()
+                self.documents_through = self._sink.flush()
+                self.sending = False
                 return
             except UnavailableError as error:
                 if self._stopping():

@@ -113,8 +113,9 @@ class Worker:
             account = int(key.split(b":")[1].rstrip(b"}"))
             self._cluster.logs[DOCUMENTS, bucket_of("accounts", (account,))].append((key, value))
 
-    def flush(self) -> None:
+    def flush(self) -> dict[int, int]:
         self.step("documents are acknowledged")
+        return {}
 
     def step(self, label: str) -> None:
         """Mostly goes on; else waits here until the cluster lets the worker go on, or kills it."""
