@@ -9,6 +9,7 @@ where a varint is ZigZag-encoded, seven bits per byte, the least first, and a le
 from record to record is a loop; all fields are then read for all records at once. Headers are not read.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,33 @@ _LONGEST_VARINT = 10
 _BYTES_BEHIND = 64
 """Zeros behind the data, so that the fields of a record that is cut off are read as something, and then refused."""
 
+_KEPT_BYTES = 64 << 20
+
 _Numbers = npt.NDArray[np.int64]
+_Bytes = npt.NDArray[np.uint8]
+
+
+class _Scratch(threading.local):
+    """Memory of a thread that is used again: to have fresh one from the system costs more than to fill it."""
+
+    def __init__(self) -> None:
+        self._memory: _Bytes = np.empty(0, np.uint8)
+
+    def joined(self, payloads: Sequence[bytes], size: int) -> _Bytes:
+        """The payloads, one behind the other, and zeros; it holds until the thread's next call."""
+        whole = size + _BYTES_BEHIND
+        memory = self._memory if len(self._memory) >= whole else np.empty(whole, np.uint8)
+        if len(memory) <= _KEPT_BYTES:
+            self._memory = memory
+        at = 0
+        for payload in payloads:
+            memory[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
+            at += len(payload)
+        memory[at:whole] = 0
+        return memory[:whole]
+
+
+_scratch = _Scratch()
 
 
 @dataclass(frozen=True)
@@ -78,7 +105,7 @@ def read_blocks(blocks: Sequence[RecordBlock]) -> RecordColumns:
     if not starts:
         nothing = pa.array([], pa.int64())
         return RecordColumns(nothing, nothing, pa.array([], pa.large_binary()), pa.array([], pa.large_binary()))
-    return _read(blocks, b"".join(payloads), np.asarray(starts, np.int64))
+    return _read(blocks, _scratch.joined(payloads, size), size, np.asarray(starts, np.int64))
 
 
 def _walk(payload: bytes, base: int, count: int, starts: list[int]) -> range:
@@ -102,15 +129,14 @@ def _walk(payload: bytes, base: int, count: int, starts: list[int]) -> range:
     return range(found if at == end else 0)
 
 
-def _read(blocks: Sequence[RecordBlock], data: bytes, starts: _Numbers) -> RecordColumns:
-    padded = np.frombuffer(data + bytes(_BYTES_BEHIND), np.uint8)
+def _read(blocks: Sequence[RecordBlock], data: _Bytes, size: int, starts: _Numbers) -> RecordColumns:
     counts = [block.count for block in blocks]
-    ends = np.append(starts[1:], len(data))
-    _, at = _varints(padded, starts)
-    deltas_ms, at = _varints(padded, at + 1)  # the attributes of a record have no meaning
-    offset_deltas, at = _varints(padded, at)
-    key_sizes, key_starts, key_ends = _field(padded, at, ends)
-    value_sizes, value_starts, value_ends = _field(padded, key_ends, ends)
+    ends = np.append(starts[1:], size)
+    _, at = _varints(data, starts)
+    deltas_ms, at = _varints(data, at + 1)  # the attributes of a record have no meaning
+    offset_deltas, at = _varints(data, at)
+    key_sizes, key_starts, key_ends = _field(data, at, ends)
+    value_sizes, value_starts, value_ends = _field(data, key_ends, ends)
     offsets = np.repeat([b.base_offset for b in blocks], counts) + offset_deltas
     beyond = offsets >= np.repeat([b.next_offset for b in blocks], counts)
     if (offset_deltas < 0).any() or beyond.any() or (np.diff(offsets) <= 0).any():
@@ -129,7 +155,7 @@ def _read(blocks: Sequence[RecordBlock], data: bytes, starts: _Numbers) -> Recor
     )
 
 
-def _varints(data: npt.NDArray[np.uint8], at: _Numbers) -> tuple[_Numbers, _Numbers]:
+def _varints(data: _Bytes, at: _Numbers) -> tuple[_Numbers, _Numbers]:
     """The signed varints at these places, and the places behind them."""
     byte = data[at].astype(np.int64)
     value = byte & 0x7F
@@ -146,7 +172,7 @@ def _varints(data: npt.NDArray[np.uint8], at: _Numbers) -> tuple[_Numbers, _Numb
     return (unsigned >> np.uint64(1)).view(np.int64) ^ -(value & 1), behind
 
 
-def _field(data: npt.NDArray[np.uint8], at: _Numbers, ends: _Numbers) -> tuple[_Numbers, _Numbers, _Numbers]:
+def _field(data: _Bytes, at: _Numbers, ends: _Numbers) -> tuple[_Numbers, _Numbers, _Numbers]:
     """Size (-1: null), first byte and end of the keys or values whose size stands at these places."""
     sizes, starts = _varints(data, at)
     if (sizes >= ends - starts).any() or (sizes < -1).any():
@@ -154,7 +180,7 @@ def _field(data: npt.NDArray[np.uint8], at: _Numbers, ends: _Numbers) -> tuple[_
     return sizes, starts, starts + np.maximum(sizes, 0)
 
 
-def _cut(data: bytes, bounds: _Numbers, part: int, is_null: npt.NDArray[np.bool_]) -> pa.LargeBinaryArray:
+def _cut(data: _Bytes, bounds: _Numbers, part: int, is_null: npt.NDArray[np.bool_]) -> pa.LargeBinaryArray:
     """Every fourth piece between the bounds, copied together: the data between them is let go."""
     validity = None
     if is_null.any():
