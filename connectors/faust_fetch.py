@@ -63,6 +63,11 @@ class TakenBlocks:
         """As they were fetched."""
         return sum(len(block.payload) for block in self.blocks)
 
+    @property
+    def records(self) -> int:
+        """How many they are."""
+        return sum(block.count for block in self.blocks)
+
     def read(self) -> RawBatch:
         """Their records. Raises CorruptRecordException when a record batch is not exactly its records."""
         read = read_blocks(self.blocks)

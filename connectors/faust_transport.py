@@ -41,6 +41,8 @@ from connectors.faust_fetch import TakenBlocks, keep_bytes, take_blocks
 from processors.errors import AccessDeniedError, OffsetGapError, UnavailableError
 from processors.records import RawBatch
 
+_TAKE_RECORDS = 50_000
+"""About so many are handed on at a time: the next are unpacked while these are decoded."""
 _POLL_S = 0.01
 """How often a full engine, or a rebalance that is going on, is looked at again."""
 
@@ -209,7 +211,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         """The rebalance that is in force, and what was fetched since; of much, the oldest: the rest follows at once."""
         rebalance = self.sought
         taken: dict[TP, TakenBlocks] = {}
-        size_bytes = 0
+        size_bytes = records = 0
         if rebalance != self.consumer.rebalances or fetcher._subscriptions.reassignment_in_progress:
             return rebalance, taken
         for tp in list(fetcher._records):
@@ -221,9 +223,10 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
                 if blocks is not None:
                     taken[TP(*tp)] = blocks
                     size_bytes += blocks.size_bytes
+                    records += blocks.records
             else:
                 _raise_fetch_error(tp, result)
-            if size_bytes >= self.consumer.transport.options.fetch_bytes:
+            if records >= _TAKE_RECORDS or size_bytes >= self.consumer.transport.options.fetch_bytes:
                 break
         fetcher._notify(fetcher._wait_consume_future)
         return rebalance, taken

@@ -7,17 +7,15 @@ judged record by record (processors/decode_record.py): rows, a truncate, a count
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
-from queue import SimpleQueue
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from processors.decode_raw import UNIX_EPOCH, RawRecords, RawScan
+from processors.decode_raw import UNIX_EPOCH, RawRecords, RawScan, ScanPool
 from processors.decode_record import BadRecordError, Judged, judge_record, source_epochs
 from processors.decode_sql import VALID_SQL, decode_sql, relaxed_sql
 from processors.records import DEAD_SCHEMA, Decoded, RawBatch, Truncate, event_schema
@@ -51,23 +49,14 @@ class Decoder:
 
     def __init__(self, *, source_names: tuple[str, ...], threads: int = 1) -> None:
         self._epochs = source_epochs(source_names)
-        self._scans = [RawScan() for _ in range(max(threads, 1))]
-        self._idle: SimpleQueue[RawScan] = SimpleQueue()
-        for scan in self._scans:
-            self._idle.put(scan)
-        self._pool = ThreadPoolExecutor(len(self._scans), thread_name_prefix="decode") if threads > 1 else None
+        self._scans = ScanPool(threads)
 
     def decode(self, table: Table, batches: Sequence[RawBatch]) -> Decoded:
         """Every record of the batches as rows, truncates, counts or dead letters; rows are in no particular order."""
         records = RawRecords(batches)
-        slices = records.slices(SLICE_RECORDS)
-        outcomes: Iterator[_Outcome]
-        if self._pool is None or len(records) <= SLICE_RECORDS:
-            outcomes = (self._decode_slice(table, records, places) for places in slices)
-        else:
-            outcomes = self._pool.map(lambda places: self._decode_slice(table, records, places), slices)
         total = _Outcome()
-        for outcome in outcomes:
+        slices = records.slices(SLICE_RECORDS)
+        for outcome in self._scans.map(lambda scan, places: self._decode_slice(scan, table, records, places), slices):
             total.events += outcome.events
             total.dead += outcome.dead
             total.truncates += outcome.truncates
@@ -84,24 +73,17 @@ class Decoder:
 
     def close(self) -> None:
         """Ends the threads and connections."""
-        if self._pool is not None:
-            self._pool.shutdown()
-        for scan in self._scans:
-            scan.close()
+        self._scans.close()
 
-    def _decode_slice(self, table: Table, records: RawRecords, places: range) -> _Outcome:
-        scan = self._idle.get()
-        try:
-            outcome = _Outcome()
-            if len(places) < FEW_RECORDS:
-                self._decode_exactly(scan, table, records, dict.fromkeys(places, True), outcome)
-                return outcome
-            left_over = self._decode_fast(scan, table, records, places, outcome)
-            if left_over:
-                self._decode_exactly(scan, table, records, left_over, outcome)
+    def _decode_slice(self, scan: RawScan, table: Table, records: RawRecords, places: range) -> _Outcome:
+        outcome = _Outcome()
+        if len(places) < FEW_RECORDS:
+            self._decode_exactly(scan, table, records, dict.fromkeys(places, True), outcome)
             return outcome
-        finally:
-            self._idle.put(scan)
+        left_over = self._decode_fast(scan, table, records, places, outcome)
+        if left_over:
+            self._decode_exactly(scan, table, records, left_over, outcome)
+        return outcome
 
     def _decode_fast(
         self, scan: RawScan, table: Table, records: RawRecords, places: range, outcome: _Outcome

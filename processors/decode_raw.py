@@ -2,10 +2,12 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate, pairwise
-from typing import Any, Final
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -15,6 +17,7 @@ from processors.records import RawBatch
 RAW: Final = "raw"
 """The relation that statements of RawScan read: `value` VARCHAR, null for a null value or no UTF-8; and per run the
 constants `likely_file` VARCHAR and `likely_number` BIGINT: a binlog file that most records name, or null."""
+T = TypeVar("T")
 LAST_MS: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z in milliseconds since 1970: a later time is not believed."""
 UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,11 +33,11 @@ class RawRecords:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def slices(self, size: int) -> Iterator[range]:
+    def slices(self, size: int) -> list[range]:
         """The places in runs of at most `size`, of nearly equal length: no small rest is left at the end."""
         parts = -(-len(self) // size)
         bounds = [len(self) * part // parts for part in range(parts + 1)] if parts else []
-        return (range(start, stop) for start, stop in pairwise(bounds))
+        return [range(start, stop) for start, stop in pairwise(bounds)]
 
     def at(self, place: int) -> tuple[RawBatch, int]:
         """The batch of a record, and its index there."""
@@ -121,6 +124,36 @@ class RawScan:
     def close(self) -> None:
         """Closes the connection."""
         self.con.close()
+
+
+class ScanPool:
+    """Scans for slices that are decoded side by side. `close` ends the threads and connections."""
+
+    def __init__(self, threads: int) -> None:
+        self._scans = [RawScan() for _ in range(max(threads, 1))]
+        self._idle: SimpleQueue[RawScan] = SimpleQueue()
+        for scan in self._scans:
+            self._idle.put(scan)
+        self._pool = ThreadPoolExecutor(len(self._scans), thread_name_prefix="decode") if threads > 1 else None
+
+    def map(self, decode: Callable[[RawScan, range], T], slices: Sequence[range]) -> Iterator[T]:
+        """The outcomes of the slices in their order; each call has a scan for itself."""
+
+        def with_scan(places: range) -> T:
+            scan = self._idle.get()
+            try:
+                return decode(scan, places)
+            finally:
+                self._idle.put(scan)
+
+        return map(with_scan, slices) if self._pool is None or len(slices) < 2 else self._pool.map(with_scan, slices)
+
+    def close(self) -> None:
+        """Ends the threads, then the connections."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        for scan in self._scans:
+            scan.close()
 
 
 def texts(values: pa.LargeBinaryArray) -> pa.LargeStringArray:

@@ -11,13 +11,13 @@ decoded columns would be written with, so nothing is rounded or guessed.
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from processors.decode_raw import RAW, RawRecords, RawScan
+from processors.decode_raw import RAW, RawRecords, RawScan, ScanPool
 from processors.lake_tables import ACCOUNT_LOG, PRICE
 from processors.reasons import Reason
 from processors.records import DEAD_SCHEMA, RawBatch
@@ -92,16 +92,19 @@ def encode_documents(
 
 
 class DocumentDecoder:
-    """Decodes documents of one generation of the lake. Used by one thread at a time; `close` ends its connection."""
+    """Decodes documents of one generation of the lake. Used by one thread at a time; `close` releases its connections.
 
-    def __init__(self, *, generation: str) -> None:
+    `threads`: slices that are decoded side by side.
+    """
+
+    def __init__(self, *, generation: str, threads: int = 1) -> None:
         self._generation = generation
-        self._scan = RawScan()
+        self._scans = ScanPool(threads)
         self._sql = _decode_sql(generation)
 
     def close(self) -> None:
-        """Closes the connection."""
-        self._scan.close()
+        """Ends the threads and connections."""
+        self._scans.close()
 
     def decode(self, batches: Sequence[RawBatch]) -> tuple[pa.Table, Counter[str], pa.Table]:
         """Documents (DOCUMENT_SCHEMA), ignored records by reason, dead records (DEAD_SCHEMA).
@@ -112,30 +115,41 @@ class DocumentDecoder:
         documents: list[pa.Table] = []
         ignored: Counter[str] = Counter()
         dead: list[dict[str, Any]] = []
-        for places in records.slices(SLICE_RECORDS):
-            rows, taken = self._decode_slice(records, places)
-            for index in pc.indices_nonzero(pc.invert(taken)).to_pylist():
-                if records.value(places.start + index) is None:
-                    ignored["tombstone"] += 1
-                elif rows["is_foreign"][index].as_py():
-                    ignored["other_generation"] += 1
-                else:
-                    detail = "the value is not an invoice document as this program writes it"
-                    dead.append(records.dead_letter(places.start + index, Reason.BAD_DOCUMENT, detail))
-            if not pc.all(taken).as_py():
-                rows = rows.filter(taken)
-            rows = rows.append_column("lines", _lines(rows))
-            documents.append(rows.select(DOCUMENT_SCHEMA.names).cast(DOCUMENT_SCHEMA))
+        slices = records.slices(SLICE_RECORDS)
+        for outcome in self._scans.map(lambda scan, places: self._decode_slice(scan, records, places), slices):
+            documents.append(outcome.documents)
+            ignored.update(outcome.ignored)
+            dead += outcome.dead
         found = pa.concat_tables(documents) if documents else DOCUMENT_SCHEMA.empty_table()
         return found, ignored, pa.Table.from_pylist(dead, schema=DEAD_SCHEMA)
 
-    def _decode_slice(self, records: RawRecords, places: range) -> tuple[pa.Table, pa.Array]:
-        """One row per record, and which of them are documents of this generation, exact in every value."""
-        rows = self._scan.run("documents", self._sql, records.values(places))
+    def _decode_slice(self, scan: RawScan, records: RawRecords, places: range) -> "_Outcome":
+        rows = scan.run("documents", self._sql, records.values(places))
         prices, exact = _prices(rows["prices"].combine_chunks())
         partitions, offsets = records.whereabouts(places)
         rows = rows.append_column("bucket", partitions).append_column("row_offset", offsets)
-        return rows.append_column("price_values", prices), pc.and_(rows["taken"].combine_chunks(), exact)
+        rows = rows.append_column("price_values", prices)
+        taken = pc.and_(rows["taken"].combine_chunks(), exact)
+        ignored: Counter[str] = Counter()
+        dead: list[dict[str, Any]] = []
+        for index in pc.indices_nonzero(pc.invert(taken)).to_pylist():
+            if records.value(places.start + index) is None:
+                ignored["tombstone"] += 1
+            elif rows["is_foreign"][index].as_py():
+                ignored["other_generation"] += 1
+            else:
+                detail = "the value is not an invoice document as this program writes it"
+                dead.append(records.dead_letter(places.start + index, Reason.BAD_DOCUMENT, detail))
+        if not pc.all(taken).as_py():
+            rows = rows.filter(taken)
+        rows = rows.append_column("lines", _lines(rows))
+        return _Outcome(rows.select(DOCUMENT_SCHEMA.names).cast(DOCUMENT_SCHEMA), ignored, dead)
+
+
+class _Outcome(NamedTuple):
+    documents: pa.Table
+    ignored: Counter[str]
+    dead: list[dict[str, Any]]
 
 
 def _prices(texts_of_lists: pa.ListArray) -> tuple[pa.ListArray, pa.Array]:

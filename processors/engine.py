@@ -43,6 +43,8 @@ from processors.tables import (
 log = logging.getLogger(__name__)
 
 UPKEEP_S = 60.0
+MUCH_LEFT = 10_000
+"""Records behind an epoch that make it a part of a backlog, if they are a fifth of its own as well."""
 COMPRESS_ABOVE_PERCENT = 40
 """Of the memory budget: state beyond it is compressed. The rest is for the work of epochs."""
 
@@ -127,8 +129,8 @@ class StreamEngine:
         self._threads: list[threading.Thread] = []
 
     def _inbox(self, stage: Stage) -> Inbox:
-        decoder = Decoder(source_names=self._config.source_names, threads=1)
-        documents = DocumentDecoder(generation=self._generation)
+        decoder = Decoder(source_names=self._config.source_names, threads=self._config.threads)
+        documents = DocumentDecoder(generation=self._generation, threads=self._config.threads)
         names = self._names
 
         def decode(topic: str, batches: Sequence[RawBatch], positions: Mapping[int, int]) -> Chunk:
@@ -223,6 +225,10 @@ class StreamEngine:
         for stage in self._stages:
             with self._locks[stage.name]:
                 self._inboxes[stage.name].reset({})
+
+    def expect(self, behind: Mapping[tuple[str, int], int]) -> None:
+        for topic, inbox in self._by_topic.items():
+            inbox.expect({place: count for place, count in behind.items() if place[0] == topic})
 
     def offer(self, batch: RawBatch) -> None:
         if self._accepting:
@@ -323,7 +329,9 @@ class StreamEngine:
     def _run(self, stage: Stage) -> None:
         inbox = self._inboxes[stage.name]
         chunks = inbox.take(self._config.max_events)
-        report = stage.run_epoch(chunks, more_soon=inbox.records + inbox.behind >= self._config.max_events // 4)
+        left = inbox.records + inbox.behind
+        much = max(MUCH_LEFT, sum(c.read for c in chunks) // 5)
+        report = stage.run_epoch(chunks, more_soon=left >= much)
         log.log(
             logging.INFO if report.read else logging.DEBUG,
             "stage %s: epoch of %d records, %d log rows, %d derived, %d dead in %.2f s",

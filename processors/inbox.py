@@ -74,6 +74,11 @@ class Inbox:
             self._generation += 1
             self._lock.notify_all()
 
+    def expect(self, behind: Mapping[tuple[str, int], int]) -> None:
+        """How many records the broker has for these partitions, before the first ones are offered."""
+        with self._lock:
+            self._behind |= behind
+
     def offer(self, batch: RawBatch) -> None:
         """Takes a batch of an accepted partition; drops others, they will be fetched again by their owner."""
         place = (batch.topic, batch.partition)

@@ -64,6 +64,9 @@ class Engine(Protocol):
     def revoke(self) -> None:
         """A rebalance begins: finishes the commit in flight and accepts nothing until the next `assign`."""
 
+    def expect(self, behind: Mapping[tuple[str, int], int]) -> None:
+        """How many records Kafka holds in each (topic, partition) from where the shell begins to read."""
+
     def offer(self, batch: RawBatch) -> None:
         """Takes a batch. Batches of a partition must be contiguous (`start_offset` = the previous `next_offset`, at
         first the position returned by `assign` or the one the shell chose in its place). Batches of a partition that

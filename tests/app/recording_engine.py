@@ -114,6 +114,9 @@ class RecordingEngine:
             self._queue = queue.Queue()
         self._note("revoke")
 
+    def expect(self, behind: Mapping[tuple[str, int], int]) -> None:
+        """It has no backlog to judge."""
+
     def offer(self, batch: RawBatch) -> None:
         with self._lock:
             place = (batch.topic, batch.partition)

@@ -1,6 +1,7 @@
 """The engine of one worker on a lake in a folder: records in, rows and documents out; crash and recovery."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,7 @@ class Topics:
         self.records.setdefault(f"{PREFIX}.{DOCUMENTS_TOPIC}", []).extend(zip(keys, values, strict=True))
 
     def flush(self) -> dict[int, int]:
-        """They are there at once."""
-        return {}
+        return {PARTITION: len(self.records[f"{PREFIX}.{DOCUMENTS_TOPIC}"])}
 
 
 class Shell:
@@ -80,9 +80,12 @@ class Shell:
         found = self.engine.assign(frozenset({PARTITION}))
         self.positions = {place[0]: 0 if p is None else p.next_offset for place, p in found.items()}
 
-    def offer_all(self) -> None:
+    def offer_all(self, *, without: str = "", until: int | None = None) -> None:
+        """What the topics hold, except one of them, which is offered until an offset at most."""
         for topic, records in list(self.topics.records.items()):
             start, end = self.positions[topic], len(records)
+            if topic == f"{PREFIX}.{without}":
+                end = min(end, until or 0)
             if start < end:
                 batch = RawBatch.of(topic, PARTITION, records[start:end], start_offset=start, timestamp_ms=STAMP_MS)
                 self.engine.offer(batch)
@@ -160,6 +163,34 @@ def test_engine_with_all_rows_writes_features_and_says_that_it_is_settled(
         4,
     )
     assert (found["acct_age"], found["num_inv_120d"], found["is_late"], found["deleted"]) == (10, 0, 0, False)
+
+
+def documents(topics: Topics) -> list[dict[str, Any]]:
+    return [json.loads(value) for _, value in topics.records.get(f"{PREFIX}.{DOCUMENTS_TOPIC}", [])]
+
+
+def test_documents_wait_while_the_broker_holds_much_more(shell: Open, topics: Topics, location: LakeLocation) -> None:
+    one = shell(topics)
+    one.engine.expect({(f"{PREFIX}.invoice_line_items", PARTITION): 50_000})
+    one.offer_all(without="invoice_line_items")
+    wait_until(lambda: bool(rows(location, "invoice_log")), timeout_s=SETTLE_S, what="the invoice is committed")
+    assert documents(topics) == []
+    one.settle()
+    assert [d["inv_items"] for d in documents(topics)] == [4]
+
+
+def test_features_wait_for_all_documents_of_the_epoch_that_was_sent(
+    shell: Open, topics: Topics, location: LakeLocation
+) -> None:
+    topics.add("invoices", event("invoices", "c", 5, INVOICE | {"invoice_id": 2}))
+    one = shell(topics)
+    one.offer_all()
+    wait_until(lambda: len(documents(topics)) == 2, timeout_s=SETTLE_S, what="both documents are sent")
+    one.offer_all(without=DOCUMENTS_TOPIC, until=1)
+    time.sleep(0.5)
+    assert rows(location, "invoice_features_changes") == []
+    one.settle()
+    assert [r["epoch"] for r in rows(location, "invoice_features_changes")] == [feature(location)["epoch"]] * 2
 
 
 def test_price_that_arrives_late_reprices_the_line(shell: Open, topics: Topics, location: LakeLocation) -> None:
