@@ -5,13 +5,12 @@
 A worker with epochs of one second first catches up with a synthetic TRS. Then row events of a working day are sent at a
 steady rate: invoices issued with their lines, lines corrected and invoices paid (recent ones), SKUs priced anew. Each
 carries the time at which it was made; a reader polls the table of feature changes meanwhile and notes when it sees each
-file. The freshness of a change is the time from its event to the sight of the first row of its invoice that knows it.
-Changes that alter no feature value have no row and are only counted. Needs a running stack (TRS_KAFKA, or the embedded
-one).
+file. The freshness of a change is the time from its event to the sight of the first row of its invoice that knows it;
+it is measured of the changes that alter a feature value for certain: new invoices and new quantities. Needs a running
+stack (TRS_KAFKA, or the embedded one).
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from app.settings import Settings, load_settings
 from app.wiring import kafka_config
 from batch_bootstrap.events import Op, Stamp, connect, row_events
 from benchmarks.catch_up import SYNTHETIC, fill_topics
+from benchmarks.report import Row, publish
 from connectors.kafka import Producer
 from processors.features.declarations import INVOICE_FEATURES
 from processors.lake_tables import changes_name
@@ -79,18 +79,18 @@ class Changes:
         issued = self._issued(max(1, round(events * MIX["issued"])))
         corrected = self._some(self._lines, events * MIX["corrected"])
         place = corrected.schema.get_field_index("quantity")
-        quantities = self._chance.integers(1, 1000, corrected.num_rows)
-        corrected = corrected.set_column(place, "quantity", pa.array(quantities, corrected.schema.field(place).type))
+        quantity = pa.scalar(10 + self._tick, corrected.schema.field(place).type)  # it never was the same before
+        corrected = corrected.set_column(place, "quantity", pa.repeat(quantity, corrected.num_rows))
         paid = self._some(self._invoices, events * MIX["paid"])
         days = self._chance.integers(18_900, 19_000, paid.num_rows).astype("int32")
         place = paid.schema.get_field_index("payment_dates")
         paid = paid.set_column(place, "payment_dates", pa.array(days, pa.int32()).cast(pa.date32()))
-        parts: list[tuple[Table, Op, pa.Table]] = [
-            (INVOICES, "c", issued),
-            (INVOICE_LINE_ITEMS, "c", self._lines_of(issued)),
-            (INVOICE_LINE_ITEMS, "u", corrected),
-            (INVOICES, "u", paid),
-            (SKUS, "u", self._some(self._skus, events * MIX["priced"])),
+        parts: list[tuple[Table, Op, pa.Table, bool]] = [
+            (INVOICES, "c", issued, True),
+            (INVOICE_LINE_ITEMS, "c", self._lines_of(issued), False),
+            (INVOICE_LINE_ITEMS, "u", corrected, True),
+            (INVOICES, "u", paid, False),
+            (SKUS, "u", self._some(self._skus, events * MIX["priced"]), False),
         ]
         return sum(self._emit(number, *part) for number, part in enumerate(parts))
 
@@ -117,13 +117,13 @@ class Changes:
             }
         )
 
-    def _emit(self, number: int, table: Table, op: Op, rows: pa.Table) -> int:
+    def _emit(self, number: int, table: Table, op: Op, rows: pa.Table, measured: bool) -> int:
         now_ms = time.time_ns() // 1_000_000
         pos = 1_000 + self._tick * 10 + number
         stamp = Stamp(self._settings.source_names[-1], "trs", "mysql-bin.000001", pos, now_ms, numbered=True)
         keys, values = row_events(self._con, table, rows, stamp, op=op)
         self._producer.send(topic_of(self._settings.topic_prefix, table.name), keys, values)
-        if "invoice_id" in rows.schema.names:
+        if measured:
             ids = rows["invoice_id"].combine_chunks().cast(pa.int64()).unique()
             self.made.append(pa.table({"inv_id": ids, "made_ms": pa.repeat(pa.scalar(now_ms, pa.int64()), len(ids))}))
         return int(rows.num_rows)
@@ -267,16 +267,24 @@ def main() -> None:
     parser.add_argument("--invoices", type=int, default=200_000, help="of the state that the changes meet")
     parser.add_argument("--rate", type=int, default=2_000, help="row events per second")
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--json", type=Path, default=None, help="also write the result here")
+    parser.add_argument("--json", type=Path, default=None, help="file of the result; build/bench/freshness.json")
     arguments = parser.parse_args()
     result = measure(arguments.invoices, arguments.rate, arguments.seconds)
-    print(
-        f"freshness: p50 {result['p50_s']:.2f} s, p99 {result['p99_s']:.2f} s, worst {result['max_s']:.2f} s at"
-        f" {result['events_per_s']:,.0f} row events/s"
+    if result["seen"] < result["changes"]:
+        raise SystemExit(f"{result['changes'] - result['seen']} changes have no row that knows them")
+    rows = [
+        Row("freshness, median", result["p50_s"], "s"),
+        Row("freshness, 99 of 100", result["p99_s"], "s"),
+        Row("freshness, worst", result["max_s"], "s"),
+        Row("row events", result["events_per_s"], "events/s"),
+        Row("changes measured", result["changes"], "changes"),
+    ]
+    publish(
+        "freshness",
+        rows,
+        {"invoices": arguments.invoices, "rate": arguments.rate, "seconds": arguments.seconds, **result},
+        file=arguments.json,
     )
-    print(f"{result['changes']:,} changes of invoices, {result['seen']:,} of them altered a feature value")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
