@@ -7,13 +7,18 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--extra devstack --extra dev pyproject.toml
+SPARK := .venv-spark
+SPARK_STAMP := $(SPARK)/.installed
+COMPILE_SPARK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate benchmarks/peers/spark-requirements.in
 # Arguments for pytest, e.g. make test ARGS="tests/app -k settings"
 ARGS ?=
 
-.PHONY: help setup demo test laws chaos check lint types imports agreement format bench lock clean
+.PHONY: help setup setup-spark demo test laws chaos check lint types imports agreement format bench bench-long lock \
+	clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with everything; .venv/bin/trs is the command
 
@@ -23,6 +28,14 @@ $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+setup-spark: $(SPARK_STAMP) ## Make .venv-spark with Spark and its Java (500 MB), which only bench-long needs
+
+$(SPARK_STAMP): $(STAMP) benchmarks/peers/spark-requirements.lock
+	test -x $(SPARK)/bin/python || $(PYTHON) -m venv $(SPARK)
+	$(BIN)/uv pip install --quiet --python $(SPARK)/bin/python --require-hashes \
+		--requirement benchmarks/peers/spark-requirements.lock
 	touch $@
 
 demo: setup ## Show the whole path on real parts: database, Kafka, worker, lake, features as of two times
@@ -64,11 +77,16 @@ format: setup ## Sort imports and format the code
 bench: setup ## Measure the catch-up on generated data, and stock Faust on the same (ARGS="--invoices n --repeat n")
 	$(BIN)/python -m benchmarks --peers faust $(ARGS)
 
-lock: setup ## Resolve requirements.lock (newest versions) and the stack's Maven artifacts anew
+bench-long: setup setup-spark ## Measure the catch-up beside stock Faust and Spark, at 400,000 invoices
+	$(BIN)/python -m benchmarks --peers faust spark --invoices 400000 $(ARGS)
+
+lock: setup ## Resolve both requirements.lock (newest versions) and the Maven artifacts of the stack and of Spark anew
 	$(COMPILE) --upgrade --output-file requirements.lock > /dev/null
+	$(COMPILE_SPARK) --upgrade --output-file benchmarks/peers/spark-requirements.lock > /dev/null
 	$(BIN)/python -m devstack.lock
+	$(BIN)/python -m benchmarks.peers.spark_jars
 
 clean: ## Remove .venv, caches and the stack of this folder (.trs)
 	@test ! -x $(BIN)/trs || TRS_HOME=.trs $(BIN)/trs devstack down --wipe
-	rm -rf .venv .trs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	rm -rf .venv $(SPARK) .trs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

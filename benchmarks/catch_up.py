@@ -27,7 +27,8 @@ from app.lake_session import LakeSession
 from app.settings import Settings, load_settings
 from app.wiring import kafka_config
 from batch_bootstrap.events import Stamp, connect, row_events
-from benchmarks.report import Row, peak_rss_mb, publish
+from benchmarks.report import Row, publish
+from benchmarks.usage import peak_rss_mb
 from connectors.kafka import Producer, ensure_topics
 from processors.features.declarations import INVOICE_FEATURES
 from processors.order import BATCH_SOURCE_NAME
@@ -61,7 +62,10 @@ SYNTHETIC = {
 }
 
 
-PEERS = {"faust": ("stock Faust", "benchmarks.peers.stock_faust")}
+PEERS = {
+    "faust": ("stock Faust", "benchmarks.peers.stock_faust"),
+    "spark": ("Spark", "benchmarks.peers.spark"),
+}
 """What each peer is called in the report, and its module."""
 POLL_S = 0.2
 

@@ -60,15 +60,6 @@ def machine() -> dict[str, object]:
     }
 
 
-def peak_rss_mb(pid: int | None = None) -> float:
-    """The peak memory of a process, by default this one; 0 when it has ended and is not waited for yet.
-
-    What wait4 and getrusage tell is the parent's, from before the exec, where that was more.
-    """
-    status = Path(f"/proc/{pid or 'self'}/status").read_text(encoding="utf-8").splitlines()
-    return next((int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")), 0.0)
-
-
 def publish(
     name: str,
     rows: Sequence[Row],

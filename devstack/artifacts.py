@@ -47,9 +47,9 @@ def cache_folder() -> Path:
     return Path(user_cache_dir("trs-stream")) / "devstack"
 
 
-def read_lock() -> dict[str, tuple[Artifact, ...]]:
-    """The locked artifacts by part."""
-    parts = json.loads(LOCK_FILE.read_text(encoding="utf-8"))
+def read_lock(file: Path = LOCK_FILE) -> dict[str, tuple[Artifact, ...]]:
+    """The locked artifacts by part; the stack's own unless another lock file is named."""
+    parts = json.loads(file.read_text(encoding="utf-8"))
     return {
         part: tuple(Artifact(entry["coordinate"], entry["sha256"], entry["size_bytes"]) for entry in entries)
         for part, entries in parts.items()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jgo.maven import Artifact, MavenContext
@@ -22,7 +23,7 @@ def main() -> None:
     """Rewrites the lock file. Roots are resolved one by one: jgo reads each root's POM as a bill of materials."""
     with tempfile.TemporaryDirectory() as temporary:
         context = MavenContext(repo_cache=Path(temporary), timeout=60)
-        lock = {}
+        lock: dict[str, list[Artifact]] = {}
         for part, roots in _ROOTS.items():
             inputs, others = context.resolver.resolve([context.create_dependency(root) for root in roots])
             if part.startswith("mariadb"):
@@ -31,8 +32,14 @@ def main() -> None:
             for core in [a for a in artifacts if a.artifactId == "log4j-core"]:
                 bridge = context.project(*_LOGGING_BRIDGE.split(":")).at_version(core.version)
                 artifacts.append(bridge.artifact())
-            lock[part] = [_entry(a) for a in sorted(artifacts, key=str)]
-    LOCK_FILE.write_text(json.dumps(lock, indent=1) + "\n", encoding="utf-8")
+            lock[part] = artifacts
+        write_lock(LOCK_FILE, lock)
+
+
+def write_lock(file: Path, parts: Mapping[str, Iterable[Artifact]]) -> None:
+    """Writes a lock file: of each part's artifacts the coordinate, hash and size; they are downloaded for that."""
+    lock = {part: [_entry(a) for a in sorted(artifacts, key=str)] for part, artifacts in parts.items()}
+    file.write_text(json.dumps(lock, indent=1) + "\n", encoding="utf-8")
 
 
 def _entry(artifact: Artifact) -> dict[str, str | int]:

@@ -31,7 +31,7 @@ import pyarrow as pa
 from deltalake import write_deltalake
 
 from benchmarks.peers.plain_state import PlainState
-from benchmarks.report import peak_rss_mb
+from benchmarks.usage import peak_rss_mb
 from connectors.kafka import KafkaConfig, watermarks
 from processors.features.declarations import INVOICE_FEATURES
 from processors.tables import ACCOUNTS, INVOICE_LINE_ITEMS, INVOICES, SKUS, topic_of
