@@ -26,6 +26,7 @@ from processors.tables import topic_of
 
 SETTINGS = {
     "spark.driver.memory": "4g",
+    "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.ui.enabled": "false",
@@ -34,8 +35,10 @@ SETTINGS = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.session.timeZone": "UTC",
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",
     "spark.sql.shuffle.partitions": "2",  # one per core
     "spark.databricks.delta.snapshotPartitions": "1",  # of the replay of a table's log; the default is 50
+    "spark.databricks.delta.stats.skipping": "false",  # keys are spread over all files: there is nothing to skip
     "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
     # What is merged is persisted already, and computed from what the merge does not change.
     "spark.databricks.delta.merge.materializeSource": "none",
@@ -118,7 +121,7 @@ class Pass:
     def take(self, batch: DataFrame, number: int) -> None:
         """One batch: rows into the tables of current rows, then the features of the accounts that they touch."""
         spark = batch.sparkSession
-        events = self._decode(batch).persist()
+        events = self._decode(batch).coalesce(8).persist()
         events.createOrReplaceTempView("events")
         newest = [self._newest(spark, table).persist() for table in TABLES]  # all, before a merge may see some cached
         with ThreadPoolExecutor(len(TABLES)) as pool:
