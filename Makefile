@@ -77,7 +77,7 @@ format: setup ## Sort imports and format the code
 bench: setup ## Measure the catch-up on generated data, and stock Faust on the same (ARGS="--invoices n --repeat n")
 	$(BIN)/python -m benchmarks --peers faust $(ARGS)
 
-bench-long: setup setup-spark ## Measure the catch-up beside stock Faust and Spark, at 400,000 invoices
+bench-long: setup setup-spark ## Measure the catch-up beside stock Faust and Spark, at 400,000 invoices (some 20 minutes)
 	$(BIN)/python -m benchmarks --peers faust spark --invoices 400000 $(ARGS)
 
 lock: setup ## Resolve both requirements.lock (newest versions) and the Maven artifacts of the stack and of Spark anew

@@ -51,6 +51,8 @@ KAFKA_OPTIONS = {
     "kafka.max.partition.fetch.bytes": str(16 * 2**20),
 }
 """No maxOffsetsPerTrigger: all that waits is one batch."""
+EVENT_PARTITIONS = 8
+"""Of a batch once it is read: a task per Kafka partition reads no faster, and every later pass would start them all."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Pass:
     def take(self, batch: DataFrame, number: int) -> None:
         """One batch: rows into the tables of current rows, then the features of the accounts that they touch."""
         spark = batch.sparkSession
-        events = self._decode(batch).coalesce(8).persist()
+        events = self._decode(batch).coalesce(EVENT_PARTITIONS).persist()
         events.createOrReplaceTempView("events")
         newest = [self._newest(spark, table).persist() for table in TABLES]  # all, before a merge may see some cached
         with ThreadPoolExecutor(len(TABLES)) as pool:

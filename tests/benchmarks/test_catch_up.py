@@ -62,6 +62,13 @@ def test_the_runs_with_the_median_rates_stand_side_by_side() -> None:
     assert rows["features equal to stock Faust's"].value == 50
 
 
+def test_the_cold_run_of_a_peer_stands_beside_its_warm_one() -> None:
+    spark = figures(50.0, cold_events_per_s=25.0, equal_rows=5)
+    rows = report_rows([Run(figures(100.0, process_seconds=9.0), {"spark": spark})])
+    rates = [(row.peer_name, row.value, row.peer, row.ratio) for row in rows if row.measure == "row events"]
+    assert rates == [("Spark", 100.0, 50.0, 2.0), ("Spark, cold", 100.0, 25.0, 4.0)]
+
+
 def test_without_peers_ours_stands_alone() -> None:
     rows = report_rows([Run(figures(100.0, process_seconds=9.0), {})])
     assert all(row.peer is None and row.ratio is None for row in rows)

@@ -1,4 +1,4 @@
-"""The catch-up with its peer on real parts, small."""
+"""The catch-up with its peers on real parts, small; Spark is left out where it is not installed."""
 
 import subprocess
 import uuid
@@ -8,9 +8,20 @@ import pytest
 
 from app.settings import load_settings
 from app.wiring import kafka_config
-from benchmarks.catch_up import fill_topics, report_rows, run_once, run_peer
+from batch_bootstrap.events import Stamp, connect, row_events
+from benchmarks.catch_up import compare_features, fill_topics, report_rows, run_once, run_peer, run_worker
+from benchmarks.peers.spark import PYTHON
 from connectors.kafka import Producer
-from processors.tables import SKUS, topic_of
+from processors.order import BATCH_SOURCE_NAME
+from processors.tables import INVOICE_LINE_ITEMS, INVOICES, SKUS, topic_of
+
+PEERS = [
+    "faust",
+    pytest.param(
+        "spark",
+        marks=pytest.mark.skipif(not PYTHON.exists(), reason="there is no .venv-spark: `make setup-spark` makes it"),
+    ),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +38,34 @@ def test_ours_and_stock_faust_come_to_the_same_features(monkeypatch: pytest.Monk
     assert all(row.value > 0 for row in report_rows([run]))
 
 
-def test_a_peer_that_cannot_take_an_event_ends_the_benchmark(tmp_path: Path) -> None:
+@pytest.mark.parametrize("peer", PEERS)
+def test_the_peer_comes_to_the_same_features_when_rows_change(
+    peer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRS_EPOCH_INTERVAL_S", "0.5")
+    settings = load_settings(topic_prefix=f"bench{uuid.uuid4().hex[:8]}.trs", lake=str(tmp_path / "lake"))
+    events = fill_topics(settings, 300)
+    producer = Producer(kafka_config(settings))
+    moved = "SELECT {} AS invoice_id, 1 AS account_id, DATE '2020-02-03' AS date_issued, NULL::DATE AS payment_dates"
+    line = "SELECT 7::BIGINT AS invoice_id, '1-00001-001' AS item_id, {}::INTEGER AS quantity"
+    changes = [(INVOICES, moved.format(7)), (INVOICES, moved.format(8))]
+    changes += [(INVOICE_LINE_ITEMS, line.format(quantity)) for quantity in (3, 5)]
+    with connect() as con:
+        for place, (table, row) in enumerate(changes):
+            stamp = Stamp(BATCH_SOURCE_NAME, "trs", "run.0000000002", place, 1_700_000_001_000)
+            keys, values = row_events(con, table, con.sql(row).to_arrow_table(), stamp, op="u")
+            producer.send(topic_of(settings.topic_prefix, table.name), keys, values)
+    producer.flush()
+    producer.close()
+    run_worker(settings, events + len(changes), tmp_path)
+    run_peer(peer, settings, tmp_path / "out")
+    assert compare_features(settings, tmp_path / "out") == 300
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_a_peer_that_cannot_take_an_event_ends_the_benchmark(
+    peer: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     settings = load_settings(topic_prefix=f"bench{uuid.uuid4().hex[:8]}.trs")
     fill_topics(settings, 50)
     producer = Producer(kafka_config(settings))
@@ -35,4 +73,5 @@ def test_a_peer_that_cannot_take_an_event_ends_the_benchmark(tmp_path: Path) -> 
     producer.flush()
     producer.close()
     with pytest.raises(subprocess.CalledProcessError):
-        run_peer("faust", settings, tmp_path / "out")
+        run_peer(peer, settings, tmp_path / "out")
+    assert {"faust": "KeyError", "spark": "cannot take the event bench"}[peer] in capfd.readouterr().err
