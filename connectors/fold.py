@@ -14,11 +14,11 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from connectors.delta_lake import DeltaLake
-from connectors.lake import KnownIds, wrapped_errors
+from connectors.lake import WRITER, KnownIds, wrapped_errors
 from connectors.object_files import active_files, read_error
 from processors.fold import (
     REACH,
@@ -44,8 +44,6 @@ _LOG_ROWS_ID = "folded_log_rows"
 _FOLDED_AT_ID = "folded_at_s"
 """`folded_at_s:BUCKET`: when a partition was last rewritten, in seconds since 1970."""
 _BATCH_ROWS = 16_384
-_WRITER = WriterProperties(max_row_group_size=122_880)
-"""A row group is held in memory until it is complete; the size is DuckDB's own, which reads them side by side."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +201,7 @@ class _Folding:
         )
         try:
             write_deltalake(
-                self._folded, rows, **{"mode": "append", **how}, commit_properties=properties, writer_properties=_WRITER
+                self._folded, rows, **{"mode": "append", **how}, commit_properties=properties, writer_properties=WRITER
             )
         except CommitFailedError:
             return False

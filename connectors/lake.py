@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from connectors.delta_log import is_table, last_commits
@@ -34,6 +34,9 @@ from processors.errors import (
 from processors.lake_tables import CONTROL_LOG, LAKE_TABLES, LakeTable
 
 COMMIT_RETRIES = 30
+WRITER = WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=122_880)
+"""How files are written: at this level in the time of Snappy and half the size. A row group is held in memory until it
+is complete; its size is DuckDB's own, which reads them side by side."""
 _ORNAMENTS = re.compile("\x1b\\[[0-9;]*m|↳")
 """Colours and arrows with which delta-rs prints the causes of an error, each on a line of its own."""
 _LONGEST_MESSAGE = 300
@@ -255,7 +258,9 @@ class FencedTable:
         )
         while True:
             try:
-                write_deltalake(self._handle, table, mode="append", commit_properties=properties)
+                write_deltalake(
+                    self._handle, table, mode="append", commit_properties=properties, writer_properties=WRITER
+                )
                 break
             except (DeltaError, OSError) as error:
                 if self._outcome(error, commit_id) == "done":

@@ -126,6 +126,8 @@ class StreamEngine:
         self._by_topic = {t: self._inboxes[s.name] for s in self._stages for t in s.topics}
         self._watches: dict[str, FencedLog] = {}
         self._offered_s = 0.0
+        self._began_s = dict.fromkeys((stage.name for stage in self._stages), 0.0)
+        """When the interval of each stage's last epoch began, as time.monotonic tells it."""
         self._threads: list[threading.Thread] = []
 
     def _inbox(self, stage: Stage) -> Inbox:
@@ -282,9 +284,11 @@ class StreamEngine:
                     for stage in stages:
                         stage.poll_news()
                 due = [self._due(stage) for stage in stages]
+                began_s = time.monotonic()
                 # Prices before the lines that they charge: an earlier stage goes first when a later one is due.
                 for place, stage in enumerate(stages):
                     if due[place] or (any(due[place:]) and self._inboxes[stage.name].moved):
+                        self._began_s[stage.name] = began_s
                         self._run(stage)
                         if place + 1 < len(stages):
                             stages[place + 1].poll_news()
@@ -300,7 +304,7 @@ class StreamEngine:
 
     def _due(self, stage: Stage) -> bool:
         inbox = self._inboxes[stage.name]
-        since = time.monotonic() - stage.last_epoch_s
+        since = time.monotonic() - self._interval_began_s(stage)
         if inbox.records >= self._config.max_events or not inbox.has_room:
             return True
         if since < PUT_OFF_S and self._documents_arrive(stage):
@@ -310,6 +314,13 @@ class StreamEngine:
         if since >= self._config.interval_s and (inbox.moved or stage.news):
             return True
         return since >= self._config.idle_s
+
+    def _interval_began_s(self, stage: Stage) -> float:
+        """Prices keep step with rows that wait for them: one epoch of each per interval."""
+        began = self._began_s[stage.name]
+        if stage is self._skus and self._inboxes[self._invoices.name].moved:
+            return max(began, self._began_s[self._invoices.name])
+        return began
 
     def _documents_arrive(self, stage: Stage) -> bool:
         """Whether the features would be derived of a part of what our own epoch of rows is sending just now."""

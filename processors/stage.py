@@ -83,8 +83,6 @@ class Stage(ABC):
         self.epochs: dict[int, int] = {}
         self.positions: dict[tuple[str, int], int] = {}
         self.side_positions: dict[str, dict[tuple[str, int], int]] = {}
-        self.last_epoch_s = 0.0
-        """When the last epoch began, as time.monotonic tells it."""
         self.news = False
         self.more_soon = False
         self._stored_topic_ids: dict[str, str] = {}
@@ -297,7 +295,7 @@ class Stage(ABC):
 
         `more_soon`: much of a further epoch waits or is on its way; what would be derived twice may wait for it.
         """
-        self.last_epoch_s = started = time.monotonic()
+        started = time.monotonic()
         self.more_soon = more_soon
         report = EpochReport(read=sum(c.read for c in chunks))
         for chunk in chunks:
