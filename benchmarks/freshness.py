@@ -37,7 +37,7 @@ from processors.features.declarations import INVOICE_FEATURES
 from processors.lake_tables import changes_name
 from processors.tables import ACCOUNTS, INVOICE_LINE_ITEMS, INVOICES, SKUS, Table, topic_of
 
-TICK_S = 0.05
+TICK_S = 0.1
 POLL_S = 0.02
 SETTLE_S = 5.0
 RECENT = 0.05

@@ -8,6 +8,7 @@ in a thread completes `failure` and ends the worker: state is rebuilt from the l
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -126,7 +127,9 @@ class StreamEngine:
         self._by_topic = {t: self._inboxes[s.name] for s in self._stages for t in s.topics}
         self._watches: dict[str, FencedLog] = {}
         self._offered_s = 0.0
-        self._began_s = dict.fromkeys((stage.name for stage in self._stages), 0.0)
+        self._sends_taken = 0
+        """How often rows had sent documents when the features were derived the last time."""
+        self._began_s = dict.fromkeys((stage.name for stage in self._stages), -math.inf)
         """When the interval of each stage's last epoch began, as time.monotonic tells it."""
         self._threads: list[threading.Thread] = []
 
@@ -307,8 +310,11 @@ class StreamEngine:
         since = time.monotonic() - self._interval_began_s(stage)
         if inbox.records >= self._config.max_events or not inbox.has_room:
             return True
-        if since < PUT_OFF_S and self._documents_arrive(stage):
-            return False
+        if stage is self._accounts:
+            if since < PUT_OFF_S and self._documents_arrive():
+                return False
+            if self._invoices.sends != self._sends_taken and inbox.moved:
+                return True  # not at the interval's end: it would be half an interval behind the rows for ever
         if self._draining and self._upstream_rests(stage) and (inbox.moved or stage.news or stage.unsettled):
             return True
         if since >= self._config.interval_s and (inbox.moved or stage.news):
@@ -322,13 +328,11 @@ class StreamEngine:
             return max(began, self._began_s[self._invoices.name])
         return began
 
-    def _documents_arrive(self, stage: Stage) -> bool:
+    def _documents_arrive(self) -> bool:
         """Whether the features would be derived of a part of what our own epoch of rows is sending just now."""
-        if stage is not self._accounts:
-            return False
         sent = self._invoices.documents_through
-        _, documents = stage.topics
-        return self._invoices.sending or not self._inboxes[stage.name].has_reached(documents, sent)
+        _, documents = self._accounts.topics
+        return self._invoices.sending or not self._inboxes[self._accounts.name].has_reached(documents, sent)
 
     def _upstream_rests(self, stage: Stage) -> bool:
         """Whether nothing more comes at the moment: from Kafka, nor as documents of the rows that wait here."""
@@ -339,6 +343,8 @@ class StreamEngine:
 
     def _run(self, stage: Stage) -> None:
         inbox = self._inboxes[stage.name]
+        if stage is self._accounts:
+            self._sends_taken = self._invoices.sends
         chunks = inbox.take(self._config.max_events)
         left = inbox.records + inbox.behind
         much = max(MUCH_LEFT, sum(c.read for c in chunks) // 5)

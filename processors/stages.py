@@ -151,6 +151,8 @@ class InvoiceStage(_RowStage):
         self._put_off_since_s: float | None = None
         self.sending = False
         """Whether documents are on their way to Kafka."""
+        self.sends = 0
+        """How often an epoch's documents were acknowledged."""
         self.documents_through: Mapping[int, int] = {}
         """Per partition of their topic an offset beyond the last ones that were sent."""
         invoice_rows.create_state(con)
@@ -274,6 +276,7 @@ class InvoiceStage(_RowStage):
                 for keys, values in encode_documents(self.con, invoice_documents.DOCUMENTS, generation=generation):
                     self._sink.send(keys, values)
                 self.documents_through = self._sink.flush()
+                self.sends += 1
                 self.sending = False
                 return
             except UnavailableError as error:

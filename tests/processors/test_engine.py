@@ -63,12 +63,22 @@ class Shell:
     """Drives an engine as the worker's shell does: seeks where the lake stands, offers what the topics hold."""
 
     def __init__(
-        self, lake: DeltaLake, topics: Topics, spill: Path, topic_ids: Mapping[str, str] | None = None
+        self,
+        lake: DeltaLake,
+        topics: Topics,
+        spill: Path,
+        topic_ids: Mapping[str, str] | None = None,
+        interval_s: float | None = None,
     ) -> None:
         self.topics = topics
         self.engine = StreamEngine(
             EngineConfig(
-                topic_prefix=PREFIX, partitions=1, source_names=("aurora",), interval_s=0.05, threads=1, spill=spill
+                topic_prefix=PREFIX,
+                partitions=1,
+                source_names=("aurora",),
+                interval_s=interval_s or 0.05,
+                threads=1,
+                spill=spill,
             ),
             lake=lake,
             sink=topics,
@@ -76,7 +86,8 @@ class Shell:
             writer="test",
         )
         self.engine.start()
-        self.engine.set_draining()
+        if interval_s is None:
+            self.engine.set_draining()
         found = self.engine.assign(frozenset({PARTITION}))
         self.positions = {place[0]: 0 if p is None else p.next_offset for place, p in found.items()}
 
@@ -118,8 +129,8 @@ def shell(location: LakeLocation, tmp_path: Path) -> Iterator[Open]:
     """Opens engines on the test's lake; stops them afterwards."""
     opened: list[Shell] = []
 
-    def start(topics: Topics, lake: DeltaLake | None = None, topic_ids: Mapping[str, str] | None = None) -> Shell:
-        opened.append(Shell(lake or DeltaLake(location), topics, tmp_path / f"spill-{len(opened)}", topic_ids))
+    def start(topics: Topics, lake: DeltaLake | None = None, **options: Any) -> Shell:
+        opened.append(Shell(lake or DeltaLake(location), topics, tmp_path / f"spill-{len(opened)}", **options))
         return opened[-1]
 
     yield start
@@ -191,6 +202,18 @@ def test_features_wait_for_all_documents_of_the_epoch_that_was_sent(
     assert rows(location, "invoice_features_changes") == []
     one.settle()
     assert [r["epoch"] for r in rows(location, "invoice_features_changes")] == [feature(location)["epoch"]] * 2
+
+
+def test_features_do_not_wait_for_an_interval_of_their_own(shell: Open, topics: Topics, location: LakeLocation) -> None:
+    later = {topic: topics.records.pop(topic) for topic in (f"{PREFIX}.invoices", f"{PREFIX}.invoice_line_items")}
+    one = shell(topics, interval_s=10)
+    one.offer_all()
+    wait_until(lambda: bool(rows(location, "account_log")), timeout_s=SETTLE_S, what="the features' interval began")
+    topics.records |= later
+    one.offer_all()
+    wait_until(lambda: bool(documents(topics)), timeout_s=SETTLE_S, what="documents are sent")
+    one.offer_all()
+    wait_until(lambda: bool(rows(location, "invoice_features_changes")), timeout_s=6, what="features follow at once")
 
 
 def test_price_that_arrives_late_reprices_the_line(shell: Open, topics: Topics, location: LakeLocation) -> None:
