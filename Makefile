@@ -74,11 +74,11 @@ format: setup ## Sort imports and format the code
 	$(BIN)/ruff check --fix --select I .
 	$(BIN)/ruff format .
 
-bench: setup ## Measure the catch-up on generated data, and stock Faust on the same (ARGS="--invoices n --repeat n")
-	$(BIN)/python -m benchmarks --peers faust $(ARGS)
+bench: setup ## Measure catch-up (beside stock Faust), freshness, epochs, workers, some 10 minutes (ARGS="--only NAME ...")
+	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-long: setup setup-spark ## Measure the catch-up beside stock Faust and Spark, at 400,000 invoices (some 20 minutes)
-	$(BIN)/python -m benchmarks --peers faust spark --invoices 400000 $(ARGS)
+bench-long: setup setup-spark ## The same with larger states, longer runs, Spark as another peer (about an hour)
+	$(BIN)/python -m benchmarks --long $(ARGS)
 
 lock: setup ## Resolve both requirements.lock (newest versions) and the Maven artifacts of the stack and of Spark anew
 	$(COMPILE) --upgrade --output-file requirements.lock > /dev/null

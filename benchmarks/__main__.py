@@ -1,26 +1,61 @@
-"""`make bench`: all benchmarks of a few minutes, on an embedded stack of their own."""
+"""`make bench` and `make bench-long`: all benchmarks, one after another, on an embedded stack of their own.
 
+    python -m benchmarks [--long] [--only NAME ...] [--list]
+
+Each writes build/bench/NAME.json. What one benchmark alone can be told is in `python -m benchmarks.NAME --help`.
+"""
+
+import argparse
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import catch_up
 from devstack.stack import Stack
+
+SHORT = {
+    "decode": [],
+    "catch_up": ["--peers", "faust"],
+    "freshness": ["--seconds", "30"],
+    "epochs": ["--invoices", "22500", "225000", "--s3"],
+    "workers": ["--workers", "1", "2", "4"],
+}
+LONG = {
+    "decode": [],
+    "catch_up": ["--peers", "faust", "spark", "--invoices", "400000"],
+    "freshness": ["--seconds", "300"],
+    "epochs": ["--invoices", "22500", "225000", "2250000", "--s3"],
+    "workers": ["--workers", "1", "2", "4", "8", "--events", "400000"],
+    "recovery": ["--invoices", "2250000"],
+}
+PRODUCTION = {"TRS_EPOCH_INTERVAL_S": "10"}
+"""The catch-up is measured with production's interval, not with the demo's."""
 
 
 def main() -> None:
-    """Starts a stack, runs the benchmarks, ends the stack; options are those of `benchmarks.catch_up`."""
+    """Starts a stack, runs the benchmarks, ends the stack."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--long", action="store_true", help="larger states, longer runs, and Spark as a peer")
+    parser.add_argument("--only", nargs="+", choices=LONG, metavar="NAME", help=f"of {', '.join(LONG)}")
+    parser.add_argument("--list", action="store_true", help="print the commands instead of running them")
+    arguments = parser.parse_args()
+    plan = LONG if arguments.long else SHORT
+    plan = {n: LONG[n] if n not in plan else plan[n] for n in arguments.only or plan}
+    commands = [[sys.executable, "-m", f"benchmarks.{name}", *options] for name, options in plan.items()]
+    if arguments.list:
+        print("\n".join(" ".join(["python", *command[1:]]) for command in commands))
+        return
     with tempfile.TemporaryDirectory(prefix="trs-bench-stack-") as folder:
         stack = Stack(Path(folder))
         try:
-            os.environ.update(stack.up(report=lambda part, message: print(part, message, file=sys.stderr)))
-            os.environ["TRS_HOME"] = folder
-            # The catch-up is measured with production's interval, not with the demo's.
-            os.environ["TRS_EPOCH_INTERVAL_S"] = "10"
-            catch_up.main()
+            environment = stack.up(report=lambda part, message: print(part, message, file=sys.stderr))
+            environment = {**os.environ, **environment, **PRODUCTION, "TRS_HOME": folder}
+            failed = [c[2] for c in commands if subprocess.run(c, env=environment, check=False).returncode]
         finally:
             stack.down(wipe=True)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

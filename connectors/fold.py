@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from typing import Any
 
 import duckdb
@@ -25,12 +26,12 @@ from processors.fold import (
     TAIL,
     WAITING,
     FoldPolicy,
+    bounds_sql,
     first_marks,
     mark_pairs,
     marks_sql,
     reach,
     reach_sql,
-    slices_of,
     states_sql,
     waiting_sql,
     within_reach_sql,
@@ -44,6 +45,9 @@ _LOG_ROWS_ID = "folded_log_rows"
 _FOLDED_AT_ID = "folded_at_s"
 """`folded_at_s:BUCKET`: when a partition was last rewritten, in seconds since 1970."""
 _BATCH_ROWS = 16_384
+
+Query = tuple[str, Mapping[str, Any]]
+"""A statement and its parameters."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,12 @@ class _Folding:
             waiting=sum(foldable.values()), folded=sum(rows.values()), age_s=oldest_s
         ):
             return None
-        slices = slices_of(max(foldable[home] for home in due))
-        query = within_reach_sql(self._keyed, **self._tail(), homes=due, slices=slices)
+        query = within_reach_sql(self._keyed, **self._tail(), homes=due)
         self._con.execute(f"CREATE TEMP TABLE {TAIL} AS {query}")
         done = 0
         for home in due:
             self._waiting -= foldable[home]
-            if not self._fold_bucket(home, slices):
+            if not self._fold_bucket(home, foldable[home]):
                 break
             done += 1
         rows_now = sum(self._rows_per_home().values())
@@ -175,13 +178,17 @@ class _Folding:
         column = f"partition.{self._keyed.home_bucket}"
         return self._lake.relation_of(self._keyed.folded, self._folded, lambda f: home in (None, f[column]))
 
-    def _fold_bucket(self, home: int, slices: int) -> bool:
-        """Rewrites one partition; False: another fold was first."""
+    def _fold_bucket(self, home: int, rows: int) -> bool:
+        """Rewrites one partition, which takes in so many rows; False: another fold was first."""
         keyed, folded = self._keyed, self._relation(home)
-        queries = [
-            *(states_sql(keyed, home=home, folded=folded, slices=slices, number=n) for n in range(slices)),
-            marks_sql(keyed, home=home, today=self._now.date().isoformat()),
-        ]
+        bounds = self._con.sql(bounds_sql(keyed, home=home, rows=rows)).fetchall()[0][0] or []
+        queries: list[Query] = []
+        for above, below in pairwise([None, *bounds, None]):
+            limits = {"above": above, "below": below}
+            limits = {name: value for name, value in limits.items() if value is not None}
+            query = states_sql(keyed, home=home, folded=folded, above=above is not None, below=below is not None)
+            queries.append((query, limits))
+        queries.append((marks_sql(keyed, home=home, today=self._now.date().isoformat()), {}))
         stream = _Stream(self._con, queries, LAKE_TABLES[keyed.folded].schema)
         self._folded_at_s[home] = int(time.time())
         try:
@@ -211,16 +218,16 @@ class _Folding:
 class _Stream:
     """The rows of queries, one after the other, as batches of this schema; `failure`: how DuckDB ended it early."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, queries: Sequence[str], schema: pa.Schema) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, queries: Sequence[Query], schema: pa.Schema) -> None:
         self.failure: duckdb.Error | None = None
         self.reader = pa.RecordBatchReader.from_batches(schema, self._batches(con, queries, schema))
 
     def _batches(
-        self, con: duckdb.DuckDBPyConnection, queries: Sequence[str], schema: pa.Schema
+        self, con: duckdb.DuckDBPyConnection, queries: Sequence[Query], schema: pa.Schema
     ) -> Iterator[pa.RecordBatch]:
         try:
-            for query in queries:
-                for batch in con.sql(query).to_arrow_reader(_BATCH_ROWS):
+            for query, parameters in queries:
+                for batch in con.sql(query, params=parameters or None).to_arrow_reader(_BATCH_ROWS):
                     yield batch.select(schema.names).cast(schema)
         except duckdb.Error as error:
             self.failure = error

@@ -18,6 +18,8 @@ from processors.features.derive import derive_sql
 from processors.state import count_rows, duckdb_type
 
 TOUCHED = "touched_accounts"
+TOUCHED_DOCUMENTS = "touched_documents"
+COMMITTED = "committed_features"
 
 
 def state_name(feature_set: FeatureSet) -> str:
@@ -55,7 +57,7 @@ def load_state(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, curre
 
 
 def touch_changed(con: duckdb.DuckDBPyConnection) -> None:
-    """Lists the accounts of this epoch in `touched_accounts(bucket, account_id, source_ts)`."""
+    """Lists the accounts of this epoch in `touched_accounts(bucket, account_id, source_ts)`, for `derive`."""
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE {TOUCHED} AS
         SELECT bucket, account_id, max(source_ts) AS source_ts
@@ -70,6 +72,8 @@ def touch_changed(con: duckdb.DuckDBPyConnection) -> None:
         SELECT bucket, account_id, invoice_id, document_version, invoice_bucket, source_ts
         FROM {NEW_DOCUMENTS} WHERE document_state = 'deleted'
     """)
+    # The state is read once for all feature sets; of whole buckets that would be a copy of it.
+    _of_touched(con, TOUCHED_DOCUMENTS, DOCUMENTS, "account_id", copied=True)
 
 
 def touch_buckets(con: duckdb.DuckDBPyConnection, *, cursors: str) -> None:
@@ -93,10 +97,23 @@ def touch_buckets(con: duckdb.DuckDBPyConnection, *, cursors: str) -> None:
         FROM {DOCUMENTS} AS d JOIN {cursors} AS c ON d.bucket = c.bucket
         WHERE d.document_state = 'deleted' AND d.epoch > c.epoch
     """)
+    _of_touched(con, TOUCHED_DOCUMENTS, DOCUMENTS, "account_id", copied=False)
 
 
-def derive(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, owned: str) -> int:
-    """Leaves what changed in the touched accounts in `changes_table`, moves the state, returns the number of rows."""
+def _of_touched(con: duckdb.DuckDBPyConnection, name: str, state: str, account: str, *, copied: bool) -> None:
+    """Makes the view `name`: the state's rows of touched accounts, copied now or read anew at each use."""
+    query = f"SELECT s.* FROM {state} AS s SEMI JOIN {TOUCHED} AS t ON s.{account} = t.account_id"
+    if copied:
+        con.execute(f"CREATE OR REPLACE TEMP TABLE {name}_copy AS {query}")
+        query = f"SELECT * FROM {name}_copy"
+    con.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {query}")
+
+
+def derive(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, owned: str, whole: bool = False) -> int:
+    """Leaves what changed in the touched accounts in `changes_table`, moves the state, returns the number of rows.
+
+    `whole`: these are all accounts of a bucket, of which no copies should be made.
+    """
     con.execute(f"""
         CREATE OR REPLACE TEMP VIEW accounts AS
         SELECT a.account_id, a.company_name, a.joining_date
@@ -106,18 +123,19 @@ def derive(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, owned: st
     con.execute(f"""
         CREATE OR REPLACE TEMP VIEW documents AS
         SELECT d.account_id, d.invoice_id, d.date_issued, d.payment_dates, d.inv_total, d.inv_items, d.unpriced_lines
-        FROM {DOCUMENTS} AS d SEMI JOIN {TOUCHED} AS t ON d.account_id = t.account_id
+        FROM {TOUCHED_DOCUMENTS} AS d
         WHERE d.document_state = 'live'
     """)
     con.execute(f"CREATE OR REPLACE TEMP TABLE derived AS SELECT * FROM {derive_sql(feature_set)}")
     state, changes = state_name(feature_set), changes_table(feature_set)
     account = feature_set.account_column
+    _of_touched(con, COMMITTED, state, account, copied=not whole)
     key = (*dict.fromkeys((*feature_set.entity_key, account)),)
     match = " AND ".join(f"d.{k} = f.{k}" for k in key)
     differs = " OR ".join(f"d.{c} IS DISTINCT FROM f.{c}" for c in feature_set.column_names if c not in key) or "FALSE"
     columns = ", ".join(f"d.{c}" for c in feature_set.column_names)
     if feature_set.per_invoice:
-        version = f"""JOIN {DOCUMENTS} AS i
+        version = f"""JOIN {TOUCHED_DOCUMENTS} AS i
             ON d.{account} = i.account_id AND d.{feature_set.entity_key[0]} = i.invoice_id"""
         provenance = "i.invoice_bucket AS entity_bucket, i.document_version"
         differs = f"f.document_version < i.account_since OR {differs}"
@@ -131,16 +149,13 @@ def derive(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, owned: st
         JOIN {TOUCHED} AS t ON d.{account} = t.account_id
         JOIN {owned} AS o ON t.bucket = o.bucket
         {version}
-        LEFT JOIN {state} AS f ON {match}
+        LEFT JOIN {COMMITTED} AS f ON {match}
         WHERE f.{key[0]} IS NULL OR {differs}
     """)
     con.execute(f"INSERT INTO {changes} BY NAME {_tombstones(feature_set, owned)}")
-    gone = f"""
-        SELECT f.* FROM {state} AS f
-        SEMI JOIN {TOUCHED} AS t ON f.{account} = t.account_id
-        ANTI JOIN derived AS d ON {match}
-    """
-    con.execute(f"CREATE OR REPLACE TEMP TABLE gone AS {gone}")
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE gone AS SELECT f.* FROM {COMMITTED} AS f ANTI JOIN derived AS d ON {match}"
+    )
     for source in ("gone", f"(SELECT * FROM {changes} WHERE NOT deleted)"):
         con.execute(f"DELETE FROM {state} AS f USING {source} AS d WHERE {match}")
     con.execute(f"""
@@ -163,7 +178,7 @@ def _tombstones(feature_set: FeatureSet, owned: str) -> str:
         SELECT {", ".join(f"f.{k}" for k in feature_set.entity_key)},
                f.bucket, o.epoch, f.bucket AS entity_bucket, 0::BIGINT AS document_version, TRUE AS deleted,
                {feature_set.version}::INTEGER AS feature_version, t.source_ts AS valid_from
-        FROM {state_name(feature_set)} AS f
+        FROM {COMMITTED} AS f
         JOIN {TOUCHED} AS t ON f.{feature_set.account_column} = t.account_id
         JOIN {owned} AS o ON f.bucket = o.bucket
         ANTI JOIN derived AS d ON {key}

@@ -22,6 +22,8 @@ TAIL = "fold_tail"
 BEFORE_ALL_EPOCHS = -1
 SLICE_ROWS = 250_000
 """Rows of a tail that are merged at a time: what their window and the keys of an anti join may take of memory."""
+_SAMPLE = 20_000
+"""Keys of a tail from which its slices are estimated."""
 
 
 @dataclass(frozen=True)
@@ -99,37 +101,47 @@ def waiting_sql(keyed: KeyedTable, *, log: str, folded: str) -> str:
     """
 
 
-def within_reach_sql(keyed: KeyedTable, *, log: str, folded: str, homes: list[int], slices: int) -> str:
-    """`TAIL`: the rows to be folded into these partitions and the slice of each, together as they are read."""
+def within_reach_sql(keyed: KeyedTable, *, log: str, folded: str, homes: list[int]) -> str:
+    """`TAIL`: the rows to be folded into these partitions."""
     return f"""
-      SELECT t.*, {_slice(keyed, slices)} AS slice
+      SELECT t.*
       FROM {tail_sql(keyed, log=log, folded=folded)} AS t
       JOIN {REACH} AS r ON t.{keyed.home_bucket} = r.home AND t.{keyed.log_bucket} = r.bucket
       WHERE t.epoch <= r.epoch AND r.home IN ({", ".join(map(str, homes))})
-      ORDER BY r.home, slice
+      ORDER BY r.home
     """
 
 
-def _slice(keyed: KeyedTable, slices: int) -> str:
-    return f"hash({', '.join(keyed.key)}) % {slices}"
+def bounds_sql(keyed: KeyedTable, *, home: int, rows: int) -> str:
+    """One list: where the partition, which takes in so many rows, is cut by the entities of its keys.
+
+    Each slice between two bounds has some SLICE_ROWS of the tail; they are merged one after the other.
+    """
+    slices = -(-rows // SLICE_ROWS)
+    shares = ", ".join(str(n / slices) for n in range(1, slices))
+    entity = keyed.entity
+    return f"""
+      SELECT list_sort(list_distinct(quantile_disc({entity}, [{shares}]::DOUBLE[])))
+      FROM (SELECT {entity} FROM {TAIL} WHERE {keyed.home_bucket} = {home}) USING SAMPLE reservoir({_SAMPLE} ROWS)
+    """
 
 
-def slices_of(rows: int) -> int:
-    """Into how many slices by key partitions that take in so many rows are cut, to merge one after the other."""
-    return -(-rows // SLICE_ROWS) or 1
-
-
-def states_sql(keyed: KeyedTable, *, home: int, folded: str, slices: int, number: int) -> str:
+def states_sql(keyed: KeyedTable, *, home: int, folded: str, above: bool, below: bool) -> str:
     """The states of one slice of the next partition `home`: current rows through the reach, tombstones included.
 
-    `folded`: relation of the partition as it is.
+    `folded`: relation of the partition as it is. The slice begins at the entity `$above`, unless it is the first, and
+    ends before `$below`. Its rows are sorted: who looks for some entities, the recent ones above all, skips most row
+    groups of the files, and of the worker's state that is filled from them.
     """
     states = tuple(LAKE_TABLES[keyed.log].schema.names)
-    tail = f"(SELECT * FROM {TAIL} WHERE {keyed.home_bucket} = {home} AND slice = {number})"
-    there = f"(SELECT * FROM {folded} WHERE is_mark OR {_slice(keyed, slices)} = {number})"
+    limits = [f"{keyed.entity} >= $above"] * above + [f"{keyed.entity} < $below"] * below
+    inside = " AND ".join(limits) or "TRUE"
+    tail = f"(SELECT * FROM {TAIL} WHERE {keyed.home_bucket} = {home} AND {inside})"
+    there = f"(SELECT * FROM {folded} WHERE is_mark OR ({inside}))"
     return f"""
       SELECT {", ".join(states)}, FALSE AS is_mark, NULL AS mark_bucket, NULL AS mark_date
       FROM {current_sql(keyed, columns=states, log=tail, folded=there)}
+      ORDER BY {", ".join(keyed.key)}
     """
 
 

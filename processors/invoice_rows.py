@@ -117,10 +117,14 @@ def merge_invoices(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -
 def merge_lines(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -> None:
     """Merges line events and leaves the changed states in `new_lines` (the state's columns)."""
     repeated = _repeated(con, events, "invoice_id, item_id")
-    # A key with one event and no stored state needs no lists: the bulk of a catch-up takes this path.
+    # A key with one event and no stored state needs no lists: the bulk of a catch-up takes this path. Rows are found by
+    # their keys alone first: the other columns are read of those that match, not of all.
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE known_lines AS
-        SELECT s.* FROM {LINES} AS s SEMI JOIN {events} AS e ON s.invoice_id = e.invoice_id AND s.item_id = e.item_id
+        SELECT * FROM {LINES} WHERE rowid IN (
+          SELECT s.rowid FROM {LINES} AS s
+          SEMI JOIN {events} AS e ON s.invoice_id = e.invoice_id AND s.item_id = e.item_id
+        )
     """)
     once = f"""
         SELECT

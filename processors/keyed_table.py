@@ -29,6 +29,11 @@ class KeyedTable:
     log_bucket: str = "bucket"
     home_bucket: str = "bucket"
 
+    @property
+    def entity(self) -> str:
+        """The column of the key that tells most rows apart in ranges: the first that names an entity."""
+        return next(column for column in self.key if column != "kind")
+
 
 def tail_sql(table: KeyedTable, *, log: str, folded: str) -> str:
     """The log rows beyond the fold's marks; whole days before the oldest mark are pruned by partition."""

@@ -347,7 +347,7 @@ class AccountStage(_RowStage):
             self.con.register("cursor_arrow", _pairs(cursors))
             self.con.execute("CREATE OR REPLACE TEMP TABLE cursors AS SELECT * FROM cursor_arrow")
             feature_rows.touch_buckets(self.con, cursors="cursors")
-            self._derive(feature_set, self._next_known_from())
+            self._derive(feature_set, self._next_known_from(), whole=True)
 
     def drop_lost(self) -> None:
         kept = f"(SELECT bucket FROM {OWNED} WHERE bucket IN ({_list(self.buckets)}))"
@@ -403,8 +403,8 @@ class AccountStage(_RowStage):
             self._truncated = dict.fromkeys(self.buckets, truncate)
             self.commit_side(ACCOUNTS_PRIVATE.name, rows, {f"truncate:{b}": truncate for b in self.buckets})
 
-    def _derive(self, feature_set: FeatureSet, known_from_ms: int) -> int:
-        count = feature_rows.derive(self.con, feature_set, owned=OWNED)
+    def _derive(self, feature_set: FeatureSet, known_from_ms: int, *, whole: bool = False) -> int:
+        count = feature_rows.derive(self.con, feature_set, owned=OWNED, whole=whole)
         table = LAKE_TABLES[changes_name(feature_set)]
         known = f"epoch_ms({known_from_ms}::BIGINT)::TIMESTAMPTZ"
         rows = self.dated(f"SELECT *, {known} AS known_from FROM ({feature_rows.rows_sql(feature_set)})", table.schema)

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 from connectors import fold as folding
 from connectors.delta_lake import DeltaLake
@@ -169,6 +169,31 @@ def test_fold_killed_at_any_of_its_commits_leaves_current_rows_as_they_are(
     log.check()
     assert log.rows(log.keyed.folded, "NOT is_mark") == len(log.latest)
     assert log.fold() is None
+
+
+@ALL
+def test_rows_of_a_fold_are_in_the_order_of_their_entities_over_all_slices(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Row] = []
+
+    def write(handle: DeltaTable, rows: pa.Table | pa.RecordBatchReader, **options: Any) -> None:
+        table = rows if isinstance(rows, pa.Table) else rows.read_all()
+        written.extend(table.to_pylist())
+        write_deltalake(handle, table, **options)
+
+    monkeypatch.setattr(folding, "write_deltalake", write)
+    log.grow(15)
+    log.fold()
+    log.grow(15)
+    written.clear()
+    log.fold()
+    assert {row["is_mark"] for row in written} == {True, False}
+    for home in range(BUCKETS):
+        rows = [r for r in written if not r["is_mark"] and r[log.keyed.home_bucket] == home]
+        for kind in {r.get("kind") for r in rows}:
+            entities = [r[log.keyed.entity] for r in rows if r.get("kind") == kind]
+            assert entities == sorted(entities)
 
 
 @pytest.mark.parametrize("log", [INVOICES_KEYED, ACCOUNTS_KEYED], indirect=True, ids=lambda k: k.log)

@@ -1,0 +1,196 @@
+"""Workers: what each of 1, 2, 4 and 8 workers has to do, when all get the same changes to the same state.
+
+    python -m benchmarks.workers [--workers N ...] [--invoices N] [--events N] [--json FILE]
+
+A synthetic TRS is caught up with first. For each number of workers these start together, take their share of the
+buckets and load its state; then row events of a working day are sent at once, and the clock stops when all of them and
+their documents are committed. Told are the CPU seconds of a worker for its share of the events (mean; what it uses
+while idle is taken off), and its memory. A worker whose commit is refused ends, and that fails the benchmark. Needs a
+running stack (TRS_KAFKA, or the embedded one).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from app.settings import Settings, load_settings
+from benchmarks.catch_up import fill_topics
+from benchmarks.freshness import Changes
+from benchmarks.report import Row, publish
+from benchmarks.usage import cpu_seconds, peak_rss_mb
+
+POLL_S = 0.25
+IDLE_S = 5.0
+SETTLE_S = 5.0
+"""Nothing was committed for so long: all is done."""
+PATIENCE_S = 300.0
+INTERVAL_S = 1.0
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--invoices", type=int, default=200_000, help="of the state that the changes meet")
+    parser.add_argument("--events", type=int, default=200_000, help="row events per number of workers")
+    parser.add_argument("--json", type=Path, default=None, help="file of the result; default build/bench/workers.json")
+    arguments = parser.parse_args()
+    settings = load_settings(topic_prefix=f"share{uuid.uuid4().hex[:8]}.trs")
+    found: dict[int, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="trs-bench-") as folder:
+        settings = settings.model_copy(update={"lake": f"{folder}/lake"})
+        fill_topics(settings, arguments.invoices)
+        with started(settings, Path(folder) / "first", "--until-caught-up") as worker:
+            if worker.process.wait():
+                raise SystemExit(worker.log.read_text())
+        changes = Changes(settings, arguments.invoices)
+        for count in arguments.workers:
+            found[count] = measure(settings, Path(folder), count, changes, arguments.events)
+            print(f"{count} workers: {found[count]}", file=sys.stderr)
+        changes.close()
+    publish("workers", report_rows(found), {"invoices": arguments.invoices, "runs": found}, file=arguments.json)
+
+
+def report_rows(found: dict[int, dict[str, float]]) -> list[Row]:
+    """Each figure beside that of the smallest number of workers; a ratio of n says n times less."""
+    rows, (first, base) = [], next(iter(found.items()))
+    for measure_, key, unit in (
+        ("CPU of a worker for its share of the events", "cpu_s", "s"),
+        ("memory of a worker", "rss_mb", "MB"),
+    ):
+        for count, figures in found.items():
+            peer = () if count == first else (f"{first} worker", base[key], base[key] / figures[key])
+            rows.append(Row(f"{measure_}, {count} of them", figures[key], unit, *peer))
+    return rows
+
+
+class Worker:
+    """A worker in a process of its own; `counts` is what its page tells."""
+
+    def __init__(self, process: subprocess.Popen[bytes], home: Path, log: Path) -> None:
+        self.process = process
+        self.log = log
+        self._home = home
+        self._url = ""
+
+    def stages(self) -> dict[str, Any] | None:
+        """The engine's account of its stages; None before the worker has its buckets."""
+        if self.process.poll() is not None:
+            raise SystemExit(f"a worker ended:\n{self.log.read_text()}")
+        if not self._url:
+            place = self._home / f"worker-{self.process.pid}.json"
+            if not place.exists():
+                return None
+            address = json.loads(place.read_text())
+            self._url = f"http://{address['host']}:{address['port']}/status.json"
+        with urllib.request.urlopen(self._url, timeout=30) as answer:
+            status = json.load(answer)
+        stages: dict[str, Any] = status["engine"]
+        return stages if status["phase"] == "running" and status["buckets"] is not None else None
+
+    def cpu_s(self) -> float:
+        """CPU seconds up to now."""
+        return cpu_seconds(self.process.pid)
+
+
+@contextmanager
+def started(settings: Settings, home: Path, *options: str) -> Iterator[Worker]:
+    """A worker with this home; ended with the block."""
+    home.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ) | {
+        "TRS_KAFKA": settings.kafka,
+        "TRS_TOPIC_PREFIX": settings.topic_prefix,
+        "TRS_GROUP": settings.topic_prefix,
+        "TRS_LAKE": settings.lake,
+        "TRS_HOME": str(home),
+        "TRS_WEB_PORT": "0",
+        "TRS_EPOCH_INTERVAL_S": str(INTERVAL_S),
+        "TRS_THREADS": "1",
+    }
+    log = home / "worker.log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli.main", "worker", *options], env=environment, stderr=stderr
+        )
+        try:
+            yield Worker(process, home, log)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def measure(settings: Settings, folder: Path, count: int, changes: Changes, events: int) -> dict[str, float]:
+    """The figures for so many workers."""
+    with ExitStack() as block:
+        workers = [block.enter_context(started(settings, folder / f"{count}-{n}")) for n in range(count)]
+        wait_for_shares(workers)
+        before = [w.cpu_s() for w in workers]
+        time.sleep(IDLE_S)
+        idle = [(w.cpu_s() - b) / IDLE_S for w, b in zip(workers, before, strict=True)]
+        before = [w.cpu_s() for w in workers]
+        began = time.monotonic()
+        sent = changes.send(events)
+        ended, after = wait_until_done(workers, sent)
+        used = [a - b - share * (ended - began) for a, b, share in zip(after, before, idle, strict=True)]
+        return {
+            "cpu_s": statistics.mean(used),
+            "idle_cpu_share": statistics.mean(idle),
+            "seconds": ended - began,
+            "events": sent,
+            "rss_mb": statistics.mean(peak_rss_mb(w.process.pid) for w in workers),
+        }
+
+
+def wait_for_shares(workers: Sequence[Worker]) -> None:
+    """Until every worker has as many buckets as the others."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        stages = [w.stages() for w in workers]
+        sizes = {len(each["invoices"]["buckets"]) if each else 0 for each in stages}
+        if len(sizes) == 1 and 0 not in sizes:
+            return
+        time.sleep(POLL_S)
+    raise SystemExit(f"{len(workers)} workers did not come to equal shares of the buckets in {PATIENCE_S:.0f} s")
+
+
+def wait_until_done(workers: Sequence[Worker], events: int) -> tuple[float, list[float]]:
+    """Until all events are read and nothing has been derived for a while; when that began, and the CPU seconds then."""
+    deadline = time.monotonic() + PATIENCE_S
+    last: list[tuple[int, ...]] = []
+    ended, cpu = 0.0, [0.0]
+    while time.monotonic() < deadline:
+        now = [counts(w) for w in workers]
+        if now != last:
+            last, ended, cpu = now, time.monotonic(), [w.cpu_s() for w in workers]
+        read = sum(c[0] for c in now)
+        if read >= events and time.monotonic() - ended > SETTLE_S:
+            return ended, cpu
+        time.sleep(POLL_S)
+    raise SystemExit(f"{len(workers)} workers did not commit {events:,} events in {PATIENCE_S:.0f} s")
+
+
+def counts(worker: Worker) -> tuple[int, ...]:
+    """What a worker has read of the source's topics, read of documents, and derived."""
+    stages = worker.stages()
+    if stages is None:
+        raise SystemExit(f"a worker lost its buckets:\n{worker.log.read_text()}")
+    return (
+        stages["skus"]["read"] + stages["invoices"]["read"],
+        stages["accounts"]["read"],
+        stages["invoices"]["derived"] + stages["accounts"]["derived"],
+    )
+
+
+if __name__ == "__main__":
+    main()
