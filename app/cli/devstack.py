@@ -4,7 +4,7 @@ import json
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 group = typer.Typer(
     no_args_is_help=True,
     epilog="Example: trs devstack up && trs devstack status",
-    help="The embedded stack: Kafka, a MariaDB server with row binlog, S3 and Glue; no Docker, no root, no Java of "
-    "one's own. Its state lives below TRS_HOME; commands find it by themselves while it is up.",
+    help="The embedded stack: Kafka, a MariaDB server with row binlog, S3 and Glue, on demand Kafka Connect; no Docker, "
+    "no root, no Java of one's own. Its state lives below TRS_HOME; commands find it by themselves while it is up.",
 )
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -27,8 +27,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="devstack")
 
 
-@group.command(epilog="Example: trs devstack up && trs devstack status")
-def up() -> None:
+@group.command(epilog="Example: trs devstack up --with connect && trs devstack status")
+def up(
+    optional: Annotated[
+        Literal["connect"] | None,
+        typer.Option("--with", help="Also Kafka Connect with Debezium's connectors (45 MB more, once)."),
+    ] = None,
+) -> None:
     """Start the stack, or what is missing of it. The first start downloads about 200 MB and keeps them per user."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -49,13 +54,14 @@ def up() -> None:
 
         stack = _stack()
         try:
-            environment = stack.up(download=download, report=report)
+            environment = stack.up(optional=() if optional is None else (optional,), download=download, report=report)
         except PartFailedError as failure:
             console.print(failure.log_tail, markup=False, highlight=False, style="dim")
             raise
     console.print(f"the stack is up after {time.monotonic() - began:.1f} s; state: {stack.folder}", highlight=False)
-    for name in ("TRS_KAFKA", "TRS_DATABASE", "TRS_LAKE", "TRS_AWS_ENDPOINT"):
-        typer.echo(f"{name}={environment[name]}")
+    for name in ("TRS_KAFKA", "TRS_DATABASE", "TRS_CONNECT", "TRS_LAKE", "TRS_AWS_ENDPOINT"):
+        if name in environment:
+            typer.echo(f"{name}={environment[name]}")
 
 
 @group.command(epilog="Example: trs devstack down --wipe")
