@@ -94,6 +94,21 @@ class Settings(BaseSettings):
         ("aurora",), description="Names of sources with a binlog, oldest first, comma-separated (R2)."
     )
 
+    connect: SecretStr = Field(
+        SecretStr("http://localhost:8083"),
+        description="Kafka Connect's REST API: http://HOST:PORT, or https://USER:PASSWORD@HOST:PORT.",
+    )
+    connector: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="Name of the connector. Default: trs-NAME with the newest of TRS_SOURCE_NAMES.",
+    )
+    connector_options: SecretStr | None = Field(
+        None,
+        description="Further options of Debezium's connector, which win over ours, as a JSON object; null takes one "
+        "out, kafka.NAME goes to its own Kafka clients.",
+    )
+
     lake: str = Field("", description="Root of the lake: s3://BUCKET/PREFIX or a folder. Default: TRS_HOME/lake.")
     aws_region: str = Field("us-east-1", description="AWS region.")
     aws_endpoint: str | None = Field(None, description="Endpoint of an S3 and Glue server other than AWS.")
@@ -146,6 +161,13 @@ class Settings(BaseSettings):
             raise ValueError("neither s3://BUCKET/PREFIX nor a folder")
         return value
 
+    @field_validator("connector_options")
+    @classmethod
+    def _json_object(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_options(value.get_secret_value())
+        return value
+
     @property
     def lake_uri(self) -> str:
         """The lake's root without a trailing slash: `s3://…` or an absolute path."""
@@ -163,6 +185,17 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, dotenv_settings, StackSource(settings_cls)
+
+
+def parse_options(text: str) -> dict[str, str | None]:
+    """A connector's options from a JSON object, values as Kafka Connect takes them: text. Raises ValueError."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos}") from None
+    if not isinstance(values, dict) or any(isinstance(v, dict | list) for v in values.values()):
+        raise ValueError("not a JSON object of names and simple values")
+    return {n: v if v is None or isinstance(v, str) else json.dumps(v) for n, v in values.items()}
 
 
 def _lives(pid: int) -> bool:

@@ -151,6 +151,14 @@ def snapshot_position(connection: Connection) -> BinlogPosition | None:
     return BinlogPosition(file, int(pos)) if file and pos else None
 
 
+def server_version(connection: Connection) -> str:
+    """What the server says that it is, as `11.4.5-MariaDB-log (MariaDB Server)` or `9.7.4 (MySQL Community Server)`."""
+    names = ("version", "version_comment", "aurora_version")
+    told = dict(query(connection, f"SHOW VARIABLES WHERE variable_name IN {names}"))
+    text = f"{told.get('version', '')} ({told.get('version_comment', '')})"
+    return f"{text} aurora {told['aurora_version']}" if told.get("aurora_version") else text
+
+
 def server_id(connection: Connection) -> int:
     """The server's id, as change data capture puts it into its events."""
     return int(query(connection, "SELECT @@server_id")[0][0])

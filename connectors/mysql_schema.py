@@ -1,6 +1,6 @@
 """What a MySQL-family server and its tables must be like to be read, and how their columns are read as text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pymysql
 
@@ -56,13 +56,57 @@ def check_server(connection: Connection, url: DatabaseUrl) -> Server:
     return Server(True, number, notices)
 
 
+def check_capture(connection: Connection, url: DatabaseUrl) -> list[str]:
+    """Notices of what hampers change data capture. Raises SourceError for what makes it impossible or wrong."""
+    names = ("log_bin", "binlog_format", "binlog_row_image", "binlog_transaction_compression")
+    settings = dict(query(connection, f"SHOW VARIABLES WHERE variable_name IN {names}"))
+    wrong = []
+    if settings.get("log_bin", "OFF").upper() not in ("ON", "1"):
+        wrong.append("the binlog is off: set log_bin")
+    for name, wanted in (("binlog_format", "ROW"), ("binlog_row_image", "FULL")):
+        if settings.get(name, wanted).upper() != wanted:
+            wrong.append(f"{name} is {settings[name]}: set it to {wanted}")
+    if wrong:
+        raise SourceError(f"{url}: {'; '.join(wrong)}", hint="on Aurora in the cluster's parameter group, then reboot")
+    if settings.get("binlog_transaction_compression", "OFF").upper() == "ON":
+        return [
+            f"{url}: binlog_transaction_compression is ON: rows of one transaction share a position, and only their"
+            " place in the topic orders them; set it to OFF"
+        ]
+    return []
+
+
+def check_captured_table(connection: Connection, url: DatabaseUrl, table: Table) -> list[str]:
+    """The table's own notices. Raises SourceError where change data capture would send keys or values in another form.
+
+    A record's key decides its partition, so it must be byte for byte the one that a snapshot of ours would write; a
+    date with a time would be sent in milliseconds.
+    """
+    columns = check_table(connection, url, table)
+    for column in table.columns:
+        name, kind = columns.names.get(column.name), columns.types.get(column.name)
+        if name is None or kind is None:
+            continue
+        where = f"{url}: {table.name}.{name}"
+        if column.name in table.event_key and name != column.name:
+            raise SourceError(f"{where} is a key: it must be called {column.name}", hint="rename the column")
+        if column.name in table.event_key and column.kind is Kind.BIGINT and kind not in _WHOLE:
+            raise SourceError(
+                f"{where} is {kind}: change data capture needs a whole number", hint="change it to BIGINT"
+            )
+        if column.kind is Kind.DATE and kind in ("datetime", "timestamp"):
+            raise SourceError(f"{where} is {kind}: change data capture needs a date", hint="change it to DATE")
+    return columns.notices
+
+
 @dataclass(frozen=True)
 class SourceColumns:
-    """How a declared table's columns are called in a database (an absent optional one is left out)."""
+    """How a declared table's columns are called and typed in a database (an absent optional one is left out)."""
 
     names: dict[str, str]
     numeric_keys: frozenset[str]
     notices: list[str]
+    types: dict[str, str] = field(default_factory=dict)
 
     def source_name(self, column: str) -> str:
         """The database's own name of a declared column."""
@@ -147,7 +191,7 @@ def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> Sourc
             )
     _check_key(connection, url, table, names)
     whole = frozenset(c.name for c in table.columns if c.kind is Kind.TEXT and types.get(c.name) in _WHOLE)
-    return SourceColumns(names, whole, notices)
+    return SourceColumns(names, whole, notices, types)
 
 
 def _check_key(connection: Connection, url: DatabaseUrl, table: Table, names: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Kafka Connect: one distributed worker with Debezium's connectors for MySQL and MariaDB, on a Java runtime from PyPI."""
+"""Kafka Connect: one distributed worker with Debezium's connectors for MySQL and MariaDB, on Kafka's Java runtime."""
 
 import os
 import shutil
@@ -55,7 +55,7 @@ class Connect(Part):
 
     def serves(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{self.port}/health", timeout=2) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"http://{HOST}:{self.port}/health", timeout=2) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False

@@ -1,7 +1,7 @@
 """One embedded stack below a TRS_HOME: starts its parts in parallel, tells their state, ends them.
 
-Kafka, database and S3 server always belong to it. Optional parts are clients of these: they are started after them, only
-when asked for, and then belong to the stack until it is ended, before the others.
+Kafka, database and S3 server always belong to it. Optional parts are clients of these: they are started after them,
+only when asked for, and then belong to the stack until it is ended, before the others.
 
 Files: `devstack/<part>/` (data, log, process record), `devstack/ports.json`, `devstack/env.json` (settings for the
 commands, while the stack is up) and `devstack/lock` (one `up` or `down` at a time).

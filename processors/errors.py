@@ -16,6 +16,7 @@
     ├── FullDiskError              no space left where state or files go
     ├── DamagedLakeError           `trs lake verify` found a promise of the lake broken
     ├── UnsettledLakeError         `trs lake verify` could not make every check: something is still to be derived
+    ├── ConnectError               Kafka Connect, or the connector in it, refuses or failed: its own reason is shown
     └── InvariantError             the program is wrong: stop loudly and report it
 
 Messages name the setting, table, file or topic-partition-offset concerned, and never a secret or personal data.
@@ -119,6 +120,12 @@ class UnsettledLakeError(TrsError):
     """Not every check of the lake can be made: something that is committed is not derived yet."""
 
     exit_code = 13
+
+
+class ConnectError(TrsError):
+    """Kafka Connect refuses or fails, or the connector in it failed; the message holds its own reason."""
+
+    exit_code = 14
 
 
 class InvariantError(TrsError):

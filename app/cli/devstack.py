@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 group = typer.Typer(
     no_args_is_help=True,
     epilog="Example: trs devstack up && trs devstack status",
-    help="The embedded stack: Kafka, a MariaDB server with row binlog, S3 and Glue, on demand Kafka Connect; no Docker, "
-    "no root, no Java of one's own. Its state lives below TRS_HOME; commands find it by themselves while it is up.",
+    help="The embedded stack: Kafka, a MariaDB server with row binlog, S3 and Glue, on demand Kafka Connect; no "
+    "Docker, no root, no Java of one's own. Its state lives below TRS_HOME; commands find it by themselves while it is up.",
 )
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -17,6 +17,7 @@ _GROUPS = (
     "devstack",
     "generate",
     "bootstrap",
+    "connector",
     "worker",
     "etl",
     "features",

@@ -78,12 +78,12 @@ def _declared() -> list[dict[str, Any]]:
 
 
 def masked(name: str, value: Any) -> str | int | float | None:
-    """The value for people and JSON; of a secret nothing is left, of the database's URL all but the password."""
+    """The value for people and JSON; of a secret nothing is left, of a URL all but the password."""
     from pydantic import SecretStr
 
     if isinstance(value, SecretStr):
         text = value.get_secret_value()
-        if name == "database" and "://" in text:
+        if name in ("database", "connect") and "://" in text:
             return re.sub(r"(?<=://)([^:/@]*):.*@", rf"\1:{_MASK}@", text, flags=re.DOTALL)
         return _MASK
     if isinstance(value, tuple):

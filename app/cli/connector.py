@@ -1,0 +1,214 @@
+"""`trs connector`: Debezium's connector, which sends every change of the source database to the topics."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from app.connector import Planned
+    from connectors.connect_rest import ConnectorState
+
+group = typer.Typer(
+    no_args_is_help=True,
+    help="Change data capture: Debezium's connector in a Kafka Connect cluster (TRS_CONNECT), for the database of "
+    "TRS_DATABASE. Its configuration follows from the settings and from what the server says that it is.",
+    epilog="Example: trs devstack up --with connect && trs connector register && trs connector status",
+)
+
+_JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_SNAPSHOT = Annotated[
+    Literal["initial", "no_data", "recovery"],
+    typer.Option(
+        help="What it reads before the first change: initial all rows, no_data only the tables' structure, recovery "
+        "that structure again, when the topic that keeps it was lost. A connector that has a position goes on from there."
+    ),
+]
+_VERSION = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="The server's version, as 11.4.5-MariaDB, 9.7.4 or 8.0.mysql_aurora.3.08.2: the server is not asked, nor "
+        "checked. For databases that only Kafka Connect reaches.",
+    ),
+]
+_WAIT = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for the outcome.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.add_typer(group, name="connector")
+
+
+@group.command(epilog="Example: trs connector render --server-version 8.0.mysql_aurora.3.08.2")
+def render(
+    snapshot: _SNAPSHOT = "initial",
+    server_version: _VERSION = None,
+    with_secrets: Annotated[
+        bool, typer.Option("--with-secrets", help="Print passwords as well, as Kafka Connect takes the configuration.")
+    ] = False,
+) -> None:
+    """Print the connector's configuration as JSON, passwords masked; nothing is sent anywhere.
+
+    References such as ${file:/run/secrets/db:password} in TRS_CONNECTOR_OPTIONS are printed as they are: Kafka Connect
+    resolves them.
+    """
+    from app.connector import plan_connector
+    from app.settings import load_settings
+    from connectors.debezium import hide_secrets
+
+    planned = plan_connector(load_settings(), snapshot=snapshot, version=server_version, check=False)
+    _tell(planned)
+    config = planned.config if with_secrets else hide_secrets(planned.config)
+    typer.echo(json.dumps(config, indent=2, ensure_ascii=False))
+
+
+@group.command(epilog="Example: trs connector validate")
+def validate(snapshot: _SNAPSHOT = "initial", server_version: _VERSION = None, as_json: _JSON = False) -> None:
+    """Check database and tables, then have the connector check its configuration; nothing is registered.
+
+    Shows the connector's own reasons. Exit code 2 if there are any.
+    """
+    from app.connector import connect_client, plan_connector, refusal
+    from app.connector import validate as run
+    from app.printing import message
+    from app.settings import load_settings
+
+    settings = load_settings()
+    planned = plan_connector(settings, snapshot=snapshot, version=server_version)
+    _tell(planned)
+    problems, notices = run(connect_client(settings), planned)
+    for notice in notices:
+        message(notice, warning=True)
+    if as_json:
+        typer.echo(json.dumps({"connector": planned.name, "problems": [asdict(p) for p in problems]}, indent=2))
+    if problems:
+        raise refusal(problems)
+    if not as_json:
+        typer.echo(f"{planned.name}: the connector accepts its configuration")
+
+
+@group.command("register", epilog="Example: trs connector register --snapshot no_data && trs bootstrap snapshot")
+def register_connector(
+    snapshot: _SNAPSHOT = "initial",
+    server_version: _VERSION = None,
+    same_server: Annotated[
+        bool, typer.Option("--same-server", help="The database has another address, but is the same server.")
+    ] = False,
+    wait_s: _WAIT = 60,
+    as_json: _JSON = False,
+) -> None:
+    """Register the connector, or give the registered one these settings, and wait until it runs.
+
+    Database, tables and configuration are checked first, and the topics are made.
+    """
+    from rich.console import Console
+
+    from app.connector import connect_client, current_state, plan_connector
+    from app.connector import register as run
+    from app.printing import message
+    from app.settings import load_settings
+
+    settings = load_settings()
+    client = connect_client(settings)
+    console = Console(stderr=True)
+    with console.status("looking at the database"):
+        planned = plan_connector(settings, snapshot=snapshot, version=server_version)
+    _tell(planned)
+    with console.status("waiting for Kafka Connect"):
+        run(settings, client, planned, same_server=same_server, wait_s=wait_s, report=message)
+    _show(current_state(client, planned.name), client.position(planned.name), as_json=as_json)
+
+
+@group.command(epilog="Example: trs connector status --json")
+def status(as_json: _JSON = False) -> None:
+    """Show what the connector and its task do, and where in the binlog it stands; exit code 0 only if both run."""
+    from app.connector import connect_client, connector_name, current_state
+    from app.settings import load_settings
+
+    settings = load_settings()
+    client, name = connect_client(settings), connector_name(settings)
+    state = current_state(client, name)
+    _show(state, client.position(name), as_json=as_json)
+    if not state.runs:
+        raise typer.Exit(1)
+
+
+@group.command(epilog="Example: trs connector pause && trs connector resume")
+def pause(wait_s: _WAIT = 30) -> None:
+    """Let the connector rest; it keeps its position, and the binlog must keep what follows it."""
+    from app.connector import connect_client, connector_name
+    from app.connector import pause as run
+    from app.settings import load_settings
+
+    settings = load_settings()
+    name = connector_name(settings)
+    run(connect_client(settings), name, wait_s=wait_s)
+    typer.echo(f"{name} is paused")
+
+
+@group.command(epilog="Example: trs connector resume && trs connector status")
+def resume(wait_s: _WAIT = 60) -> None:
+    """Let a paused connector go on, or one that failed begin again, where it stopped."""
+    from app.connector import connect_client, connector_name
+    from app.connector import resume as run
+    from app.settings import load_settings
+
+    settings = load_settings()
+    name = connector_name(settings)
+    run(connect_client(settings), name, wait_s=wait_s)
+    typer.echo(f"{name} runs")
+
+
+@group.command(epilog="Example: trs connector delete --forget")
+def delete(
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Delete its position as well: the next registration begins anew.")
+    ] = False,
+    wait_s: _WAIT = 60,
+) -> None:
+    """Remove the connector from Kafka Connect. Topics and its position stay: registered again, it goes on from there."""
+    from app.connector import connect_client, connector_name
+    from app.connector import delete as run
+    from app.settings import load_settings
+
+    settings = load_settings()
+    name = connector_name(settings)
+    run(connect_client(settings), name, forget=forget, wait_s=wait_s)
+    typer.echo(f"{name} is deleted{', with its position' if forget else '; its position is kept'}")
+
+
+def _tell(planned: "Planned") -> None:
+    """On stderr: the server, and what is to be known about it."""
+    from app.printing import message
+
+    message(f"{planned.plan.database} is {planned.plan.flavour}: {planned.server}")
+    for notice in planned.notices:
+        message(notice, warning=True)
+
+
+def _show(state: "ConnectorState", position: dict[str, object] | None, *, as_json: bool) -> None:
+    """The state on stdout."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from app.printing import wide_console
+
+    if as_json:
+        parts = [asdict(p) for p in state.parts]
+        typer.echo(json.dumps({"connector": state.name, "parts": parts, "position": position}, indent=2))
+        return
+    table = Table("part", "state", "worker", "", box=None, header_style="bold")
+    colours = {"RUNNING": "green", "FAILED": "red"}
+    for part in state.parts:
+        name = state.name if part.number is None else f"task {part.number}"
+        shown = f"[{colours.get(part.state, 'yellow')}]{part.state}[/]"
+        table.add_row(name, shown, part.worker, escape(part.reason or ""))
+    console = wide_console()
+    console.print(table)
+    if position is not None:
+        snapshot = ", in its snapshot" if position.get("snapshot") else ""
+        console.print(f"position: {position.get('file')}:{position.get('pos')}{snapshot}")
+    else:
+        console.print("position: none noted yet")
