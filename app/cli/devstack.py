@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 group = typer.Typer(
     no_args_is_help=True,
     epilog="Example: trs devstack up && trs devstack status",
-    help="The embedded stack: Kafka, a MariaDB server with row binlog, S3 and Glue, on demand Kafka Connect; no "
-    "Docker, no root, no Java of one's own. Its state lives below TRS_HOME; commands find it by themselves while it is up.",
+    help="The embedded stack: Kafka, a MariaDB server with row binlog, S3 and Glue, on demand Kafka Connect; "
+    "no Docker, no root, no Java of one's own. Its state lives below TRS_HOME; commands find it by themselves while it "
+    "is up.",
 )
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
 def up(
     optional: Annotated[
         Literal["connect"] | None,
-        typer.Option("--with", help="Also Kafka Connect with Debezium's connectors (45 MB more, once)."),
+        typer.Option("--with", help="Also Kafka Connect with Debezium's connectors (55 MB more, once)."),
     ] = None,
 ) -> None:
     """Start the stack, or what is missing of it. The first start downloads about 200 MB and keeps them per user."""
