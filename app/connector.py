@@ -49,7 +49,7 @@ def connect_client(settings: Settings) -> ConnectClient:
 def plan_connector(
     settings: Settings, *, snapshot: Snapshot = "initial", version: str | None = None, check: bool = True
 ) -> Planned:
-    """The connector of these settings. Unless `version` is given the server is asked what it is, and checked if `check`.
+    """The connector of these settings. Unless `version` is given, the server is asked for it, and checked if `check`.
 
     Raises SettingsError, and SourceError for a server or table that cannot be captured.
     """

@@ -10,7 +10,10 @@ from typing import Any
 import yaml
 
 from devstack.declared import (
+    CONNECT_GROUP,
+    CONNECT_HEAP,
     DATABASE_PASSWORD,
+    DEBEZIUM_IMAGE_VERSION,
     HOST,
     KAFKA_OPTIONS,
     KAFKA_VERSION,
@@ -22,6 +25,7 @@ from devstack.declared import (
     S3_REGION,
     S3_SECRET_KEY,
     Endpoints,
+    connect_options,
     database_init_sql,
 )
 
@@ -29,6 +33,8 @@ _HEADER = """\
 # The embedded stack's parts as containers. Written by `python -m devstack.compose`: change devstack/declared.py.
 # Docker Compose 2.23.1 or newer:
 #   docker compose up -d --wait && eval "$(trs devstack env --compose)"
+# With Kafka Connect besides, in the host's network, so that it reaches Kafka and database where everybody does:
+#   docker compose --profile connect up -d --wait
 # Kafka and the database keep their data in volumes; the S3 server keeps its in memory, until it is stopped.
 """
 _MAKE_BUCKET = (
@@ -48,6 +54,35 @@ def kafka_environment(port: int) -> dict[str, str]:
         "log.dirs": "/var/lib/kafka/data",
     }
     return {"KAFKA_" + name.upper().replace(".", "_"): value for name, value in options.items()}
+
+
+_IMAGE_NAMES = frozenset(
+    {
+        "bootstrap.servers",
+        "group.id",
+        "config.storage.topic",
+        "offset.storage.topic",
+        "status.storage.topic",
+        "key.converter",
+        "value.converter",
+        "offset.flush.interval.ms",
+    }
+)
+"""Properties for which Debezium's image has variables of its own, which win."""
+
+
+def connect_environment(endpoints: Endpoints) -> dict[str, str]:
+    """Variables of the debezium/connect image: the worker's properties."""
+    options = connect_options(
+        group=CONNECT_GROUP, brokers=f"{HOST}:{endpoints.kafka}", address=f"{HOST}:{endpoints.connect}"
+    )
+    names = {name: name.upper().replace(".", "_") for name in options}
+    return {
+        "HEAP_OPTS": CONNECT_HEAP,
+        "ADVERTISED_HOST_NAME": HOST,
+        "ADVERTISED_PORT": str(endpoints.connect),
+        **{(names[o] if o in _IMAGE_NAMES else f"CONNECT_{names[o]}"): value for o, value in options.items()},
+    }
 
 
 def services(endpoints: Endpoints) -> dict[str, Any]:
@@ -77,6 +112,14 @@ def services(endpoints: Endpoints) -> dict[str, Any]:
                 "image": f"motoserver/moto:{MOTO_VERSION}",
                 "ports": [f"{HOST}:{endpoints.s3}:5000"],
                 "healthcheck": _healthcheck("CMD", "python3", "-c", _MAKE_BUCKET),
+            },
+            "connect": {
+                "image": f"quay.io/debezium/connect:{DEBEZIUM_IMAGE_VERSION}",
+                "profiles": ["connect"],
+                "network_mode": "host",
+                "depends_on": {"kafka": {"condition": "service_healthy"}},
+                "environment": connect_environment(endpoints),
+                "healthcheck": _healthcheck("CMD", "curl", "-fsS", f"http://{HOST}:{endpoints.connect}/health"),
             },
         },
         "configs": {"init": {"content": init_script()}},

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from devstack import artifacts
-from devstack.declared import CONNECT_GROUP, CONNECT_OPTIONS, CONNECT_TOPICS, HOST
+from devstack.declared import CONNECT_GROUP, CONNECT_HEAP, HOST, connect_options
 from devstack.kafka import LOGGING
 from devstack.part import Advance, Part
 
-_JVM_OPTIONS = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-Djava.awt.headless=true")
+_JVM_OPTIONS = ("-Xms64m", CONNECT_HEAP, "-XX:+UseSerialGC", "-Djava.awt.headless=true")
 _CONNECTORS = ("connector-mariadb", "connector-mysql")
 
 
@@ -21,6 +21,7 @@ class Connect(Part):
 
     name: ClassVar[str] = "connect"
     port_names: ClassVar[tuple[str, ...]] = ("connect",)
+    group: ClassVar[str] = CONNECT_GROUP
     after_crash: ClassVar[str] = "its connectors go on where their positions in Kafka say"
 
     @cached_property
@@ -39,12 +40,7 @@ class Connect(Part):
 
         properties = self.folder / "worker.properties"
         values = {
-            **CONNECT_OPTIONS,
-            "bootstrap.servers": f"{HOST}:{self.ports['kafka']}",
-            "group.id": CONNECT_GROUP,
-            **{f"{role}.storage.topic": topic for role, topic in CONNECT_TOPICS.items()},
-            "listeners": f"http://{HOST}:{self.port}",
-            "rest.advertised.host.name": HOST,
+            **connect_options(group=self.group, brokers=f"{HOST}:{self.ports['kafka']}", address=f"{HOST}:{self.port}"),
             "plugin.path": str(self._make_plugin_path()),
         }
         properties.write_text("".join(f"{k}={v}\n" for k, v in values.items()), encoding="utf-8")

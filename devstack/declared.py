@@ -71,8 +71,8 @@ MARIADB_OPTIONS = {
 """Server options besides folders and ports: the binlog as Debezium and Aurora's own parameter groups need it."""
 
 CONNECT_GROUP = "trs-connect"
-CONNECT_TOPICS = {role: f"{CONNECT_GROUP}-{role}s" for role in ("config", "offset", "status")}
-CONNECT_OPTIONS = {
+CONNECT_HEAP = "-Xmx256m"
+_CONNECT_OPTIONS = {
     "key.converter": "org.apache.kafka.connect.json.JsonConverter",
     "value.converter": "org.apache.kafka.connect.json.JsonConverter",
     "config.storage.replication.factor": "1",
@@ -87,7 +87,18 @@ CONNECT_OPTIONS = {
     "config.providers.env.class": "org.apache.kafka.common.config.provider.EnvVarConfigProvider",
     "config.providers.file.class": "org.apache.kafka.common.config.provider.FileConfigProvider",
 }
-"""Worker properties besides brokers, group, topics, listeners and folders: one worker, secrets from outside allowed."""
+"""One worker, which may take secrets from its environment and from files."""
+
+
+def connect_options(*, group: str, brokers: str, address: str) -> dict[str, str]:
+    """Properties of a Kafka Connect worker besides its folders. The group names the topics that it keeps all in."""
+    return {
+        **_CONNECT_OPTIONS,
+        **{f"{role}.storage.topic": f"{group}-{role}s" for role in ("config", "offset", "status")},
+        "group.id": group,
+        "bootstrap.servers": brokers,
+        "listeners": f"http://{address}",
+    }
 
 
 @dataclass(frozen=True)
