@@ -94,7 +94,7 @@ def connect_options(*, group: str, brokers: str, address: str) -> dict[str, str]
     """Properties of a Kafka Connect worker besides its folders. The group names the topics that it keeps all in."""
     return {
         **_CONNECT_OPTIONS,
-        **{f"{role}.storage.topic": f"{group}-{role}s" for role in ("config", "offset", "status")},
+        **{f"{role}.storage.topic": f"{group}-{role}" for role in ("config", "offset", "status")},
         "group.id": group,
         "bootstrap.servers": brokers,
         "listeners": f"http://{address}",
