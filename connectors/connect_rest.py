@@ -197,7 +197,7 @@ class ConnectClient:
             )
         except urllib3.exceptions.HTTPError as error:
             raise UnavailableError(f"{self.where} does not answer ({_network_reason(error)})", hint=_START) from None
-        if answer.status == 404 and absent_is_none:
+        if answer.status == 404 and absent_is_none and _message(answer.data) is not None:
             return None
         if answer.status >= 300:
             raise self._refusal(answer.status, answer.data, path)
@@ -208,18 +208,19 @@ class ConnectClient:
 
     def _refusal(self, status: int, data: bytes, path: str) -> TrsError:
         """An HTTP status as one of our errors, with what Kafka Connect says."""
-        try:
-            said = _one_line(str(json.loads(data)["message"]))
-        except (ValueError, KeyError, TypeError):
-            said = f"HTTP status {status}"
+        said = _message(data)
+        is_connect = said is not None
+        said = said or f"HTTP status {status}"
         if status in (401, 403):
             return AccessDeniedError(f"{self.where} refuses access: {said}", hint="check the user in TRS_CONNECT")
-        if status == 404 and path.startswith("/connectors/"):
+        if status == 404 and is_connect and path.startswith("/connectors/"):
             return self.unknown(unquote(path.split("/")[2]))
         if status == 409:
             return RetryableError(f"{self.where} is busy: {said}", hint="try again")
         if status == 503:
             return UnavailableError(f"{self.where} is not ready: {said}", hint="try again")
+        if not is_connect:
+            return UnavailableError(f"{self.where}: what answers there is no Kafka Connect ({said})", hint=_START)
         return ConnectError(f"{self.where}: {said}", hint="its log says more; `trs connector validate` checks a config")
 
 
@@ -234,6 +235,14 @@ def _bad_url() -> UsageError:
 
 def _path(name: str) -> str:
     return f"/connectors/{quote(name, safe='')}"
+
+
+def _message(data: bytes) -> str | None:
+    """What Kafka Connect says of a refusal; None if the answer is not its."""
+    try:
+        return _one_line(str(json.loads(data)["message"]))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _one_line(text: str) -> str:

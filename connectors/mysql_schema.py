@@ -1,5 +1,6 @@
 """What a MySQL-family server and its tables must be like to be read, and how their columns are read as text."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pymysql
@@ -57,9 +58,13 @@ def check_server(connection: Connection, url: DatabaseUrl) -> Server:
 
 
 def check_capture(connection: Connection, url: DatabaseUrl) -> list[str]:
-    """Notices of what hampers change data capture. Raises SourceError for what makes it impossible or wrong."""
+    """Looks at the server's settings for change data capture; see `capture_notices`."""
     names = ("log_bin", "binlog_format", "binlog_row_image", "binlog_transaction_compression")
-    settings = dict(query(connection, f"SHOW VARIABLES WHERE variable_name IN {names}"))
+    return capture_notices(dict(query(connection, f"SHOW GLOBAL VARIABLES WHERE variable_name IN {names}")), url)
+
+
+def capture_notices(settings: Mapping[str, str], url: DatabaseUrl) -> list[str]:
+    """What hampers change data capture. Raises SourceError, with all that is wrong, for what makes it impossible."""
     wrong = []
     if settings.get("log_bin", "OFF").upper() not in ("ON", "1"):
         wrong.append("the binlog is off: set log_bin")

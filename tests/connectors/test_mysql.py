@@ -9,7 +9,18 @@ import pyarrow as pa
 import pytest
 
 from batch_bootstrap.source import open_source
-from connectors.mysql import Connection, DatabaseUrl, connect, current_position, ddl, execute, load_rows, query
+from connectors.mysql import (
+    Connection,
+    DatabaseUrl,
+    connect,
+    current_position,
+    ddl,
+    execute,
+    load_rows,
+    query,
+    server_version,
+)
+from connectors.mysql_schema import capture_notices, check_capture, check_captured_table
 from connectors.mysql_source import MySqlSource
 from connectors.source_rows import Resume, declared_schema
 from processors.errors import AccessDeniedError, SourceError, UnavailableError, UsageError
@@ -206,3 +217,71 @@ def test_mysql_malformed_url_is_a_usage_error_without_the_password(spec: str) ->
 def test_mysql_server_answers_queries_in_utc(url: str) -> None:
     with open_connection(url) as connection:
         assert query(connection, "SELECT @@session.time_zone") == [("+00:00",)]
+
+
+READY = {"log_bin": "ON", "binlog_format": "ROW", "binlog_row_image": "FULL"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"log_bin": "OFF"}, "the binlog is off: set log_bin"),
+        ({"binlog_format": "MIXED"}, "binlog_format is MIXED: set it to ROW"),
+        ({"binlog_row_image": "MINIMAL"}, "binlog_row_image is MINIMAL: set it to FULL"),
+        ({"log_bin": "0", "binlog_format": "STATEMENT"}, "set log_bin; binlog_format is STATEMENT"),
+    ],
+)
+def test_capture_of_a_server_that_logs_too_little_is_refused(settings: dict[str, str], said: str) -> None:
+    with pytest.raises(SourceError, match=f"mysql://h:3306/d: .*{said}"):
+        capture_notices(READY | settings, DatabaseUrl.parse("mysql://u:p@h/d"))
+
+
+def test_capture_of_compressed_transactions_is_warned_of() -> None:
+    where = DatabaseUrl.parse("mysql://u:p@h/d")
+    assert capture_notices(READY, where) == []
+    assert capture_notices(READY | {"binlog_transaction_compression": "OFF"}, where) == []
+    (notice,) = capture_notices(READY | {"binlog_transaction_compression": "ON"}, where)
+    assert "binlog_transaction_compression is ON" in notice
+
+
+def test_capture_of_the_declared_tables_is_fine(url: str) -> None:
+    where = DatabaseUrl.parse(url)
+    with connect(where) as connection:
+        assert server_version(connection).startswith(query(connection, "SELECT version()")[0][0])
+        assert check_capture(connection, where) == []
+        assert [check_captured_table(connection, where, table) for table in TABLES] == [[]] * len(TABLES)
+
+
+@pytest.mark.parametrize(
+    ("change", "table", "said"),
+    [
+        (
+            "invoices MODIFY date_issued DATETIME NOT NULL",
+            INVOICES,
+            r"invoices\.date_issued is datetime.*change it to DATE",
+        ),
+        ("accounts MODIFY joining_date TIMESTAMP NOT NULL", ACCOUNTS, r"accounts\.joining_date is timestamp"),
+        (
+            "invoice_line_items MODIFY invoice_id VARCHAR(20) NOT NULL",
+            INVOICE_LINE_ITEMS,
+            r"line_items\.invoice_id is varchar: .*whole number",
+        ),
+        ("invoices CHANGE invoice_id INVOICE_ID BIGINT NOT NULL", INVOICES, "it must be called invoice_id"),
+    ],
+)
+def test_capture_of_a_table_whose_keys_or_dates_would_be_sent_otherwise_is_refused(
+    url: str, change: str, table: Table, said: str
+) -> None:
+    where = DatabaseUrl.parse(url)
+    with connect(where) as connection:
+        execute(connection, f"ALTER TABLE {change}")
+        with pytest.raises(SourceError, match=said):
+            check_captured_table(connection, where, table)
+
+
+def test_capture_of_item_ids_that_are_whole_numbers_or_of_odd_case_is_fine(url: str) -> None:
+    where = DatabaseUrl.parse(url)
+    with connect(where) as connection:
+        execute(connection, "ALTER TABLE skus MODIFY item_id INT NOT NULL")
+        execute(connection, "ALTER TABLE skus CHANGE item_name Item_Name VARCHAR(255) NOT NULL")
+        assert check_captured_table(connection, where, SKUS) == []
