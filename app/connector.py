@@ -62,7 +62,7 @@ def plan_connector(
         with wrapped_errors(url), connect(url) as connection:
             version = server_version(connection)
             if check:
-                notices += check_capture(connection, url)
+                check_capture(connection, url)
                 for table in TABLES:
                     notices += check_captured_table(connection, url, table)
     flavour = flavour_of(version)

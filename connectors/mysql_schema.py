@@ -57,28 +57,36 @@ def check_server(connection: Connection, url: DatabaseUrl) -> Server:
     return Server(True, number, notices)
 
 
-def check_capture(connection: Connection, url: DatabaseUrl) -> list[str]:
-    """Looks at the server's settings for change data capture; see `capture_notices`."""
-    names = ("log_bin", "binlog_format", "binlog_row_image", "binlog_transaction_compression")
-    return capture_notices(dict(query(connection, f"SHOW GLOBAL VARIABLES WHERE variable_name IN {names}")), url)
+def check_capture(connection: Connection, url: DatabaseUrl) -> None:
+    """Looks at the server's settings. Raises SourceError where change data capture would go wrong."""
+    names = ("log_bin", *_CAPTURED)
+    check_capture_settings(dict(query(connection, f"SHOW GLOBAL VARIABLES WHERE variable_name IN {names}")), url)
 
 
-def capture_notices(settings: Mapping[str, str], url: DatabaseUrl) -> list[str]:
-    """What hampers change data capture. Raises SourceError, with all that is wrong, for what makes it impossible."""
+_CAPTURED = {
+    "binlog_format": "ROW",
+    "binlog_row_image": "FULL",
+    "binlog_transaction_compression": "OFF",
+    "binlog_legacy_event_pos": "ON",
+}
+"""What a server must say of each, if it knows it. The last two (MySQL from 8.0.20 on, MariaDB from 11.4 on) decide
+whether each row event of a transaction has a position of its own: row numbers begin anew with each event, so without it
+the changes of one transaction are in no order."""
+
+
+def check_capture_settings(settings: Mapping[str, str], url: DatabaseUrl) -> None:
+    """Raises SourceError, with all that is wrong, where changes would be missing, incomplete or without order."""
     wrong = []
     if settings.get("log_bin", "OFF").upper() not in ("ON", "1"):
         wrong.append("the binlog is off: set log_bin")
-    for name, wanted in (("binlog_format", "ROW"), ("binlog_row_image", "FULL")):
+    for name, wanted in _CAPTURED.items():
         if settings.get(name, wanted).upper() != wanted:
             wrong.append(f"{name} is {settings[name]}: set it to {wanted}")
     if wrong:
-        raise SourceError(f"{url}: {'; '.join(wrong)}", hint="on Aurora in the cluster's parameter group, then reboot")
-    if settings.get("binlog_transaction_compression", "OFF").upper() == "ON":
-        return [
-            f"{url}: binlog_transaction_compression is ON: rows of one transaction share a position, and only their"
-            " place in the topic orders them; set it to OFF"
-        ]
-    return []
+        raise SourceError(
+            f"{url}: changes cannot be captured: {'; '.join(wrong)}",
+            hint="on Aurora in the cluster's parameter group, and reboot",
+        )
 
 
 def check_captured_table(connection: Connection, url: DatabaseUrl, table: Table) -> list[str]:

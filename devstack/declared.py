@@ -60,6 +60,7 @@ MARIADB_OPTIONS = {
     "binlog-format": "ROW",
     "binlog-row-image": "FULL",
     "binlog-row-metadata": "FULL",
+    "binlog-legacy-event-pos": "ON",  # else, from 11.4 on, all row events of a transaction have one position
     "character-set-server": "utf8mb4",
     "default-time-zone": "+00:00",
     "skip-name-resolve": "ON",

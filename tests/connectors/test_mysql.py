@@ -20,7 +20,7 @@ from connectors.mysql import (
     query,
     server_version,
 )
-from connectors.mysql_schema import capture_notices, check_capture, check_captured_table
+from connectors.mysql_schema import check_capture, check_capture_settings, check_captured_table
 from connectors.mysql_source import MySqlSource
 from connectors.source_rows import Resume, declared_schema
 from processors.errors import AccessDeniedError, SourceError, UnavailableError, UsageError
@@ -229,26 +229,25 @@ READY = {"log_bin": "ON", "binlog_format": "ROW", "binlog_row_image": "FULL"}
         ({"binlog_format": "MIXED"}, "binlog_format is MIXED: set it to ROW"),
         ({"binlog_row_image": "MINIMAL"}, "binlog_row_image is MINIMAL: set it to FULL"),
         ({"log_bin": "0", "binlog_format": "STATEMENT"}, "set log_bin; binlog_format is STATEMENT"),
+        ({"binlog_transaction_compression": "ON"}, "binlog_transaction_compression is ON: set it to OFF"),
+        ({"binlog_legacy_event_pos": "OFF"}, "binlog_legacy_event_pos is OFF: set it to ON"),
     ],
 )
 def test_capture_of_a_server_that_logs_too_little_is_refused(settings: dict[str, str], said: str) -> None:
     with pytest.raises(SourceError, match=f"mysql://h:3306/d: .*{said}"):
-        capture_notices(READY | settings, DatabaseUrl.parse("mysql://u:p@h/d"))
+        check_capture_settings(READY | settings, DatabaseUrl.parse("mysql://u:p@h/d"))
 
 
-def test_capture_of_compressed_transactions_is_warned_of() -> None:
-    where = DatabaseUrl.parse("mysql://u:p@h/d")
-    assert capture_notices(READY, where) == []
-    assert capture_notices(READY | {"binlog_transaction_compression": "OFF"}, where) == []
-    (notice,) = capture_notices(READY | {"binlog_transaction_compression": "ON"}, where)
-    assert "binlog_transaction_compression is ON" in notice
+@pytest.mark.parametrize("known", [{}, {"binlog_transaction_compression": "OFF"}, {"binlog_legacy_event_pos": "ON"}])
+def test_capture_of_a_server_that_logs_enough_is_fine(known: dict[str, str]) -> None:
+    check_capture_settings(READY | known, DatabaseUrl.parse("mysql://u:p@h/d"))
 
 
 def test_capture_of_the_declared_tables_is_fine(url: str) -> None:
     where = DatabaseUrl.parse(url)
     with connect(where) as connection:
         assert server_version(connection).startswith(query(connection, "SELECT version()")[0][0])
-        assert check_capture(connection, where) == []
+        check_capture(connection, where)
         assert [check_captured_table(connection, where, table) for table in TABLES] == [[]] * len(TABLES)
 
 
