@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,35 @@ def test_status_when_a_part_was_killed_tells_it_with_its_log_and_up_repairs_it(h
     after = pids(stack)
     assert after["mariadb"] not in (None, before["mariadb"])
     assert (after["kafka"], after["s3"]) == (before["kafka"], before["s3"])
+
+
+def test_up_with_connect_adds_it_until_the_stack_is_ended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRS_HOME", str(home))
+    stack = Stack(home)
+    added = trs(home, "up", "--with", "connect")
+    assert added.returncode == 0, added.stderr
+    assert added.stderr.count("was running") == len(NAMES)
+    assert "connect started" in added.stderr
+    address = load_settings().connect.get_secret_value()
+    assert f"TRS_CONNECT={address}" in added.stdout
+    assert [p["state"] for p in json.loads(trs(home, "status", "--json").stdout)["parts"]] == ["running"] * 4
+    with urllib.request.urlopen(f"{address}/connector-plugins", timeout=10) as answer:
+        assert {p["class"].rsplit(".", 1)[1] for p in json.load(answer)} == {"MariaDbConnector", "MySqlConnector"}
+
+    os.kill(pids(stack)["connect"] or 0, signal.SIGKILL)
+    wait_until(lambda: stack.status()[3].state is State.CRASHED, timeout_s=10, what="the kill is noticed")
+    assert trs(home, "status").returncode == 1
+    repaired = trs(home, "up")  # what crashed belongs to the stack, also without being named
+    assert repaired.returncode == 0
+    assert "connect had crashed" in repaired.stderr
+    assert load_settings().connect.get_secret_value() == address
+
+    victim = pids(stack)["connect"]
+    assert trs(home, "down").stdout.startswith("ended: connect, kafka")
+    assert not lives(victim)
+    assert trs(home, "up").returncode == 0
+    assert [p.name for p in stack.status()] == NAMES
+    assert "TRS_CONNECT" not in (stack.environment() or {})
 
 
 def test_down_ends_its_own_stack_and_leaves_the_other(home: Path, tmp_path: Path) -> None:
