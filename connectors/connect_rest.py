@@ -116,10 +116,11 @@ class ConnectClient:
                 hint="install Debezium's connector in a folder of its own in the worker's plugin.path, and restart it",
             )
         answer = self._call("PUT", f"/connector-plugins/{quote(kind)}/config/validate", config)
-        values = [option["value"] for option in answer["configs"]]
+        options = answer["configs"]
+        values = [option["value"] for option in options if option["value"] is not None]  # None: not looked at
         return Validation(
             tuple(Problem(v["name"], _one_line(reason)) for v in values for reason in v["errors"]),
-            frozenset(v["name"] for v in values),
+            frozenset(option["definition"]["name"] for option in options if option["definition"] is not None),
         )
 
     def unknown(self, name: str) -> UsageError:

@@ -380,6 +380,16 @@ def test_configuration_that_is_fine_is_told_so_and_a_misspelt_option_is_noticed(
     assert [p["option"] for p in json.loads(refused.out)["problems"]] == ["snapshot.mode"]
 
 
+def test_mysqls_connector_finds_nothing_wrong_but_that_the_server_is_mariadb(settings: Settings) -> None:
+    answer = trs(settings, "validate", "--json", "--server-version", "9.7.4")
+    assert answer.code == 2
+    (problem,) = json.loads(answer.out)["problems"]
+    assert problem["option"] == "database.hostname"
+    assert re.search(r"MySQL version 11\..*-MariaDB.* should support SHOW BINARY LOG STATUS", problem["reason"])
+    wrong = trs(settings, "validate", "--server-version", "9.7.4", options={"database.password": "wr0ng"})
+    assert "Access denied for user 'trs'" in wrong.err
+
+
 def test_connector_class_that_is_not_installed_is_told_with_those_that_are(settings: Settings) -> None:
     answer = trs(settings, "validate", options={"connector.class": "io.debezium.connector.Other"})
     assert answer.code == 14
