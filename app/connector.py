@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from app.settings import Settings, parse_options
@@ -128,8 +128,7 @@ def register(
         client.put(planned.name, planned.config)
     report(f"{planned.name} is {'registered' if known is None else 'registered anew'}")
     if wait_s > 0:
-        with _redacted(planned):
-            await_running(client, planned.name, wait_s=wait_s)
+        await_running(client, planned.name, wait_s=wait_s)
 
 
 def refusal(problems: list[Problem]) -> UsageError:
@@ -146,10 +145,12 @@ def current_state(client: ConnectClient, name: str) -> ConnectorState:
 
     Raises UsageError if it is not registered.
     """
-    state = client.state(name)
-    if state is None and client.config(name) is None:
+    state, config = client.state(name), client.config(name)
+    if config is None:
         raise client.unknown(name)
-    return state or ConnectorState(name, ())
+    parts = () if state is None else state.parts
+    reasons = (None if p.reason is None else redact(p.reason, config) for p in parts)
+    return ConnectorState(name, tuple(replace(p, reason=r) for p, r in zip(parts, reasons, strict=True)))
 
 
 def pause(client: ConnectClient, name: str, *, wait_s: float) -> None:
@@ -215,7 +216,8 @@ def _await(
             # what failed before it was told to go on is shown as failed for a moment
             failing_since = failing_since or time.monotonic()
             if time.monotonic() - failing_since >= _STEADY_S:
-                raise ConnectError(f"connector {name} failed: {failure}", hint=_AFTER_FAILURE)
+                shown = redact(failure, client.config(name) or {})
+                raise ConnectError(f"connector {name} failed: {shown}", hint=_AFTER_FAILURE)
         if time.monotonic() > deadline:
             now = "unknown" if state is None else ", ".join(sorted(state.states))
             raise UnavailableError(

@@ -24,6 +24,7 @@ _HISTORY = "schema.history.internal."
 _SECRET = re.compile(r"(password|secret|sasl\.jaas\.config|ssl\.key(store)?\.key|token)$", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$\{[^{}]+\}")
 """`${PROVIDER:PATH:KEY}`, which Kafka Connect's worker puts a secret in place of."""
+_LOGIN_PASSWORD = re.compile(r'password="((?:[^"\\]|\\.)*)"')
 _LOGIN_MODULES = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
     "SCRAM-SHA-256": "org.apache.kafka.common.security.scram.ScramLoginModule",
@@ -99,9 +100,10 @@ def hide_secrets(config: Mapping[str, str]) -> dict[str, str]:
 def redact(text: str, config: Mapping[str, str]) -> str:
     """The text without the configuration's secrets: what Kafka Connect answers may quote them."""
     shown = hide_secrets(config)
-    for name, value in config.items():
-        if shown[name] == MASK and value:
-            text = text.replace(value, MASK)
+    secrets = {value for name, value in config.items() if shown[name] == MASK}
+    secrets |= {re.sub(r"\\(.)", r"\1", inner) for value in secrets for inner in _LOGIN_PASSWORD.findall(value)}
+    for secret in sorted(secrets - {""}, key=len, reverse=True):
+        text = text.replace(secret, MASK)
     return text
 
 

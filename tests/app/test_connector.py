@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from app.connector import await_running, connector_name, delete, pause, plan_connector, refusal, resume
+from app.connector import (
+    await_running,
+    connector_name,
+    current_state,
+    delete,
+    pause,
+    plan_connector,
+    refusal,
+    resume,
+    validate,
+)
 from app.settings import Settings, load_settings, parse_options
 from connectors.connect_rest import ConnectClient, Problem
 from processors.errors import ConnectError, SettingsError, UnavailableError
@@ -56,8 +66,10 @@ def test_resume_of_a_connector_that_did_not_fail_restarts_nothing(scripted: Any)
 
 
 def test_connector_that_runs_for_a_moment_and_fails_does_not_count_as_running(scripted: Any) -> None:
-    client, _ = scripted(GONE, status("RUNNING"), status("RUNNING", "RUNNING"), status("RUNNING", "FAILED"))
-    with pytest.raises(ConnectError, match=r"connector c failed: a\.B: broken .*trs connector resume"):
+    code, failed = status("RUNNING", "FAILED")
+    last = (code, failed | {"database.password": "broken"})  # also what is answered when the configuration is asked for
+    client, _ = scripted(GONE, status("RUNNING"), status("RUNNING", "RUNNING"), last)
+    with pytest.raises(ConnectError, match=r"connector c failed: a\.B: \*\*\* .*trs connector resume"):
         await_running(client, "c", wait_s=10)
 
 
@@ -75,6 +87,27 @@ def test_delete_with_its_position_stops_it_first_though_it_failed(scripted: Any)
         ("DELETE", "/connectors/c/offsets"),
         ("DELETE", "/connectors/c"),
     ]
+
+
+QUOTED = [
+    {"definition": None, "value": None},
+    {"definition": {"name": "database.hostname"}, "value": {"name": "database.hostname", "errors": ["no s3cret at h"]}},
+]
+
+
+def test_secrets_that_kafka_connect_quotes_are_not_shown(scripted: Any) -> None:
+    planned = plan_connector(Settings(database=SecretStr("mysql://u:s3cret@h/trs")), version="9.7.4")
+    plugins = (200, [{"class": planned.config["connector.class"], "version": "3"}])
+    client, _ = scripted(plugins, (200, {"configs": QUOTED}))
+    assert validate(client, planned) == ([Problem("database.hostname", "no *** at h")], [])
+    client, _ = scripted(plugins, (500, {"error_code": 500, "message": "s3cret is wrong"}))
+    with pytest.raises(ConnectError, match=r"\*\*\* is wrong"):
+        validate(client, planned)
+
+    trace = {"id": 0, "state": "FAILED", "worker_id": "w", "trace": "a.B: s3cret is wrong"}
+    failed = (200, {"connector": {"state": "RUNNING", "worker_id": "w"}, "tasks": [trace]})
+    client, _ = scripted(failed, (200, planned.config))
+    assert current_state(client, "c").failure == "a.B: *** is wrong"
 
 
 def test_refusal_of_a_password_over_a_plain_connection_says_what_may_be_done() -> None:

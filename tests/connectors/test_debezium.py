@@ -200,6 +200,10 @@ def test_secrets_are_hidden_and_references_are_not() -> None:
 def test_text_that_quotes_a_secret_is_redacted() -> None:
     config = rendered()
     assert redact("login of reader with 'p@ss' at db.example", config) == "login of reader with '***' at db.example"
+    kafka = KafkaConfig("b:1", security="sasl_ssl", sasl_mechanism="PLAIN", user="me", password='k"1\\2')
+    config = rendered(kafka=kafka, database=replace(PLAN.database, password=""))
+    jaas = config[f"{HISTORY}producer.sasl.jaas.config"]
+    assert redact(f'of me: {jaas} or k"1\\2', config) == "of me: *** or ***"
 
 
 def test_plan_shows_no_secret() -> None:
