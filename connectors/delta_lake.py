@@ -1,7 +1,8 @@
 """The lake as the worker's stages see it: fenced tables, files to read and to follow, the control log."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import duckdb
@@ -10,7 +11,12 @@ from deltalake import DeltaTable
 from connectors.control_log import ControlLog
 from connectors.delta_log import last_commits
 from connectors.lake import FencedTable, LakeLocation, LakeStore, wrapped_errors
-from connectors.object_files import ActiveFile, LakeReader
+from connectors.object_files import ActiveFile, LakeReader, active_files
+from processors.keyed_table import KeyedTable
+from processors.ports import KeyedFiles
+
+FOLDED_LOG_ROWS_ID = "folded_log_rows"
+"""Application id of folded tables: rows of the log up to the marks, as far as nothing was deleted from it."""
 
 
 class TableFiles:
@@ -63,6 +69,25 @@ class DeltaLake:
         """SQL of a subquery over the version of a table that this handle shows, or over the wanted files of it."""
         return self._reader.relation(name, self._reader.files_of(name, handle, wanted))
 
+    def keyed(self, table: KeyedTable, homes: Collection[int] | None = None) -> KeyedFiles:
+        """A keyed table as of now; of the folded one only the partitions of these buckets, if any are named."""
+        with ThreadPoolExecutor(1) as pool:
+            opened = pool.submit(self.store.open, table.log)
+            folded = self.store.open(table.folded)
+            with wrapped_errors(f"table {table.folded}"):
+                last = last_commits(folded, 1)
+            log = opened.result()
+        # Every fold repeats its ids in the commit; to ask delta-rs for one would read the table's log anew.
+        log_rows_folded = json.loads(last[0].get("trs_ids", "{}")).get(FOLDED_LOG_ROWS_ID, 0) if last else 0
+        log_files, column = active_files(log), f"partition.{table.home_bucket}"
+        folded_files = [f for f in active_files(folded) if homes is None or f[column] in homes]
+        return KeyedFiles(
+            log=self._reader.relation(table.log, self._reader.addresses(table.log, log_files)),
+            folded=self._reader.relation(table.folded, self._reader.addresses(table.folded, folded_files)),
+            folded_rows=_rows(folded_files),
+            log_rows=max(0, _rows(log_files) - log_rows_folded),
+        )
+
     def fenced(self, name: str) -> FencedTable:
         """A new writer of a table."""
         return self.store.fenced(name)
@@ -76,3 +101,7 @@ class DeltaLake:
         with wrapped_errors(f"table {name}"):
             commits = last_commits(self.store.open(name), limit)
         return [json.loads(c["trs"]) for c in commits if "trs" in c]
+
+
+def _rows(files: Sequence[ActiveFile]) -> int:
+    return sum(int(f["num_records"]) for f in files)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from connectors.delta_lake import DeltaLake
+from connectors.delta_lake import FOLDED_LOG_ROWS_ID, DeltaLake
 from connectors.lake import WRITER, KnownIds, wrapped_errors
 from connectors.object_files import active_files, read_error
 from processors.fold import (
@@ -40,8 +40,6 @@ from processors.keyed_table import KeyedTable
 from processors.lake_tables import ACCOUNTS_KEYED, FEATURE_CHANGES, INVOICES_KEYED, KEYED_TABLES, LAKE_TABLES
 
 _APP_ID = "fold"
-_LOG_ROWS_ID = "folded_log_rows"
-"""Rows of the log up to the marks, as far as nothing was deleted from it: the rest of the log waits."""
 _FOLDED_AT_ID = "folded_at_s"
 """`folded_at_s:BUCKET`: when a partition was last rewritten, in seconds since 1970."""
 _BATCH_ROWS = 16_384
@@ -95,7 +93,7 @@ class _Folding:
         self._log, self._folded = lake.store.open(keyed.log), lake.store.open(keyed.folded)
         self._log_rows = sum(f["num_records"] for f in active_files(self._log))
         self._serial = self._folded.transaction_version(_APP_ID) or 0
-        self._waiting = self._log_rows - (self._folded.transaction_version(_LOG_ROWS_ID) or 0)
+        self._waiting = self._log_rows - (self._folded.transaction_version(FOLDED_LOG_ROWS_ID) or 0)
         self._now = datetime.now(UTC)
         at = {f"{_FOLDED_AT_ID}:{home}": home for home in range(partitions)}
         made_s = (self._folded.metadata().created_time or 0) // 1000
@@ -202,7 +200,7 @@ class _Folding:
         """One commit through the handle; False: another fold was first."""
         self._serial += 1
         at = {f"{_FOLDED_AT_ID}:{home}": at_s for home, at_s in self._folded_at_s.items()}
-        ids = {_APP_ID: self._serial, _LOG_ROWS_ID: self._log_rows - self._waiting, **at}
+        ids = {_APP_ID: self._serial, FOLDED_LOG_ROWS_ID: self._log_rows - self._waiting, **at}
         properties = CommitProperties(
             custom_metadata={"trs_ids": json.dumps(ids)}, app_transactions=[Transaction(i, v) for i, v in ids.items()]
         )

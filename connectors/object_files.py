@@ -4,7 +4,7 @@ DuckDB fetches only the columns, row groups and partitions that a query names. O
 read-only filesystem of ours, which serves byte ranges with obstore (the HTTP extension of DuckDB is not on PyPI).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -212,9 +212,12 @@ class LakeReader:
 
     def files_of(self, name: str, table: DeltaTable, wanted: Callable[[ActiveFile], bool] | None = None) -> list[str]:
         """Addresses of the files, or the wanted ones, that make up the version that this handle of the table shows."""
+        return self.addresses(name, [a for a in active_files(table) if wanted is None or wanted(a)])
+
+    def addresses(self, name: str, files: Iterable[ActiveFile]) -> list[str]:
+        """Addresses of these files of a table, sorted."""
         # Not file_uris(): it percent-encodes the lake's own folder, so that a space in it would not be found.
-        actions = [a for a in active_files(table) if wanted is None or wanted(a)]
-        sizes = {f"{self.uri}/{name}/{a['path']}": a["size_bytes"] for a in actions}
+        sizes = {f"{self.uri}/{name}/{f['path']}": f["size_bytes"] for f in files}
         if self._s3 is not None:
             self._s3.remember(sizes)
         return sorted(sizes)

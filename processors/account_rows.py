@@ -51,10 +51,15 @@ def create_state(con: duckdb.DuckDBPyConnection) -> None:
     create_like(con, DOCUMENTS, ACCOUNT_LOG.schema, without=[n for n in names if n not in _DOCUMENT_COLUMNS])
 
 
-def load_state(con: duckdb.DuckDBPyConnection, *, current: str) -> None:
-    """Adds states from current rows of the account log (tombstones included)."""
-    for state, kind, columns in ((ACCOUNTS, "account", _ACCOUNT_COLUMNS), (DOCUMENTS, "document", _DOCUMENT_COLUMNS)):
-        con.execute(f"INSERT INTO {state} BY NAME SELECT {', '.join(columns)} FROM {current} WHERE kind = '{kind}'")
+def load_queries(*, current: str) -> tuple[str, ...]:
+    """Queries that add states from current rows of the account log (tombstones included)."""
+    return tuple(
+        f"INSERT INTO {state} BY NAME SELECT {', '.join(columns)} FROM {current} WHERE kind = '{kind}'"
+        for state, kind, columns in (
+            (ACCOUNTS, "account", _ACCOUNT_COLUMNS),
+            (DOCUMENTS, "document", _DOCUMENT_COLUMNS),
+        )
+    )
 
 
 def drop_buckets(con: duckdb.DuckDBPyConnection, *, keep: str) -> None:

@@ -26,7 +26,7 @@ from processors.document_codec import DocumentDecoder
 from processors.errors import InvariantError, RetryableError, UnavailableError
 from processors.inbox import Chunk, Inbox
 from processors.lake_tables import changes_name
-from processors.ports import DocumentSink, FencedLog, Lake, LakeProgress, StoredPosition
+from processors.ports import DocumentSink, FencedLog, Lake, LakeProgress, LoadProgress, StoredPosition
 from processors.records import RawBatch
 from processors.stage import Stage, StageContext
 from processors.stages import PRICES_ID, PUT_OFF_S, ROWS_ID, AccountStage, InvoiceStage, SkuStage
@@ -208,7 +208,13 @@ class StreamEngine:
             with self._locks[stage.name]:
                 started = time.monotonic()
                 found = stage.assign(buckets)
-                log.info("stage %s: %d buckets open in %.2f s", stage.name, len(buckets), time.monotonic() - started)
+                log.info(
+                    "stage %s: %d buckets open in %.2f s, %d rows loaded",
+                    stage.name,
+                    len(stage.buckets),
+                    time.monotonic() - started,
+                    stage.loading.rows,
+                )
                 # The shell may begin elsewhere than where the lake stands, when a gap is accepted (R9).
                 self._inboxes[stage.name].reset(dict.fromkeys(found))
                 positions |= found
@@ -220,6 +226,10 @@ class StreamEngine:
         """Makes large state small; both threads wait meanwhile."""
         with self._locks[self._invoices.name], self._locks[self._accounts.name]:
             compress(self._state, beyond_mb=self._config.memory_mb * COMPRESS_ABOVE_PERCENT // 100)
+
+    @property
+    def loading(self) -> LoadProgress | None:
+        return next((found for found in (stage.loading.look() for stage in self._stages) if found is not None), None)
 
     @property
     def parked(self) -> frozenset[int]:

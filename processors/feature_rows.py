@@ -40,8 +40,9 @@ def create_state(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet) -> Non
     )
 
 
-def load_state(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, current: str) -> None:
-    """Adds committed features from current rows; of invoices only those that still live in the row's account.
+def load_query(feature_set: FeatureSet, *, current: str) -> str:
+    """A query that adds committed features from current rows, once documents are loaded; of invoices only those that
+    still live in the row's account.
 
     A row of an invoice that left since must not count as committed: it is written anew if the invoice comes back.
     """
@@ -50,10 +51,10 @@ def load_state(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, curre
     if feature_set.per_invoice:
         live = f"""SEMI JOIN (SELECT account_id, invoice_id FROM {DOCUMENTS} WHERE document_state = 'live') AS d
             ON c.{feature_set.account_column} = d.account_id AND c.{feature_set.entity_key[0]} = d.invoice_id"""
-    con.execute(f"""
+    return f"""
         INSERT INTO {state_name(feature_set)} BY NAME
         SELECT {names} FROM (SELECT * FROM {current} WHERE NOT deleted) AS c {live}
-    """)
+    """
 
 
 def touch_changed(con: duckdb.DuckDBPyConnection) -> None:

@@ -60,10 +60,12 @@ def create_state(con: duckdb.DuckDBPyConnection) -> None:
     create_like(con, LINES, INVOICE_LOG.schema, without=[n for n in names if n not in _LINE_COLUMNS])
 
 
-def load_state(con: duckdb.DuckDBPyConnection, *, current: str) -> None:
-    """Adds states from current rows of the invoice log (tombstones included)."""
-    for state, kind, columns in ((INVOICES, "invoice", _INVOICE_COLUMNS), (LINES, "line", _LINE_COLUMNS)):
-        con.execute(f"INSERT INTO {state} BY NAME SELECT {', '.join(columns)} FROM {current} WHERE kind = '{kind}'")
+def load_queries(*, current: str) -> tuple[str, ...]:
+    """Queries that add states from current rows of the invoice log (tombstones included)."""
+    return tuple(
+        f"INSERT INTO {state} BY NAME SELECT {', '.join(columns)} FROM {current} WHERE kind = '{kind}'"
+        for state, kind, columns in ((INVOICES, "invoice", _INVOICE_COLUMNS), (LINES, "line", _LINE_COLUMNS))
+    )
 
 
 def drop_buckets(con: duckdb.DuckDBPyConnection, *, keep: str) -> None:

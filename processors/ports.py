@@ -1,13 +1,14 @@
 """What the pure core asks of the outside, and what the worker's shell asks of the core, as Protocols."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import duckdb
 import pyarrow as pa
 
+from processors.keyed_table import KeyedTable
 from processors.records import RawBatch
 
 
@@ -31,6 +32,26 @@ class LakeProgress:
     positions: Mapping[tuple[str, int], int]
     documents_settled: bool
     features_settled: bool
+
+
+LoadStep = Literal["opening tables", "reading rows", "deriving"]
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """How far a stage is with loading the state of buckets that it gained.
+
+    `folded_rows`, `log_rows`: rows to be read of its folded tables and of its logs beyond the folds, by Delta's log; 0
+    while tables are opened. `share`: the part of them that was read, 0 to 1. `seconds`: since the load began.
+    """
+
+    stage: str
+    buckets: int
+    step: LoadStep
+    folded_rows: int
+    log_rows: int
+    share: float
+    seconds: float
 
 
 class Engine(Protocol):
@@ -60,6 +81,10 @@ class Engine(Protocol):
     @property
     def parked(self) -> frozenset[int]:
         """Buckets that were assigned but hold features of a newer version: a worker of that version must take them."""
+
+    @property
+    def loading(self) -> LoadProgress | None:
+        """How far the stage is that loads state just now, within `assign`; None when none does. Does not wait."""
 
     def revoke(self) -> None:
         """A rebalance begins: finishes the commit in flight and accepts nothing until the next `assign`."""
@@ -152,6 +177,19 @@ class NewFiles(Protocol):
         """Files that were not returned before."""
 
 
+@dataclass(frozen=True)
+class KeyedFiles:
+    """A keyed table as of now: SQL of subqueries over its log and its folded table, and how many rows these give.
+
+    `log_rows`: those that are not folded. Both counts are Delta's own, as far as nothing was deleted from the log.
+    """
+
+    log: str
+    folded: str
+    folded_rows: int
+    log_rows: int
+
+
 class Control(Protocol):
     """The control log, as the worker uses it."""
 
@@ -178,6 +216,9 @@ class Lake(Protocol):
 
     def relation(self, name: str, files: Sequence[str] | None = None) -> str:
         """SQL of a subquery over a table's active files as of now, or over the given files."""
+
+    def keyed(self, table: KeyedTable, homes: Collection[int] | None = None) -> KeyedFiles:
+        """A keyed table; of the folded one only the partitions of these buckets, if any are named."""
 
     def fenced(self, name: str) -> FencedLog:
         """A new writer of a table."""

@@ -28,6 +28,7 @@ from processors.dead_letters import stop_at
 from processors.errors import FencedError, InvariantError, MovedError
 from processors.inbox import Chunk
 from processors.lake_tables import DEAD_LETTERS, EPOCHS
+from processors.loading import Loading
 from processors.ports import FencedLog, Lake, StoredPosition
 from processors.prices import Control
 
@@ -78,6 +79,7 @@ class Stage(ABC):
         self.con = con
         self.topics = tuple(topics)
         self.control = Control(context.lake, con)
+        self.loading = Loading(con, self.name)
         self.buckets: frozenset[int] = frozenset()
         self.parked: frozenset[int] = frozenset()
         self.epochs: dict[int, int] = {}
@@ -121,6 +123,7 @@ class Stage(ABC):
         """
         gained = buckets - self.buckets
         lost = self.buckets - buckets
+        self.loading.rows = 0
         self.buckets = buckets
         self.parked = frozenset()
         if lost:
@@ -128,8 +131,11 @@ class Stage(ABC):
             self.drop_lost()
             self.epochs = {b: e for b, e in self.epochs.items() if b in buckets}
             self.positions = {p: o for p, o in self.positions.items() if p[1] in buckets}
-        if gained or lost:
-            # Lost buckets leave the ids too: a handle that carries them would be refused when their owner commits.
+        # Lost buckets leave the ids too: a handle that carries them would be refused when their owner commits.
+        if gained:
+            with self.loading.of(len(gained)):
+                self._open(gained)
+        elif lost:
             self._open(gained)
         found = {
             (t, b): StoredPosition(self.positions[t, b], self._stored_topic_ids.get(t, self.context.topic_ids[t]))

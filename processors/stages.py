@@ -28,7 +28,7 @@ from processors.lake_tables import (
     changes_name,
     feature_keyed,
 )
-from processors.ports import DocumentSink
+from processors.ports import DocumentSink, KeyedFiles
 from processors.prices import TRUNCATES, PriceTail
 from processors.records import event_schema
 from processors.stage import OWNED, EpochReport, Stage, StageContext, rows_of
@@ -75,15 +75,17 @@ class _RowStage(Stage):
         today = self.context.now().date()
         return to_arrow(self.con, f"SELECT *, DATE '{today}' AS known_date FROM ({query})", schema)
 
-    def current(self, keyed: KeyedTable, buckets: frozenset[int], *, own_bucket: str | None = "bucket") -> str:
-        """Relation of the lake's current rows of these buckets, tombstones included."""
-        wanted = ", ".join(str(b) for b in sorted(buckets))
+    def current(self, keyed: KeyedTable, buckets: frozenset[int]) -> tuple[KeyedFiles, str]:
+        """The lake's current rows of these buckets, tombstones included: what is to be read, and the relation."""
         columns = tuple(n for n in LAKE_TABLES[keyed.log].schema.names if n != "known_date")
-        log_rows, folded = self.context.lake.relation(keyed.log), self.context.lake.relation(keyed.folded)
-        if own_bucket is not None:
-            log_rows = f"(SELECT * FROM {log_rows} WHERE {own_bucket} IN ({wanted}))"
-            folded = f"(SELECT * FROM {folded} WHERE {own_bucket} IN ({wanted}))"
-        return current_sql(keyed, columns=columns, log=log_rows, folded=folded)
+        mine = f"bucket IN ({_list(buckets)})"
+        if keyed.home_bucket != keyed.log_bucket:  # a row of another bucket may be later than ours
+            files = self.context.lake.keyed(keyed)
+            whole = current_sql(keyed, columns=columns, log=files.log, folded=files.folded)
+            return files, f"(SELECT * FROM {whole} WHERE {mine})"
+        files = self.context.lake.keyed(keyed, buckets)
+        log_rows, folded = (f"(SELECT * FROM {rows} WHERE {mine})" for rows in (files.log, files.folded))
+        return files, current_sql(keyed, columns=columns, log=log_rows, folded=folded)
 
     def poll_news(self) -> None:
         self.news = self.control.refresh() or self.news
@@ -105,8 +107,8 @@ class SkuStage(_RowStage):
 
     def load_gained(self, gained: frozenset[int], stored: Mapping[str, Mapping[str, int]]) -> None:
         columns = ", ".join(n for n in SKU_LOG.schema.names if n != "known_date")
-        current = self.current(SKUS_KEYED, gained)
-        self.con.execute(f"INSERT INTO {sku_rows.STATE} BY NAME SELECT {columns} FROM {current}")
+        files, current = self.current(SKUS_KEYED, gained)
+        self.loading.run([(files, f"INSERT INTO {sku_rows.STATE} BY NAME SELECT {columns} FROM {current}")])
         self.control.apply_again()
         self._last_rows |= {b: stored[self.log_name].get(f"{ROWS_ID}:{b}", 0) for b in gained}
 
@@ -180,7 +182,8 @@ class InvoiceStage(_RowStage):
     def load_gained(self, gained: frozenset[int], stored: Mapping[str, Mapping[str, int]]) -> None:
         # Prices first: what they reprice now are lines of buckets that were kept.
         self.prices.refresh()
-        invoice_rows.load_state(self.con, current=self.current(INVOICES_KEYED, gained))
+        files, current = self.current(INVOICES_KEYED, gained)
+        self.loading.run([(files, query) for query in invoice_rows.load_queries(current=current)])
         self.control.apply_again()
         cursors = {b: stored[self.log_name].get(f"documents:{b}", 0) for b in gained}
         self._touch_repriced(cursors)
@@ -334,15 +337,17 @@ class AccountStage(_RowStage):
         )
 
     def load_gained(self, gained: frozenset[int], stored: Mapping[str, Mapping[str, int]]) -> None:
-        account_rows.load_state(self.con, current=self.current(ACCOUNTS_KEYED, gained))
+        files, current = self.current(ACCOUNTS_KEYED, gained)
+        passes = [(files, query) for query in account_rows.load_queries(current=current)]
+        for feature_set in self.feature_sets:
+            files, current = self.current(feature_keyed(feature_set), gained)
+            passes.append((files, feature_rows.load_query(feature_set, current=current)))
+        self.loading.run(passes)
         self.control.apply_again()
         self._truncated |= {b: stored[ACCOUNTS_PRIVATE.name].get(f"truncate:{b}", 0) for b in gained}
         for feature_set in self.feature_sets:
             ids = stored[changes_name(feature_set)]
             self._known_from_ms = max([self._known_from_ms, *(ids.get(f"known_from_ms:{b}", 0) for b in gained)])
-            whole = self.current(feature_keyed(feature_set), gained, own_bucket=None)
-            mine = f"(SELECT * FROM {whole} WHERE bucket IN ({_list(gained)}))"
-            feature_rows.load_state(self.con, feature_set, current=mine)
             cursors = {b: ids.get(f"cursor:{b}", 0) for b in gained}
             self.con.register("cursor_arrow", _pairs(cursors))
             self.con.execute("CREATE OR REPLACE TEMP TABLE cursors AS SELECT * FROM cursor_arrow")

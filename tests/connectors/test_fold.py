@@ -344,3 +344,24 @@ def test_peak_memory_of_a_fold_follows_the_bucket_not_the_table(tmp_path: Path) 
         peaks.append(folded["peak_mb"])
     # DuckDB's budget is not all used for the small table, so its peak is not quite that of the large one.
     assert peaks[1] - peaks[0] < 0.6 * (sizes_mb[1] - sizes_mb[0])
+
+
+@ALL
+def test_keyed_files_know_how_many_rows_are_folded_and_how_many_wait(log: Log) -> None:
+    def sizes(homes: set[int] | None = None) -> tuple[int, int]:
+        files = log.lake.keyed(log.keyed, homes)
+        return files.folded_rows, files.log_rows
+
+    assert sizes() == (0, 0)
+    log.grow(12)
+    assert sizes() == (0, 12)
+    log.fold()
+    marks = log.rows(log.keyed.folded, "is_mark")
+    assert sizes() == (12 + marks, 0)
+    log.grow(5)
+    assert sizes()[1] == 5
+    of_one = log.rows(log.keyed.folded, f"{log.keyed.home_bucket} = 1")
+    assert sizes({1}) == (of_one, 5)
+    files = log.lake.keyed(log.keyed, {1})
+    ((read,),) = log.con.sql(f"SELECT count(*) FROM {files.folded}").fetchall()
+    assert read == of_one

@@ -5,7 +5,7 @@ kept in lists. A commit conflicts when a commit since its handle's version carri
 """
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from processors.errors import FencedError, MovedError
+from processors.keyed_table import KeyedTable
 from processors.lake_tables import LAKE_TABLES
-from processors.ports import ControlEntry
+from processors.ports import ControlEntry, KeyedFiles
 from processors.state import duckdb_type
 
 Step = Callable[[str], None]
@@ -68,6 +69,11 @@ class MemoryLake:
 
     def relation(self, name: str, files: Sequence[str] | None = None) -> str:
         return self.disk.relation(name, files)
+
+    def keyed(self, table: KeyedTable, homes: Collection[int] | None = None) -> KeyedFiles:
+        files = [c.file for c in self.disk.tables[table.log] if c.file is not None]
+        rows = sum(pq.read_metadata(file).num_rows for file in files)
+        return KeyedFiles(self.relation(table.log), self.relation(table.folded), 0, rows)
 
     def fenced(self, name: str) -> "MemoryLog":
         return MemoryLog(self.disk, name, self.step)

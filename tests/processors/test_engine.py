@@ -1,8 +1,11 @@
 """The engine of one worker on a lake in a folder: records in, rows and documents out; crash and recovery."""
 
 import json
+import logging
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
 from processors.engine import EngineConfig, StreamEngine
 from processors.errors import UnavailableError
-from processors.lake_tables import INVOICE_LOG
+from processors.keyed_table import KeyedTable
+from processors.lake_tables import INVOICE_LOG, INVOICES_KEYED
+from processors.ports import KeyedFiles
 from processors.records import RawBatch
 from processors.tables import DOCUMENTS_TOPIC
 from tests.waiting import wait_until
@@ -59,6 +64,21 @@ class Topics:
         return {PARTITION: len(self.records[f"{PREFIX}.{DOCUMENTS_TOPIC}"])}
 
 
+def open_engine(
+    lake: DeltaLake, topics: Topics, spill: Path, topic_ids: Mapping[str, str], interval_s: float | None
+) -> StreamEngine:
+    config = EngineConfig(
+        topic_prefix=PREFIX,
+        partitions=1,
+        source_names=("aurora",),
+        interval_s=interval_s or 0.05,
+        threads=1,
+        spill=spill,
+    )
+    ids = {f"{PREFIX}.{n}": n for n in _TOPICS} | dict(topic_ids)
+    return StreamEngine(config, lake=lake, sink=topics, topic_ids=ids, writer="test")
+
+
 class Shell:
     """Drives an engine as the worker's shell does: seeks where the lake stands, offers what the topics hold."""
 
@@ -71,20 +91,7 @@ class Shell:
         interval_s: float | None = None,
     ) -> None:
         self.topics = topics
-        self.engine = StreamEngine(
-            EngineConfig(
-                topic_prefix=PREFIX,
-                partitions=1,
-                source_names=("aurora",),
-                interval_s=interval_s or 0.05,
-                threads=1,
-                spill=spill,
-            ),
-            lake=lake,
-            sink=topics,
-            topic_ids={f"{PREFIX}.{n}": n for n in _TOPICS} | dict(topic_ids or {}),
-            writer="test",
-        )
+        self.engine = open_engine(lake, topics, spill, topic_ids or {}, interval_s)
         self.engine.start()
         if interval_s is None:
             self.engine.set_draining()
@@ -258,6 +265,53 @@ def test_second_engine_recovers_and_writes_no_feature_rows(shell: Open, topics: 
     second.settle()
     assert feature(location)["is_late"] == 1
     assert feature(location)["inv_total"] == 10
+
+
+class WaitingLake(DeltaLake):
+    """A lake whose invoices are opened once the test lets them."""
+
+    def __init__(self, location: LakeLocation) -> None:
+        super().__init__(location)
+        self.opened = threading.Event()
+
+    def keyed(self, table: KeyedTable, homes: Collection[int] | None = None) -> KeyedFiles:
+        assert table is not INVOICES_KEYED or self.opened.wait(SETTLE_S)
+        return super().keyed(table, homes)
+
+
+def test_engine_says_which_stage_loads_and_at_the_end_how_many_rows(
+    shell: Open, topics: Topics, location: LakeLocation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = shell(topics)
+    assert first.engine.loading is None
+    first.settle()
+    first.engine.stop()
+    lake = WaitingLake(location)
+    second = open_engine(lake, topics, tmp_path / "spill", {}, None)
+    caplog.set_level(logging.INFO, "processors.engine")
+    caplog.clear()
+    with ThreadPoolExecutor(1) as pool:
+        assigned = pool.submit(second.assign, frozenset({PARTITION}))
+
+        def loads_invoices() -> bool:
+            loading = second.loading
+            return loading is not None and (loading.stage, loading.buckets, loading.step) == (
+                "invoices",
+                1,
+                "opening tables",
+            )
+
+        wait_until(loads_invoices, timeout_s=SETTLE_S, what="the engine says that it loads invoices")
+        lake.opened.set()
+        assigned.result(SETTLE_S)
+    assert second.loading is None
+    told = [r.getMessage() for r in caplog.records if "open in" in r.getMessage()]
+    assert [(line.split(":")[0], line.rsplit(", ", 1)[1]) for line in told] == [
+        ("stage skus", "1 rows loaded"),
+        ("stage invoices", "2 rows loaded"),
+        ("stage accounts", "4 rows loaded"),  # the account, the document, a row of each feature set
+    ]
+    second.stop()
 
 
 class CrashingLake(DeltaLake):
