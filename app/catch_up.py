@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -47,15 +48,34 @@ async def catch_up(engine: Engine, kafka: KafkaConfig, documents_topic: str, *, 
     ends = await _ends(kafka, sources)
     first = await asyncio.to_thread(engine.progress)
     todo = remaining(first.positions, ends)
-    await fetching.wait()
-    started = time.monotonic()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
+        await show_loading(engine, bar, until=fetching)
+        started = time.monotonic()
         await _reach(engine, ends, bar, "records", documents=True)
         documents_ends = await _ends(kafka, (documents_topic,))
         await _reach(engine, documents_ends, bar, "documents", documents=False)
     return CaughtUp(todo, time.monotonic() - started)
+
+
+async def show_loading(engine: Engine, bar: Progress, *, until: asyncio.Event) -> None:
+    """Shows how many rows of its state the stage that loads has read, until the event is set."""
+    stage, task = "", None
+    while not until.is_set():
+        loading = engine.loading
+        if task is not None and (loading is None or loading.stage != stage):
+            bar.remove_task(task)
+            task = None
+        if loading is not None:
+            if task is None:
+                stage, task = loading.stage, bar.add_task(f"state of {loading.stage}", total=None)
+            rows = loading.folded_rows + loading.log_rows
+            bar.update(task, total=rows or None, completed=int(rows * loading.share))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(until.wait(), _POLL_S)
+    if task is not None:
+        bar.remove_task(task)
 
 
 async def _reach(engine: Engine, ends: Mapping[Place, int], bar: Progress, what: str, *, documents: bool) -> None:

@@ -56,7 +56,7 @@ class StackSource(PydanticBaseSettingsSource):
             values = json.loads((home / STACK_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        if not any(_lives(pid) for pid in values.pop("pids", ())):
+        if not any(lives(pid) for pid in values.pop("pids", ())):
             return {}
         fields = self.settings_cls.model_fields
         names = {k.removeprefix(ENV_PREFIX).lower(): v for k, v in values.items()}
@@ -198,7 +198,8 @@ def parse_options(text: str) -> dict[str, str | None]:
     return {n: v if v is None or isinstance(v, str) else json.dumps(v) for n, v in values.items()}
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether a process with this id runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from app.dead_letters import DeadLetters
 from app.lake_session import LakeSession
+from app.local_workers import WorkerStatus, local_workers
 from app.settings import Settings
 from app.wiring import kafka_config
 from connectors.kafka import watermarks
@@ -46,7 +47,7 @@ class Status:
     """Everything that `trs status` shows. `kafka_error`: why Kafka's offsets are missing, None if they are not.
 
     `tables`: rows by lake table, from Delta's statistics, None where the table does not exist. `views`: live rows.
-    `dead_letters`: open ones by reason.
+    `dead_letters`: open ones by reason. `workers`: those that run in this TRS_HOME.
     """
 
     read_at: datetime
@@ -58,6 +59,7 @@ class Status:
     tables: dict[str, int | None]
     views: dict[str, int]
     dead_letters: dict[str, int]
+    workers: tuple[WorkerStatus, ...] = ()
 
     @property
     def lag(self) -> int | None:
@@ -90,6 +92,7 @@ def read_status(settings: Settings) -> Status:
             tables={name: session.reader.row_count(name) for name in LAKE_TABLES},
             views={v: session.con.sql(f"SELECT count(*) FROM {v}").fetchall()[0][0] for v in _COUNTED_VIEWS},
             dead_letters=dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
+            workers=local_workers(settings.home),
         )
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,10 @@ import faust
 from aiohttp.web import TCPSite
 from faust.web.drivers.aiohttp import Web
 
+from processors.ports import LoadProgress
+
 _PAGE = Path(__file__).with_name("worker_page.html")
+LOADING = "loading state"
 _STUCK_S = 15.0
 """An event loop that has not turned for so long misses heartbeats: report it."""
 
@@ -25,12 +28,13 @@ _STUCK_S = 15.0
 class WorkerState:
     """What the pages may know of the worker. Written by the worker, read by the web server's thread.
 
-    `status` is asked when a page is: it gives the engine's own account. `beat` is the monotonic time at which the event
-    loop last turned.
+    `status` and `loading` are asked when a page is: they give the engine's own account. `beat` is the monotonic time at
+    which the event loop last turned.
     """
 
     group: str
     status: Callable[[], Mapping[str, object]]
+    loading: Callable[[], LoadProgress | None] = lambda: None
     phase: str = "starting"
     buckets: frozenset[int] | None = None
     failure: str | None = None
@@ -48,13 +52,19 @@ class WorkerState:
         return troubles
 
     def ready(self) -> bool:
-        """Whether the worker has its buckets and takes records."""
-        return self.phase == "running" and self.buckets is not None
+        """Whether the worker has its buckets, with their state, and takes records."""
+        return self.phase == "running" and self.buckets is not None and self.loading() is None
+
+    def shown_phase(self, loading: LoadProgress | None) -> str:
+        """What the worker does, for people."""
+        return self.phase if loading is None or self.phase == "stopping" else LOADING
 
     def as_json(self) -> dict[str, object]:
         """Everything, for the status page."""
+        loading = self.loading()
         return {
-            "phase": self.phase,
+            "phase": self.shown_phase(loading),
+            "loading": None if loading is None else asdict(loading),
             "group": self.group,
             "pid": os.getpid(),
             "started": self.started.isoformat(timespec="seconds"),
@@ -96,8 +106,10 @@ def add_pages(app: faust.App, state: WorkerState) -> None:
 
     @app.page("/ready")
     async def ready(view: Any, _: Any) -> Any:
-        """200 once the worker has its buckets and runs, 503 before and during a rebalance."""
-        return view.json({"ready": state.ready(), "phase": state.phase}, status=200 if state.ready() else 503)
+        """200 once the worker has its buckets and their state, 503 before that and during a rebalance."""
+        ready = state.ready()
+        phase = state.shown_phase(state.loading())
+        return view.json({"ready": ready, "phase": phase}, status=200 if ready else 503)
 
     @app.page("/status.json")
     async def status(view: Any, _: Any) -> Any:

@@ -40,6 +40,8 @@ _WAIT_FOR_BROKER_S = 5.0
 _GROUP_IS_SLOW_S = 4.0
 """Brokers let the first member of a group wait for 3 s already (group.initial.rebalance.delay.ms)."""
 _STILL_SLOW_S = 10.0
+_LOADS_LONG_S = 1.0
+_STILL_LOADS_S = 5.0
 _STOP_S = 5.0
 """How long the end may take after the engine has stopped; then the process leaves without good-byes."""
 
@@ -97,7 +99,7 @@ class Worker:
         self._engine = engine
         self.membership = EngineMembership(engine, kafka, accept_gap=accept_gap, on_failure=self._fail)
         self.left_group = True
-        self._state = WorkerState(settings.group, engine.status)
+        self._state = WorkerState(settings.group, engine.status, lambda: engine.loading)
         self._address_file = settings.home / f"worker-{os.getpid()}.json"
 
     async def run(self, *, until_caught_up: bool) -> int:
@@ -123,6 +125,7 @@ class Worker:
             self._watch_crash(app),
             self._beat(app),
             self._tell_waiting(),
+            self._tell_loading(),
             self._report_positions(app),
         ]
         if until_caught_up:
@@ -203,6 +206,33 @@ class Worker:
                     group=self._settings.group,
                     seconds=round(now_s - since_s),
                     session_s=self._settings.session_timeout_s,
+                )
+
+    async def _tell_loading(self) -> None:
+        """Says how far the loading of state is, of a stage that needs long: after a second, then every 5 s.
+
+        The engine says when a stage has its state.
+        """
+        stage, due_s = "", 0.0
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            loading = self._engine.loading
+            if loading is None:
+                stage = ""
+                continue
+            if loading.stage != stage:
+                stage, due_s = loading.stage, _LOADS_LONG_S
+            if loading.seconds >= due_s:
+                due_s = loading.seconds + _STILL_LOADS_S
+                log.info(
+                    "loading state",
+                    stage=loading.stage,
+                    buckets=loading.buckets,
+                    folded_rows=loading.folded_rows,
+                    log_rows=loading.log_rows,
+                    step=loading.step,
+                    done=f"{loading.share:.0%}",
+                    seconds=round(loading.seconds, 1),
                 )
 
     async def _report_positions(self, app: StreamingApp) -> None:

@@ -77,6 +77,7 @@ def status(
 ) -> None:
     """Show how far the lake is: lag per partition, last epochs, freshness, rows, dead letters.
 
+    Of workers that run here (in this TRS_HOME) it says what they do, and how far one is that loads its state.
     When Kafka does not answer, what the lake knows is shown, and the exit code is 4 (5: it refused the credentials).
     """
     from rich.console import Console
@@ -136,6 +137,8 @@ def _print_status(console: "Console", report: "Status", *, each_partition: bool)
         console.print("nothing is committed yet: `trs worker` fills the lake", markup=False)
     else:
         console.print(f"complete through {format_time(report.watermark)}, {report.freshness_s:.1f} s ago")
+    for worker in report.workers:
+        console.print(str(worker), markup=False)
     stages = Table("stage", "buckets", "last epoch", "last commit", "complete through", box=None, header_style="bold")
     for s in report.stages:
         # Whole seconds, rounded down: more does not fit into 80 columns.

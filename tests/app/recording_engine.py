@@ -2,7 +2,8 @@
 
 It is what the lake is to the real engine: one transaction takes the offsets of a batch and the position after it, and
 refuses a batch that does not continue the stored position. Run as a program it is a whole worker:
-`python tests/app/recording_engine.py FILE [--until-caught-up] [--accept-gap] [--fail-after N] [--slow-commit S]`.
+`python tests/app/recording_engine.py FILE [--until-caught-up] [--accept-gap] [--fail-after N] [--slow-commit S]
+[--slow-load S]`.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 from app.settings import Settings, load_settings
 from app.worker import run_worker
 from processors.errors import FencedError, InvariantError, TrsError
-from processors.ports import LakeProgress, StoredPosition
+from processors.ports import LakeProgress, LoadProgress, StoredPosition
 from processors.records import RawBatch
 from processors.tables import DOCUMENTS_TOPIC, all_topics
 
@@ -48,6 +49,7 @@ class RecordingEngine:
         fail_after: int | None = None,
         error: Exception | None = None,
         slow_commit_s: float = 0.0,
+        slow_load_s: float = 0.0,
         max_queued: int = 64,
         keep: bool = True,
         park: int | None = None,
@@ -60,6 +62,8 @@ class RecordingEngine:
         self._fail_after = fail_after
         self._error = error
         self._slow_commit_s = slow_commit_s
+        self._slow_load_s = slow_load_s
+        self._loads_since_s: float | None = None
         self._max_queued = max_queued
         self._keep = keep
         self._park = park
@@ -88,7 +92,19 @@ class RecordingEngine:
         self._thread.start()
         self._note("start")
 
+    @property
+    def loading(self) -> LoadProgress | None:
+        since_s = self._loads_since_s
+        if since_s is None:
+            return None
+        seconds = time.monotonic() - since_s
+        return LoadProgress("invoices", 4, "reading rows", 900, 100, min(1.0, seconds / self._slow_load_s), seconds)
+
     def assign(self, buckets: frozenset[int]) -> dict[tuple[str, int], StoredPosition | None]:
+        if self._slow_load_s:
+            self._loads_since_s = time.monotonic()
+            time.sleep(self._slow_load_s)
+            self._loads_since_s = None
         with self._lock:
             self._queue = queue.Queue()
             with self._connect() as con:
@@ -206,6 +222,7 @@ def main() -> int:
     parser.add_argument("--fail-after", type=int)
     parser.add_argument("--fail-with", choices=["fenced", "fault"], default="fault")
     parser.add_argument("--slow-commit", type=float, default=0.0)
+    parser.add_argument("--slow-load", type=float, default=0.0)
     parser.add_argument("--null", action="store_true")
     parser.add_argument("--park", type=int)
     options = parser.parse_args()
@@ -221,6 +238,7 @@ def main() -> int:
             fail_after=options.fail_after,
             error=error,
             slow_commit_s=options.slow_commit,
+            slow_load_s=options.slow_load,
             keep=not options.null,
             park=options.park,
         )

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicCollection, TopicPartition
@@ -18,6 +19,7 @@ from app.settings import Settings
 from app.web import WorkerState
 from app.wiring import kafka_config
 from connectors.kafka import ensure_topics, watermarks
+from tests.app.commands import trs
 from tests.app.worker_process import Ledger, WorkerProcess, environment, produce, topics
 from tests.waiting import wait_until
 
@@ -348,6 +350,46 @@ def test_worker_pages_say_live_ready_and_what_it_does(settings: Settings, ledger
     assert status["buckets"] == [0, 1, 2, 3]
     assert status["engine"] == {"records": 0, "queued": 0}
     assert "trs worker" in worker.get("/")[1]
+
+
+def test_worker_that_loads_state_says_how_far_it_is_and_is_not_ready(
+    settings: Settings, ledger: Ledger, start: Start, tmp_path: Path
+) -> None:
+    worker = start("--slow-load", "9")
+    assert worker.get("/ready")[0] == 503
+    shown: dict[str, Any] = {}
+
+    def loads() -> bool:
+        shown.update(json.loads(worker.get("/status.json")[1]))
+        return shown["loading"] is not None and shown["loading"]["share"] > 0
+
+    wait_until(loads, timeout_s=60, what="the worker loads state")
+    assert worker.get("/ready") == (503, '{"ready":false,"phase":"loading state"}')
+    assert worker.get("/health")[0] == 200
+    assert (shown["phase"], shown["loading"]["stage"], shown["loading"]["share"] < 1) == (
+        "loading state",
+        "invoices",
+        True,
+    )
+    there = {"TRS_HOME": str(settings.home), "TRS_LAKE": str(tmp_path / "lake"), "TRS_KAFKA": "127.0.0.1:1"}
+    told = trs("status", **there).out
+    assert f"worker {worker.pid}: loading state, stage invoices, reading rows, " in told
+    assert "% of 1,000 rows in" in told
+
+    wait_until(lambda: worker.get("/ready")[0] == 200, timeout_s=30, what="the worker is ready")
+    lines = [line for line in worker.log.splitlines() if "loading state" in line]
+    first, second = (int(line.split("done=")[1].split("%")[0]) for line in lines)
+    assert first < 40 <= second - first, "after a second, and 5 s later"
+    assert "folded_rows=900 log_rows=100" in lines[0]
+    assert f"worker {worker.pid}: running, 4 buckets" in trs("status", **there).out
+    assert worker.stop() == 0
+    assert "worker " not in trs("status", **there).out
+
+
+def test_worker_that_loads_for_a_moment_says_nothing_of_it(settings: Settings, start: Start) -> None:
+    worker = start("--slow-load", "0.2")
+    wait_until(lambda: worker.get("/ready")[0] == 200, timeout_s=60, what="the worker is ready")
+    assert "loading" not in worker.log
 
 
 def test_worker_stopped_event_loop_is_not_healthy() -> None:
