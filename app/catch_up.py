@@ -69,9 +69,10 @@ async def show_loading(engine: Engine, bar: Progress, *, until: asyncio.Event) -
             task = None
         if loading is not None:
             if task is None:
-                stage, task = loading.stage, bar.add_task(f"state of {loading.stage}", total=None)
+                stage, task = loading.stage, bar.add_task("", total=None)
             rows = loading.folded_rows + loading.log_rows
-            bar.update(task, total=rows or None, completed=int(rows * loading.share))
+            doing = f"state of {stage}, {loading.step}"
+            bar.update(task, description=doing, total=rows or None, completed=int(rows * loading.share))
         with suppress(TimeoutError):
             await asyncio.wait_for(until.wait(), _POLL_S)
     if task is not None:

@@ -38,11 +38,11 @@ def test_bar_shows_the_stage_that_loads_and_its_rows_until_it_has_its_partitions
         assert shown() == []
         begun = LoadProgress("invoices", 8, "opening tables", 0, 0, 0.0, 0.1)
         engine.loading = begun
-        await until(lambda: shown() == [("state of invoices", 0, None)])
+        await until(lambda: shown() == [("state of invoices, opening tables", 0, None)])
         engine.loading = replace(begun, step="reading rows", folded_rows=900, log_rows=100, share=0.4)
-        await until(lambda: shown() == [("state of invoices", 400, 1000)])
+        await until(lambda: shown() == [("state of invoices, reading rows", 400, 1000)])
         engine.loading = replace(begun, stage="accounts")
-        await until(lambda: shown() == [("state of accounts", 0, None)])
+        await until(lambda: shown() == [("state of accounts, opening tables", 0, None)])
         done.set()
         await showing
         assert shown() == []
