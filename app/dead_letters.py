@@ -95,16 +95,17 @@ class DeadLetters:
         """(topic, partition, row_offset, known_from) of the letters."""
         condition, parameters = selection.condition()
         columns = "topic, partition, row_offset, known_from"
-        return self._con.execute(f"SELECT {columns} FROM {self._all} WHERE {condition}", parameters).to_arrow_table()
+        query = f"SELECT {columns} FROM {self._all} WHERE {condition}"
+        return self._con.sql(query, params=parameters).to_arrow_table()
 
     def records(self, selection: Selection) -> Iterator[pa.Table]:
         """The letters with `record_key` and `record_value`, in no particular order, a round of some MB at a time."""
         condition, parameters = selection.condition()
         columns = "topic, partition, row_offset, known_from, record_key, record_value"
         query = f"SELECT {columns} FROM {self._all} WHERE {condition}"
-        reader: Any = self._con.execute(query, parameters).to_arrow_reader(_BATCH_ROWS)
         waiting: list[pa.RecordBatch] = []
-        for batch in reader:
+        # Not through execute(), which would hold all of them in memory.
+        for batch in self._con.sql(query, params=parameters).to_arrow_reader(_BATCH_ROWS):
             waiting.append(batch)
             if sum(b.num_rows for b in waiting) >= _ROUND_LETTERS or sum(b.nbytes for b in waiting) >= _ROUND_BYTES:
                 yield pa.Table.from_batches(waiting)

@@ -9,7 +9,11 @@ from unittest.mock import patch
 import pytest
 from deltalake import DeltaTable
 
+from app.dead_letters import DeadLetters
+from app.lake_session import LakeSession
 from app.letter_printing import print_letters
+from app.settings import Settings
+from processors.open_letters import Selection
 from processors.reasons import Reason
 from tests.app.commands import Answer, trs
 from tests.small_lake import SmallLake, at
@@ -206,6 +210,20 @@ def test_record_refused_later_at_the_same_place_is_open_though_the_first_was_dea
     # The clock of the person is behind that of the worker: the action still concerns the letter.
     dead_letters(lake, "discard", SKUS, "0", "5", "--note", "n")
     assert [c["reason"] for c in listed(lake, "--topic", "skus")["counts"]] == ["not_utf8"]
+
+
+def test_records_come_with_key_and_value_a_round_at_a_time(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.dead_letters._ROUND_LETTERS", 1)
+    monkeypatch.setattr("app.dead_letters._BATCH_ROWS", 1)
+    with LakeSession(Settings(lake=lake.uri)) as session:
+        rounds = [r.to_pylist() for r in DeadLetters(session).records(Selection(reasons=("bad_value", "not_utf8")))]
+    assert [len(letters) for letters in rounds] == [1, 1, 1]
+    found = {(r["topic"], r["partition"]): (r["record_key"], r["record_value"]) for (r,) in rounds}
+    assert found == {
+        (SKUS, 0): (b'{"k":1}', SECRET),
+        (SKUS, 1): (None, b"\xff\x00"),
+        (INVOICES, 0): (b'{"k":1}', SECRET),
+    }
 
 
 def test_dry_run_changes_nothing(lake: SmallLake) -> None:
