@@ -140,6 +140,8 @@ def replay(
 ) -> int:
     """Sends the letters of these topics to them again, unchanged; returns how many, all acknowledged and recorded.
 
+    Key and value, that is. The time is new: with that of the letter, Kafka's retention could delete the record before a
+    worker reads it.
     A record without key goes to the partition that it came from, any other where its key leads. Each round is recorded
     once the brokers have it: what is sent twice because this ended in between changes nothing, for records carry their
     order. `progress` is told how many are done. Raises SourceError for a topic that does not exist or has another

@@ -17,6 +17,7 @@ class Record:
     partition: int
     key: bytes | None
     value: bytes
+    timestamp_ms: int
 
 
 def read_topic(settings: Settings, topic: str) -> list[Record]:
@@ -38,7 +39,8 @@ def read_topic(settings: Settings, topic: str) -> list[Record]:
         while any(consumer.position([TopicPartition(*place)])[0].offset < end for place, end in ends.items()):
             for message in consumer.consume(10_000, timeout=0.2):
                 assert message.error() is None, message.error()
-                records.append(Record(message.partition(), message.key(), message.value()))
+                _, timestamp_ms = message.timestamp()
+                records.append(Record(message.partition(), message.key(), message.value(), timestamp_ms))
     finally:
         consumer.close()
     return records

@@ -132,6 +132,10 @@ def replay(
     A record carries its own place in the source's history, so it changes nothing that is newer, however late it comes,
     and sending it twice does no harm. The worker judges it anew: what it refuses again is a new dead letter, at a new
     offset. Rows that a source's reader rejected cannot be sent again: they are corrected at the source.
+
+    For Kafka it is a new record: its time is that of the replay, so that it is kept as long as any other, and it has no
+    headers. The worker reads none; of Debezium's, which link the two halves of a changed key, each half stands for
+    itself. Kafka's time counts (as valid_from) only for a record that carries no time of its source.
     """
     from app.dead_letters import DeadLetters, replayable
     from app.dead_letters import replay as send

@@ -1,6 +1,7 @@
 """Bad records on real parts: one of each kind among good rows, kept whole, counted, shown, sent again; the policy."""
 
 import json
+import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -200,6 +201,7 @@ def test_replayed_records_come_to_their_partition_unchanged_and_count_once_their
 
     mended = settings.model_copy(update={"source_names": (*settings.source_names, "new")})
     assert "nothing was done" in trs(mended, "dead-letters", "replay", "--since", "2020-01-01", "--dry-run").stderr
+    before_replay_ms = int(time.time() * 1000)
     replayed = trs(mended, "dead-letters", "replay", "--since", "2020-01-01", "--note", "new server")
     assert "2 sent" in replayed.stderr
     assert "trs bootstrap snapshot" in replayed.stderr
@@ -209,6 +211,7 @@ def test_replayed_records_come_to_their_partition_unchanged_and_count_once_their
         same = [r for r in read_topic(settings, topic) if (r.key, r.value) == record]
         assert len(same) == 2
         assert same[0].partition == same[1].partition
+        assert same[0].timestamp_ms < before_replay_ms <= same[1].timestamp_ms, "retention counts from the replay"
 
     trs(mended, "worker", "--until-caught-up", timeout_s=400)
     (feature,) = query(mended, "SELECT acct_id, inv_items FROM invoice_features WHERE inv_id = 9001").to_pylist()
