@@ -13,7 +13,9 @@ from processors.reasons import Reason
 from processors.records import DEAD_SCHEMA, RawBatch
 
 UNREADABLE = Reason.UNREADABLE
-_NAMED = ("topic", "partition", "row_offset", "reason")
+_NAMED = ["topic", "partition", "row_offset", "reason"]
+Place = tuple[str, int, int]
+"""Topic, partition, offset."""
 
 
 def dead_from_producer(batches: Sequence[RawBatch]) -> pa.Table:
@@ -27,18 +29,22 @@ def dead_from_producer(batches: Sequence[RawBatch]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=DEAD_SCHEMA)
 
 
-def stop_at(reasons: Set[str], dead: Sequence[pa.Table]) -> None:
-    """Raises DeadLetterStopError that names the first record of DEAD_SCHEMA refused for one of the reasons."""
-    if not reasons:
-        return
-    for letters in dead:
-        found = letters.filter(pc.is_in(letters["reason"], pa.array(sorted(reasons), pa.string())))
-        if found.num_rows:
-            topic, partition, offset, reason = (found[name][0].as_py() for name in _NAMED)
+def refused_for(reasons: Set[str], dead: Sequence[pa.Table]) -> pa.Table:
+    """Of records of DEAD_SCHEMA those that were refused for one of the reasons: places and reasons, in their order."""
+    letters = pa.concat_tables([d.select(_NAMED) for d in dead])
+    return letters.filter(pc.is_in(letters["reason"], pa.array(sorted(reasons), pa.string())))
+
+
+def stop_at(letters: pa.Table, *, dealt_with: Set[Place]) -> None:
+    """Raises DeadLetterStopError that names the first of the letters whose place is not among `dealt_with`."""
+    for topic, partition, offset, reason in zip(*(letters[name].to_pylist() for name in _NAMED), strict=True):
+        if (topic, partition, offset) not in dealt_with:
+            place = f"{topic} {partition} {offset}"
             raise DeadLetterStopError(
                 f"{topic}-{partition} offset {offset}: refused for {reason}, at which TRS_DEAD_LETTER_STOP stops",
-                hint=f"`trs dead-letters show {topic} {partition} {offset}`; every start stops there"
-                f" until the cause is mended or {reason} is taken out of the setting",
+                hint=f"`trs dead-letters show {place}`; every start stops there until the cause is mended,"
+                f" or `trs dead-letters discard {place} --note WHY` lets the worker pass this record,"
+                f" or {reason} is taken out of the setting",
             )
 
 

@@ -105,7 +105,10 @@ class FullDiskError(TrsError):
 
 
 class DeadLetterStopError(TrsError):
-    """A record was refused for a reason that stops the worker: its dead letter is committed, the log is not."""
+    """A record was refused for a reason that stops the worker: its dead letter is committed, the log is not.
+
+    The next start passes it if a person replayed or discarded the letter meanwhile.
+    """
 
     exit_code = 11
 

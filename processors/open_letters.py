@@ -5,6 +5,8 @@
 | a table's, the documents'    | yes: key and value unchanged, to the same topic                                    |
 | PREFIX.dead_letters          | no: it holds a row of a source, not a row event; the row is corrected at the source |
 | any other                    | no: no worker of this TRS_TOPIC_PREFIX reads it                                    |
+
+A worker stops at open letters only, where the policy says to stop: one that was dealt with lets it pass.
 """
 
 from collections.abc import Mapping
@@ -68,6 +70,16 @@ def letters_sql(letters: str, actions: str) -> str:
     AND done.row_offset = letters.row_offset
     AND NOT coalesce(done.known_from < letters.known_from, false)
 )"""
+
+
+def dealt_with_sql(letters: str, actions: str, *, places: str) -> str:
+    """Query of those places in the relation `places(topic, partition, row_offset)` whose latest letter is not open."""
+    return f"""
+        SELECT topic, partition, row_offset
+        FROM {letters_sql(letters, actions)} SEMI JOIN {places} USING (topic, partition, row_offset)
+        GROUP BY topic, partition, row_offset
+        HAVING max_by(action IS NOT NULL, known_from)
+    """
 
 
 def why_not_replayed(topic: str, topic_prefix: str) -> str | None:

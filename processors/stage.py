@@ -24,11 +24,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from processors.dead_letters import stop_at
+from processors.dead_letters import Place, refused_for, stop_at
 from processors.errors import FencedError, InvariantError, MovedError
 from processors.inbox import Chunk
-from processors.lake_tables import DEAD_LETTERS, EPOCHS
+from processors.lake_tables import DEAD_LETTER_ACTIONS, DEAD_LETTERS, EPOCHS
 from processors.loading import Loading
+from processors.open_letters import dealt_with_sql
 from processors.ports import FencedLog, Lake, StoredPosition
 from processors.prices import Control
 
@@ -45,7 +46,7 @@ OWNED = "owned"
 class StageContext:
     """What every stage of a worker is given. `topic_ids`: Kafka's id per topic; `now`: the UTC clock.
 
-    `dead_letter_stop`: reasons at which a stage stops, once the dead letter is committed.
+    `dead_letter_stop`: reasons at which a stage stops, once the dead letter is committed, unless it was dealt with.
     """
 
     lake: Lake
@@ -340,8 +341,19 @@ class Stage(ABC):
         )
         rows = rows.append_column("known_date", pa.array([now.date()] * rows.num_rows, pa.date32()))
         self.commit_side(DEAD_LETTERS.name, rows.cast(DEAD_LETTERS.schema))
-        # What was refused before a restart counts again: the log stays before it until policy or record change.
-        stop_at(self.context.dead_letter_stop, [c.dead for c in chunks])
+        # What was refused before a restart counts again: the log stays before it while its letter is open.
+        refused = refused_for(self.context.dead_letter_stop, [c.dead for c in chunks])
+        if refused.num_rows:
+            stop_at(refused, dealt_with=self._dealt_with(refused))
+            log.info("stage %s passes %d records whose dead letters were dealt with", self.name, refused.num_rows)
+
+    def _dealt_with(self, refused: pa.Table) -> set[Place]:
+        """The places of letters, which are committed, that a person replayed or discarded since."""
+        letters, actions = (self.context.lake.relation(t.name) for t in (DEAD_LETTERS, DEAD_LETTER_ACTIONS))
+        self.con.register("refused_arrow", refused)
+        places: set[Place] = set(self.con.sql(dealt_with_sql(letters, actions, places="refused_arrow")).fetchall())
+        self.con.unregister("refused_arrow")
+        return places
 
     def beyond_side(self, table: str, rows: pa.Table, topic: str, *, partition: str) -> pa.Table:
         """The rows of one topic that the side table lacks: at or beyond its own offset of their partition."""

@@ -131,7 +131,8 @@ def replay(
 
     A record carries its own place in the source's history, so it changes nothing that is newer, however late it comes,
     and sending it twice does no harm. The worker judges it anew: what it refuses again is a new dead letter, at a new
-    offset. Rows that a source's reader rejected cannot be sent again: they are corrected at the source.
+    offset. Rows that a source's reader rejected cannot be sent again: they are corrected at the source. A worker that
+    stopped at one of the letters (exit code 11, TRS_DEAD_LETTER_STOP) passes it at its next start.
 
     For Kafka it is a new record: its time is that of the replay, so that it is kept as long as any other, and it has no
     headers. The worker reads none; of Debezium's, which link the two halves of a changed key, each half stands for
@@ -179,7 +180,10 @@ def discard(
     yes: _YES = False,
     as_json: _JSON = False,
 ) -> None:
-    """Put open dead letters aside: they were dealt with. They stay in the lake; `list --all` shows them."""
+    """Put open dead letters aside: they were dealt with. They stay in the lake; `list --all` shows them.
+
+    A worker that stopped at one of them (exit code 11, TRS_DEAD_LETTER_STOP) passes it at its next start.
+    """
     from app.dead_letters import DeadLetters
     from app.dead_letters import discard as put_aside
     from app.lake_session import LakeSession
@@ -205,7 +209,11 @@ def discard(
 
 @group.command(epilog="Example: TRS_DEAD_LETTER_STOP=bad_position,unknown_source trs worker")
 def reasons(as_json: _JSON = False) -> None:
-    """Show every reason and its meaning. The worker goes on after each, unless TRS_DEAD_LETTER_STOP names it."""
+    """Show every reason and its meaning. The worker goes on after each, unless TRS_DEAD_LETTER_STOP names it.
+
+    Then it stops before the record, with exit code 11, at every start: until the cause is mended, or its letter was
+    discarded or replayed, or the reason is taken out.
+    """
     from rich.console import Console
     from rich.table import Table
 

@@ -1,6 +1,7 @@
 """The policy to stop at some reasons: the letter is kept, the log stays before it, every start stops there again."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from connectors.dead_letter_actions import append_actions
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
-from processors.dead_letters import stop_at
+from processors.dead_letters import refused_for, stop_at
 from processors.decode import Decoder
 from processors.errors import DeadLetterStopError
 from processors.inbox import Chunk
+from processors.lake_tables import DEAD_LETTER_ACTIONS
 from processors.reasons import Reason, parse_reasons
 from processors.records import RawBatch
 from processors.stage import StageContext
@@ -37,11 +40,13 @@ def lake(tmp_path: Path) -> DeltaLake:
     return DeltaLake(LakeLocation(str(tmp_path / "lake")))
 
 
-def open_stage(lake: DeltaLake, spill: Path, stop: frozenset[str] = frozenset()) -> tuple[SkuStage, int]:
+def open_stage(
+    lake: DeltaLake, spill: Path, stop: frozenset[str] = frozenset(), topic_id: str = "first"
+) -> tuple[SkuStage, int]:
     """A stage that has just started, and the offset that it reads next."""
     con = open_state(spill=spill, memory_mb=200, threads=1)
     lake.prepare(con)
-    context = StageContext(lake=lake, topic_ids={t: t for t in TOPICS}, writer="test", dead_letter_stop=stop)
+    context = StageContext(lake=lake, topic_ids=dict.fromkeys(TOPICS, topic_id), writer="test", dead_letter_stop=stop)
     stage = SkuStage(context, con, TOPICS)
     stored = stage.assign(frozenset({0}))[TOPICS[0], 0]
     return stage, 0 if stored is None else stored.next_offset
@@ -53,6 +58,14 @@ def chunk(values: Sequence[bytes], start: int) -> Chunk:
     decoded = decoder.decode(SKUS, [batch])
     decoder.close()
     return Chunk(TOPICS[0], decoded.events, len(batch), {0: batch.next_offset}, dead=decoded.dead)
+
+
+def act(lake: DeltaLake, action: str, place: tuple[int, int], *, at: datetime) -> None:
+    """What `trs dead-letters` records about the letter at (partition, offset)."""
+    partition, offset = place
+    row = {"topic": TOPICS[0], "partition": partition, "row_offset": offset, "action": action, "who": "test"}
+    row |= {"known_from": at, "known_date": at.date()}
+    append_actions(lake.store, pa.Table.from_pylist([row], schema=DEAD_LETTER_ACTIONS.schema))
 
 
 def letters(lake: DeltaLake) -> list[tuple[int, str]]:
@@ -99,10 +112,52 @@ def test_stop_names_the_first_letter_of_a_named_reason_only() -> None:
         {"topic": "t", "partition": 2, "row_offset": 9, "reason": "null_key"},
     ]
     table = pa.Table.from_pylist(dead)
-    stop_at(set(), [table])
-    stop_at({Reason.NOT_JSON}, [table])
-    with pytest.raises(DeadLetterStopError, match="t-2 offset 9"):
-        stop_at({Reason.NULL_KEY}, [table.slice(0, 1), table])
+    assert refused_for(set(), [table]).num_rows == 0
+    assert refused_for({Reason.NOT_JSON}, [table]).num_rows == 0
+    refused = refused_for({Reason.NULL_KEY}, [table.slice(0, 1), table])
+    with pytest.raises(DeadLetterStopError, match="t-2 offset 9") as stopped:
+        stop_at(refused, dealt_with={("t", 2, 7), ("t", 1, 9)})
+    assert "`trs dead-letters discard t 2 9 --note WHY` lets the worker pass" in str(stopped.value)
+    stop_at(refused, dealt_with={("t", 2, 9)})
+
+
+@pytest.mark.parametrize("action", ["discarded", "replayed"])
+def test_stage_passes_the_record_whose_letter_was_dealt_with_and_stops_at_the_next(
+    lake: DeltaLake, tmp_path: Path, action: str
+) -> None:
+    records = [*RECORDS, b"bad too", good("d")]
+
+    def stops_at(offset: int) -> None:
+        stage, start = open_stage(lake, tmp_path, STOP)
+        with pytest.raises(DeadLetterStopError, match=rf"test\.skus-0 offset {offset}: "):
+            stage.run_epoch([chunk(records, start)])
+
+    stops_at(1)
+    act(lake, action, (0, 1), at=datetime.now(UTC) - timedelta(days=1))  # of a letter that stood there before
+    act(lake, action, (0, 3), at=datetime.now(UTC))
+    act(lake, action, (1, 1), at=datetime.now(UTC))
+    stops_at(1)
+    act(lake, action, (0, 1), at=datetime.now(UTC))
+    stops_at(5)
+    act(lake, action, (0, 5), at=datetime.now(UTC))
+    stage, start = open_stage(lake, tmp_path, STOP)
+    assert (start, stage.run_epoch([chunk(records, start)]).log_rows) == (0, 4)
+    assert letters(lake) == [(1, "not_json"), (3, "unknown_op"), (5, "not_json")]
+    assert open_stage(lake, tmp_path, STOP)[1] == len(records)
+
+
+def test_stage_stops_at_a_record_of_a_topic_made_anew_though_its_place_was_dealt_with(
+    lake: DeltaLake, tmp_path: Path
+) -> None:
+    stage, start = open_stage(lake, tmp_path, STOP)
+    with pytest.raises(DeadLetterStopError):
+        stage.run_epoch([chunk(RECORDS, start)])
+    act(lake, "discarded", (0, 1), at=datetime.now(UTC))
+    stage, start = open_stage(lake, tmp_path, STOP)
+    stage.run_epoch([chunk(RECORDS, start)])
+    stage, _ = open_stage(lake, tmp_path, STOP, topic_id="made anew")
+    with pytest.raises(DeadLetterStopError, match="offset 1: "):
+        stage.run_epoch([chunk(RECORDS, 0)])
 
 
 def test_reasons_of_the_setting_are_declared_ones() -> None:

@@ -1,6 +1,7 @@
 """Bad records on real parts: one of each kind among good rows, kept whole, counted, shown, sent again; the policy."""
 
 import json
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -224,7 +225,7 @@ def test_replayed_records_come_to_their_partition_unchanged_and_count_once_their
     assert {r["note"] for r in done} == {"new server"}
 
 
-def test_worker_with_a_reason_to_stop_ends_before_the_record_and_goes_on_without_it(
+def test_worker_with_a_reason_to_stop_ends_before_the_record_until_its_letter_is_discarded(
     settings: Settings, tmp_path: Path
 ) -> None:
     send_bad(settings, (Bad("skus", b"bad", "not_json"),))
@@ -238,5 +239,9 @@ def test_worker_with_a_reason_to_stop_ends_before_the_record_and_goes_on_without
         assert f"{settings.topic_prefix}.skus-" in told[0]
         assert "Traceback" not in log.read_text()
         assert [r["reason"] for r in letters(settings)] == ["not_json"]
-    trs(settings, "worker", "--until-caught-up", timeout_s=400)
-    assert [r["reason"] for r in letters(settings)] == ["not_json"]
+    advice = re.search(r"`trs (dead-letters discard \S+ \d+ \d+ --note) WHY`", told[0])
+    assert advice is not None
+    trs(settings, *advice[1].split(), "a test record")
+    passed = trs(strict, "worker", "--until-caught-up", timeout_s=400)
+    assert "passes 1 records whose dead letters were dealt with" in passed.stderr
+    assert [(r["reason"], r["action"]) for r in letters(settings, "--all")] == [("not_json", "discarded")]
