@@ -13,7 +13,7 @@ folder whose embedded stack is used and left running: it saves a start per run.
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,7 +24,15 @@ from filelock import FileLock
 from app.settings import ENV_PREFIX, Settings
 
 _REPOSITORY = Path(__file__).parent.parent
-_KEPT_HOME = os.environ.get("TRS_TEST_HOME")
+
+
+def kept_home(environment: Mapping[str, str]) -> Path | None:
+    """The folder that TRS_TEST_HOME names, None where it is unset or empty."""
+    name = environment.get("TRS_TEST_HOME")
+    return Path(name) if name else None
+
+
+_KEPT_HOME = kept_home(os.environ)
 _EXTRACTS = Path(os.environ.get("TRS_EXTRACTS") or _REPOSITORY.parent / "shared" / "data" / "trs_extracts")
 
 
@@ -52,7 +60,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     from tests.containers import docker_answers, running_containers
 
     if _KEPT_HOME is not None:
-        yield Stack(Path(_KEPT_HOME)).up()
+        yield Stack(_KEPT_HOME).up()
         return
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
