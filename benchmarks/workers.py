@@ -36,6 +36,8 @@ SETTLE_S = 5.0
 """Nothing was committed for so long: all is done."""
 PATIENCE_S = 300.0
 INTERVAL_S = 1.0
+AT_ONCE = 20_000
+"""Events that are made at once: each changes another row."""
 
 
 def main() -> None:
@@ -140,7 +142,7 @@ def measure(settings: Settings, folder: Path, count: int, changes: Changes, even
         idle = [(w.cpu_s() - b) / IDLE_S for w, b in zip(workers, before, strict=True)]
         before = [w.cpu_s() for w in workers]
         began = time.monotonic()
-        sent = changes.send(events)
+        sent = sum(changes.send(AT_ONCE) for _ in range(max(1, round(events / AT_ONCE))))
         ended, after = wait_until_done(workers, sent)
         used = [a - b - share * (ended - began) for a, b, share in zip(after, before, idle, strict=True)]
         return {
