@@ -26,7 +26,7 @@ LONG = {
     "catch_up": ["--peers", "faust", "spark", "--invoices", "400000"],
     "freshness": ["--seconds", "300"],
     "epochs": ["--invoices", "22500", "225000", "2250000", "--s3"],
-    "workers": ["--workers", "1", "2", "4", "8", "--events", "400000"],
+    "workers": ["--workers", "1", "2", "4", "8"],
     "recovery": ["--invoices", "2250000"],
 }
 PRODUCTION = {"TRS_EPOCH_INTERVAL_S": "10"}

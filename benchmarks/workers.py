@@ -1,10 +1,10 @@
 """Workers: what each of 1, 2, 4 and 8 workers has to do, when all get the same changes to the same state.
 
-    python -m benchmarks.workers [--workers N ...] [--invoices N] [--events N] [--json FILE]
+    python -m benchmarks.workers [--workers N ...] [--invoices N] [--json FILE]
 
 A synthetic TRS is caught up with first. For each number of workers these start together, take their share of the
-buckets and load its state; then row events of a working day are sent at once, and the clock stops when all of them and
-their documents are committed. Told are the CPU seconds of a worker for its share of the events (mean; what it uses
+buckets and load its state; then every line of every invoice is corrected, and the clock stops when all is committed:
+rows, documents and features. Told are the CPU seconds of a worker for its share of the events (mean; what it uses
 while idle is taken off), and its memory. A worker whose commit is refused ends, and that fails the benchmark. Needs a
 running stack (TRS_KAFKA, or the embedded one).
 """
@@ -19,25 +19,29 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from app.settings import Settings, load_settings
-from benchmarks.catch_up import fill_topics
-from benchmarks.freshness import Changes
+from app.wiring import kafka_config
+from batch_bootstrap.events import Stamp, connect, row_events
+from benchmarks.catch_up import SYNTHETIC, fill_topics
 from benchmarks.report import Row, publish
 from benchmarks.usage import cpu_seconds, peak_rss_mb
+from connectors.kafka import Producer
+from processors.tables import INVOICE_LINE_ITEMS, topic_of
 
 POLL_S = 0.25
 IDLE_S = 5.0
 SETTLE_S = 5.0
 """Nothing was committed for so long: all is done."""
 PATIENCE_S = 300.0
-INTERVAL_S = 1.0
-AT_ONCE = 20_000
-"""Events that are made at once: each changes another row."""
+INTERVAL_S = 10.0
+AT_ONCE = 100_000
+"""Events that are made at once."""
 
 
 def main() -> None:
@@ -45,7 +49,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--invoices", type=int, default=200_000, help="of the state that the changes meet")
-    parser.add_argument("--events", type=int, default=200_000, help="row events per number of workers")
     parser.add_argument("--json", type=Path, default=None, help="file of the result; default build/bench/workers.json")
     arguments = parser.parse_args()
     settings = load_settings(topic_prefix=f"share{uuid.uuid4().hex[:8]}.trs")
@@ -56,11 +59,10 @@ def main() -> None:
         with started(settings, Path(folder) / "first", "--until-caught-up") as worker:
             if worker.process.wait():
                 raise SystemExit(worker.log.read_text())
-        changes = Changes(settings, arguments.invoices)
-        for count in arguments.workers:
-            found[count] = measure(settings, Path(folder), count, changes, arguments.events)
+        for run, count in enumerate(arguments.workers):
+            send = partial(correct_all_lines, settings, arguments.invoices, run)
+            found[count] = measure(settings, Path(folder), count, send)
             print(f"{count} workers: {found[count]}", file=sys.stderr)
-        changes.close()
     publish("workers", report_rows(found), {"invoices": arguments.invoices, "runs": found}, file=arguments.json)
 
 
@@ -132,7 +134,26 @@ def started(settings: Settings, home: Path, *options: str) -> Iterator[Worker]:
             process.wait()
 
 
-def measure(settings: Settings, folder: Path, count: int, changes: Changes, events: int) -> dict[str, float]:
+def correct_all_lines(settings: Settings, invoices: int, run: int) -> int:
+    """Sends an update of every line, with a quantity that it never had; returns how many."""
+    table, sent = INVOICE_LINE_ITEMS, 0
+    columns = ", ".join(f"{c.name}::{c.duckdb_type} AS {c.name}" for c in table.columns)
+    query = f"SELECT * REPLACE ({10 + run} AS quantity) FROM ({SYNTHETIC[table.name].format(invoices=invoices)})"
+    producer, con = Producer(kafka_config(settings)), connect()
+    rows = con.sql(f"SELECT {columns} FROM ({query})").to_arrow_table()
+    for start in range(0, rows.num_rows, AT_ONCE):
+        position = 1_000 + run * 1_000_000 + start
+        stamp = Stamp(settings.source_names[-1], "trs", "mysql-bin.000001", position, time.time_ns() // 10**6, True)
+        keys, values = row_events(con, table, rows.slice(start, AT_ONCE), stamp, op="u")
+        producer.send(topic_of(settings.topic_prefix, table.name), keys, values)
+        sent += len(keys)
+    producer.flush()
+    producer.close()
+    con.close()
+    return sent
+
+
+def measure(settings: Settings, folder: Path, count: int, send: Callable[[], int]) -> dict[str, float]:
     """The figures for so many workers."""
     with ExitStack() as block:
         workers = [block.enter_context(started(settings, folder / f"{count}-{n}")) for n in range(count)]
@@ -142,7 +163,7 @@ def measure(settings: Settings, folder: Path, count: int, changes: Changes, even
         idle = [(w.cpu_s() - b) / IDLE_S for w, b in zip(workers, before, strict=True)]
         before = [w.cpu_s() for w in workers]
         began = time.monotonic()
-        sent = sum(changes.send(AT_ONCE) for _ in range(max(1, round(events / AT_ONCE))))
+        sent = send()
         ended, after = wait_until_done(workers, sent)
         used = [a - b - share * (ended - began) for a, b, share in zip(after, before, idle, strict=True)]
         return {
