@@ -1,12 +1,14 @@
 """The life of a worker process: topics, engine, Faust app, signals, and one clear end."""
 
 import asyncio
+import faulthandler
 import json
 import logging
 import os
 import signal
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -43,7 +45,9 @@ _STILL_SLOW_S = 10.0
 _LOADS_LONG_S = 1.0
 _STILL_LOADS_S = 5.0
 _STOP_S = 5.0
-"""How long the end may take after the engine has stopped; then the process leaves without good-byes."""
+"""How long leaving the group may take after the engine has stopped."""
+_LEAVE_S = 10.0
+"""How long all the rest may take after the engine has stopped; then the process leaves without good-byes."""
 
 
 def run_worker(
@@ -136,7 +140,7 @@ class Worker:
             code = 0
         except Exception as error:  # noqa: BLE001 - every end comes through here: this is where it becomes an exit code
             code = self._report(error)
-        await self._stop(app, tasks)
+        await self._stop(app, tasks, code)
         return code
 
     def _install_signals(self) -> None:
@@ -272,8 +276,8 @@ class Worker:
         self._state.failure = f"a fault of the program: {error}"
         return InvariantError.exit_code
 
-    async def _stop(self, app: StreamingApp, tasks: list[asyncio.Task[None]]) -> None:
-        """Stop fetching, let the engine finish its commit, leave the group."""
+    async def _stop(self, app: StreamingApp, tasks: list[asyncio.Task[None]], code: int) -> None:
+        """Stop fetching, let the engine finish its commit, leave the group; not waiting for ever for the last."""
         began = time.monotonic()
         self._state.phase = "stopping"
         self.membership.stopping = True
@@ -286,6 +290,10 @@ class Worker:
             await asyncio.to_thread(self._engine.stop)
         except TrsError as error:
             log.error("the engine did not stop cleanly", reason=str(error))
+        # A start or stop of Faust that ignores being cancelled, or a thread of a library, would keep the process.
+        late = threading.Timer(_LEAVE_S, _leave, [code])
+        late.daemon = True
+        late.start()
         consumer.thread.leave()
         left = self._loop.create_task(app.stop())
         await asyncio.wait({left}, timeout=_STOP_S)
@@ -297,6 +305,15 @@ class Worker:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._address_file.unlink(missing_ok=True)
         log.info("stopped", seconds=round(time.monotonic() - began, 3))
+
+
+def _leave(code: int) -> None:
+    """Ends the process, which should have ended by itself; says what it was doing."""
+    log.warning("the process does not end by itself: leaving", exit_code=code)
+    logging.shutdown()
+    faulthandler.dump_traceback(all_threads=True)
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def consumer_options(settings: Settings, kafka: KafkaConfig) -> ConsumerOptions:

@@ -102,8 +102,13 @@ class Stage(ABC):
         """The application id of a bucket's epoch; the same in every table, as fence and as cursor."""
         return f"epoch:{self.name}:{bucket}"
 
-    def _place_ids(self, prefix: str) -> dict[str, tuple[str, int]]:
-        return {f"{prefix}:{t}:{b}": (t, b) for t in self.topics for b in sorted(self.buckets)}
+    def _offset_ids(self) -> dict[str, tuple[str, int]]:
+        return {f"offset:{t}:{b}": (t, b) for t in self.topics for b in sorted(self.buckets)}
+
+    def _side_ids(self) -> dict[str, tuple[str, int]]:
+        """Ids of the marks of side tables; with Kafka's id of the topic, so that a topic made anew has none."""
+        ids = self.context.topic_ids
+        return {f"side:{t}:{ids[t]}:{b}": (t, b) for t in self.topics for b in sorted(self.buckets)}
 
     def extra_ids(self, table: str) -> tuple[str, ...]:
         """Further application ids that the stage keeps in a table for its buckets."""
@@ -149,14 +154,13 @@ class Stage(ABC):
         return found
 
     def _forget_former_topics(self) -> None:
-        """Offsets of a topic that was made anew mean nothing in the new one: neither positions nor marks of rows read.
+        """The positions of a topic that was made anew mean nothing in the new one.
 
         Whoever reads on (`--accept-gap`) begins a new count; until then the lake says 0, which skips nothing.
         """
         for topic in self.topics:
             if self._stored_topic_ids.get(topic, self.context.topic_ids[topic]) != self.context.topic_ids[topic]:
-                for places in (self.positions, *self.side_positions.values()):
-                    places.update({place: 0 for place in places if place[0] == topic})
+                self.positions.update({place: 0 for place in self.positions if place[0] == topic})
 
     def _open(self, gained: frozenset[int]) -> None:
         self._logs = {table: self.context.lake.fenced(table) for table in self.tables}
@@ -169,12 +173,12 @@ class Stage(ABC):
             others = [t for t in self.tables if t != self.log_name]
             stored |= zip(others, pool.map(lambda t: self._open_table(t, stored[t]), others), strict=True)
         log_ids = stored[self.log_name]
-        for app_id, place in self._place_ids("offset").items():
+        for app_id, place in self._offset_ids().items():
             if place[1] in gained and app_id in log_ids:
                 self.positions[place] = log_ids[app_id]
         for table in (*self.side_tables, DEAD_LETTERS.name):
             marks = self.side_positions.setdefault(table, {})
-            for app_id, place in self._place_ids("side").items():
+            for app_id, place in self._side_ids().items():
                 if app_id in stored[table]:
                     marks[place] = stored[table][app_id]
         self._recent = ()
@@ -237,9 +241,9 @@ class Stage(ABC):
     def _ids_of(self, table: str) -> tuple[str, ...]:
         ids = [self.epoch_id(b) for b in sorted(self.buckets)]
         if table == self.log_name:
-            ids += self._place_ids("offset")
+            ids += self._offset_ids()
         elif table != EPOCHS.name:
-            ids += self._place_ids("side")
+            ids += self._side_ids()
         return (*ids, *self.extra_ids(table))
 
     def metadata_of(self, bucket: int, epoch: int | None) -> Mapping[str, Any]:
@@ -369,12 +373,12 @@ class Stage(ABC):
         marks = self.side_positions.setdefault(table, {})
         # After a restart an epoch may end before the mark, which must stay: rows up to it are in the table.
         marks.update({p: max(o, marks.get(p, 0)) for p, o in self.positions.items()})
-        ids = {i: marks[p] for i, p in self._place_ids("side").items() if p in marks}
+        ids = {i: marks[p] for i, p in self._side_ids().items() if p in marks}
         self._logs[table].append(rows, self._fence() | ids | dict(extra or {}))
 
     def commit_log(self, rows: pa.Table, extra: Mapping[str, int], report: EpochReport) -> str:
         """Commits the stage's log: rows, epochs, positions and cursors in one (R5)."""
-        ids = {i: self.positions[p] for i, p in self._place_ids("offset").items() if p in self.positions}
+        ids = {i: self.positions[p] for i, p in self._offset_ids().items() if p in self.positions}
         report.log_rows = rows.num_rows
         self._rows_per_bucket = dict(Counter(rows["bucket"].to_pylist())) if rows.num_rows < 1000 else _count(rows)
         metadata = self._metadata("epoch") | {"ignored": dict(report.ignored), "read": report.read, "dead": report.dead}

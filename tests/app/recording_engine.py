@@ -53,6 +53,7 @@ class RecordingEngine:
         max_queued: int = 64,
         keep: bool = True,
         park: int | None = None,
+        stuck_progress: bool = False,
     ) -> None:
         self.failure: Future[None] = Future()
         self.file = file
@@ -67,6 +68,7 @@ class RecordingEngine:
         self._max_queued = max_queued
         self._keep = keep
         self._park = park
+        self._stuck_progress = stuck_progress
         self._queue: queue.Queue[RawBatch] = queue.Queue()
         self._expected: dict[tuple[str, int], int | None] = {}
         self._lock = threading.RLock()
@@ -157,6 +159,9 @@ class RecordingEngine:
         self._note("set_draining")
 
     def progress(self) -> LakeProgress:
+        if self._stuck_progress:
+            self._note("progress")
+            threading.Event().wait()
         with self._connect() as con:
             rows = con.execute("SELECT topic, partition, next_offset FROM positions").fetchall()
         return LakeProgress({(t, p): n for t, p, n in rows}, documents_settled=True, features_settled=True)
@@ -225,6 +230,7 @@ def main() -> int:
     parser.add_argument("--slow-load", type=float, default=0.0)
     parser.add_argument("--null", action="store_true")
     parser.add_argument("--park", type=int)
+    parser.add_argument("--stuck-progress", action="store_true")
     options = parser.parse_args()
     settings: Settings = load_settings()
     error = FencedError("bucket 3 has another owner") if options.fail_with == "fenced" else KeyError("a slip")
@@ -241,6 +247,7 @@ def main() -> int:
             slow_load_s=options.slow_load,
             keep=not options.null,
             park=options.park,
+            stuck_progress=options.stuck_progress,
         )
         engines.append(engine)
         return engine

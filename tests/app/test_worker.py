@@ -292,6 +292,19 @@ def test_worker_whose_home_cannot_be_written_ends_with_one_line(settings: Settin
     assert "Traceback" not in worker.log
 
 
+def test_worker_that_waits_for_an_answer_for_ever_ends_when_told_and_says_what_kept_it(
+    start: Start, ledger: Ledger
+) -> None:
+    worker = start("--until-caught-up", "--stuck-progress")
+    asked = "SELECT 1 FROM calls WHERE name = 'progress'"
+    wait_until(lambda: ledger.rows(asked), timeout_s=90, what="the worker asks how far the engine is")
+
+    assert worker.stop() == 0
+
+    assert "the process does not end by itself" in worker.log
+    assert "in progress" in worker.log  # the stuck call, in the dump of its thread
+
+
 def test_worker_topic_made_anew_stops(settings: Settings, ledger: Ledger, start: Start) -> None:
     topic = f"{settings.topic_prefix}.invoices"
     produce(settings, "invoices", 40)

@@ -88,7 +88,10 @@ class WorkerProcess:
 
     def wait(self, timeout_s: float = 120) -> int:
         """Its exit code."""
-        return self.process.wait(timeout_s)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the worker still runs after {timeout_s} s; its log:\n{self.log}") from None
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of one of its pages."""

@@ -348,6 +348,22 @@ def test_bad_record_lands_once_in_dead_letters_though_the_log_commit_failed(
     assert {r["inv_id"] for r in rows(location, "invoice_features_changes")} == {1, 2}
 
 
+def test_marks_of_dead_letters_do_not_outlive_their_topic_though_no_log_commit_names_it(
+    shell: Open, topics: Topics, location: LakeLocation
+) -> None:
+    topics.add("invoices", b"bad", event("invoices", "c", 5, INVOICE | {"invoice_id": 2}))
+    crashed = shell(topics, CrashingLake(location))
+    crashed.offer_all()
+    wait_until(crashed.engine.failure.done, timeout_s=SETTLE_S, what="the engine fails")
+    crashed.engine.stop()
+    name = f"{PREFIX}.invoices"
+    topics.records[name] = [(b"{}", b"also bad")]
+
+    shell(topics, topic_ids={name: "made anew"}).settle()
+
+    assert sorted(r["record_value"] for r in rows(location, "dead_letters")) == [b"also bad", b"bad"]
+
+
 class BusyState:
     """What the state is while an opening, in the shell's thread, is in a call to DuckDB."""
 
