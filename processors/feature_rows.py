@@ -18,7 +18,8 @@ from processors.features.derive import derive_sql
 from processors.state import count_rows, duckdb_type
 
 TOUCHED = "touched_accounts"
-TOUCHED_DOCUMENTS = "touched_documents"
+AFFECTED = "affected_documents"
+"""Live documents whose features are derived."""
 COMMITTED = "committed_features"
 
 
@@ -58,13 +59,16 @@ def load_query(feature_set: FeatureSet, *, current: str) -> str:
 
 
 def touch_changed(con: duckdb.DuckDBPyConnection) -> None:
-    """Lists the accounts of this epoch in `touched_accounts(bucket, account_id, source_ts)`, for `derive`."""
+    """Lists the accounts of this epoch in `touched_accounts(bucket, account_id, source_ts, since)`, for `derive`.
+
+    `since`: the first day on which an invoice of the account changed; -infinity when the account itself did.
+    """
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE {TOUCHED} AS
-        SELECT bucket, account_id, max(source_ts) AS source_ts
+        SELECT bucket, account_id, max(source_ts) AS source_ts, coalesce(min(since), DATE '-infinity') AS since
         FROM (
-          SELECT bucket, account_id, source_ts FROM {NEW_ACCOUNTS}
-          UNION ALL SELECT bucket, account_id, source_ts FROM {NEW_DOCUMENTS}
+          SELECT bucket, account_id, source_ts, DATE '-infinity' AS since FROM {NEW_ACCOUNTS}
+          UNION ALL SELECT bucket, account_id, source_ts, first_day FROM {NEW_DOCUMENTS}
         )
         GROUP BY bucket, account_id
     """)
@@ -73,19 +77,19 @@ def touch_changed(con: duckdb.DuckDBPyConnection) -> None:
         SELECT bucket, account_id, invoice_id, document_version, invoice_bucket, source_ts
         FROM {NEW_DOCUMENTS} WHERE document_state = 'deleted'
     """)
-    # The state is read once for all feature sets; of whole buckets that would be a copy of it.
-    _of_touched(con, TOUCHED_DOCUMENTS, DOCUMENTS, "account_id", copied=True)
 
 
 def touch_buckets(con: duckdb.DuckDBPyConnection, *, cursors: str) -> None:
-    """Lists every account of the given buckets; `cursors(bucket, epoch)`: last epoch through which the set is derived.
+    """Lists every account of the given buckets, whole; `cursors(bucket, epoch)`: last epoch through which the set is
+    derived.
 
     `source_ts` is the greatest among the inputs beyond the cursor, else among all of the account.
     """
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE {TOUCHED} AS
         SELECT i.bucket, i.account_id,
-               coalesce(max(i.source_ts) FILTER (WHERE i.epoch > c.epoch), max(i.source_ts)) AS source_ts
+               coalesce(max(i.source_ts) FILTER (WHERE i.epoch > c.epoch), max(i.source_ts)) AS source_ts,
+               DATE '-infinity' AS since
         FROM (
           SELECT bucket, account_id, source_ts, epoch FROM {ACCOUNTS}
           UNION ALL SELECT bucket, account_id, source_ts, epoch FROM {DOCUMENTS}
@@ -98,16 +102,61 @@ def touch_buckets(con: duckdb.DuckDBPyConnection, *, cursors: str) -> None:
         FROM {DOCUMENTS} AS d JOIN {cursors} AS c ON d.bucket = c.bucket
         WHERE d.document_state = 'deleted' AND d.epoch > c.epoch
     """)
-    _of_touched(con, TOUCHED_DOCUMENTS, DOCUMENTS, "account_id", copied=False)
 
 
-def _of_touched(con: duckdb.DuckDBPyConnection, name: str, state: str, account: str, *, copied: bool) -> None:
-    """Makes the view `name`: the state's rows of touched accounts, copied now or read anew at each use."""
-    query = f"SELECT s.* FROM {state} AS s SEMI JOIN {TOUCHED} AS t ON s.{account} = t.account_id"
+_LIVE = f"{DOCUMENTS} AS d JOIN {TOUCHED} AS t ON d.account_id = t.account_id AND d.document_state = 'live'"
+_READ = "d.account_id, d.invoice_id, d.date_issued, d.payment_dates, d.inv_total, d.inv_items, d.unpriced_lines"
+
+
+def _prepare_whole(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, copied: bool) -> str:
+    """Whole accounts are derived: makes `documents`, `affected_documents`, `committed_features`; returns the rows."""
+    con.execute(f"CREATE OR REPLACE TEMP VIEW documents AS SELECT {_READ} FROM {_LIVE}")
+    con.execute(f"""
+        CREATE OR REPLACE TEMP VIEW {AFFECTED} AS
+        SELECT d.account_id, d.invoice_id, d.document_version, d.invoice_bucket, d.account_since FROM {_LIVE}
+    """)
+    committed = f"""
+        SELECT s.* FROM {state_name(feature_set)} AS s
+        SEMI JOIN {TOUCHED} AS t ON s.{feature_set.account_column} = t.account_id
+    """
     if copied:
-        con.execute(f"CREATE OR REPLACE TEMP TABLE {name}_copy AS {query}")
-        query = f"SELECT * FROM {name}_copy"
-    con.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {query}")
+        con.execute(f"CREATE OR REPLACE TEMP TABLE {COMMITTED}_copy AS {committed}")
+        committed = f"SELECT * FROM {COMMITTED}_copy"
+    con.execute(f"CREATE OR REPLACE TEMP VIEW {COMMITTED} AS {committed}")
+    return derive_sql(feature_set)
+
+
+def _prepare_window(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet) -> str:
+    """The same of a set with `window_days`: only invoices from an account's first changed day on are derived.
+
+    What is older than the window before that day comes as one document with the sums.
+    """
+    begin = f"t.since - {feature_set.window_days}"
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE recent_documents AS
+        SELECT {_READ}, d.document_version, d.invoice_bucket, d.account_since, d.date_issued >= t.since AS affected
+        FROM {_LIVE} WHERE d.date_issued >= {begin}
+    """)
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE older_documents AS
+        SELECT d.account_id, max(d.date_issued) AS date_issued, sum(d.inv_total) AS inv_total,
+               sum(d.inv_items)::BIGINT AS inv_items, sum(d.unpriced_lines)::BIGINT AS unpriced_lines
+        FROM {_LIVE} WHERE d.date_issued < {begin} GROUP BY d.account_id
+    """)
+    con.execute(f"""
+        CREATE OR REPLACE TEMP VIEW documents AS
+        SELECT {_READ} FROM recent_documents AS d UNION ALL BY NAME SELECT * FROM older_documents
+    """)
+    con.execute(f"CREATE OR REPLACE TEMP VIEW {AFFECTED} AS SELECT * FROM recent_documents WHERE affected")
+    match = f"s.{feature_set.account_column} = a.account_id AND s.{feature_set.entity_key[0]} = a.invoice_id"
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE {COMMITTED}_copy AS
+        SELECT s.* FROM {state_name(feature_set)} AS s SEMI JOIN (
+          SELECT account_id, invoice_id FROM {AFFECTED} UNION SELECT account_id, invoice_id FROM {NEW_DOCUMENTS}
+        ) AS a ON {match}
+    """)
+    con.execute(f"CREATE OR REPLACE TEMP VIEW {COMMITTED} AS SELECT * FROM {COMMITTED}_copy")
+    return f"(SELECT * FROM {derive_sql(feature_set)} AS s SEMI JOIN {AFFECTED} AS a ON {match})"
 
 
 def derive(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, owned: str, whole: bool = False) -> int:
@@ -121,22 +170,19 @@ def derive(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, owned: st
         FROM {ACCOUNTS} AS a SEMI JOIN {TOUCHED} AS t ON a.account_id = t.account_id
         WHERE NOT a.deleted
     """)
-    con.execute(f"""
-        CREATE OR REPLACE TEMP VIEW documents AS
-        SELECT d.account_id, d.invoice_id, d.date_issued, d.payment_dates, d.inv_total, d.inv_items, d.unpriced_lines
-        FROM {TOUCHED_DOCUMENTS} AS d
-        WHERE d.document_state = 'live'
-    """)
-    con.execute(f"CREATE OR REPLACE TEMP TABLE derived AS SELECT * FROM {derive_sql(feature_set)}")
+    if whole or feature_set.window_days is None:
+        rows = _prepare_whole(con, feature_set, copied=not whole)
+    else:
+        rows = _prepare_window(con, feature_set)
+    con.execute(f"CREATE OR REPLACE TEMP TABLE derived AS SELECT * FROM {rows}")
     state, changes = state_name(feature_set), changes_table(feature_set)
     account = feature_set.account_column
-    _of_touched(con, COMMITTED, state, account, copied=not whole)
     key = (*dict.fromkeys((*feature_set.entity_key, account)),)
     match = " AND ".join(f"d.{k} = f.{k}" for k in key)
     differs = " OR ".join(f"d.{c} IS DISTINCT FROM f.{c}" for c in feature_set.column_names if c not in key) or "FALSE"
     columns = ", ".join(f"d.{c}" for c in feature_set.column_names)
     if feature_set.per_invoice:
-        version = f"""JOIN {TOUCHED_DOCUMENTS} AS i
+        version = f"""JOIN {AFFECTED} AS i
             ON d.{account} = i.account_id AND d.{feature_set.entity_key[0]} = i.invoice_id"""
         provenance = "i.invoice_bucket AS entity_bucket, i.document_version"
         differs = f"f.document_version < i.account_since OR {differs}"

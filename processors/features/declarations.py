@@ -6,8 +6,13 @@ The SQL (DuckDB, portable to Trino) reads two relations and returns exactly the 
 - `documents(account_id, invoice_id, date_issued, payment_dates, inv_total, inv_items, unpriced_lines)`: live invoices
   with what their lines add up to.
 
-In batch the relations hold everything; in the stream they hold whole accounts, those that an epoch touched. So a
-feature of an account or of its invoices may look at all of that account's invoices, and at nothing of other accounts.
+In batch the relations hold everything; in the stream they hold the accounts that an epoch touched. So a feature of an
+account or of its invoices may look at all of that account's invoices, and at nothing of other accounts.
+
+A set with `window_days` promises more, so that a change costs what follows it and not what the account is: an invoice's
+features follow from the account's invoices up to its day of issue; those of the `window_days` before that day count as
+themselves, older ones only by the sums of their numbers. In the stream one document per account then stands for all
+that is older than the window of the first changed day: it has no id and no payment, and holds the sums.
 """
 
 from dataclasses import dataclass
@@ -42,7 +47,8 @@ class FeatureSet:
 
     `entity_key`: columns that identify a row over all accounts. `account_column`: the column that names the account
     whose rows the row was computed from. `per_invoice`: whether the entity is an invoice (`entity_key[0]` is its id),
-    else it is the account itself. `version` rises with every change of the SQL's meaning (R10).
+    else it is the account itself. `window_days`: see above; None: features may look at every invoice of the account, so
+    every invoice counts for every other. `version` rises with every change of the SQL's meaning (R10).
     """
 
     name: str
@@ -52,6 +58,7 @@ class FeatureSet:
     account_column: str
     per_invoice: bool
     columns: tuple[FeatureColumn, ...]
+    window_days: int | None = None
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -87,6 +94,7 @@ INVOICE_FEATURES = FeatureSet(
         ),
         FeatureColumn("is_late", "INTEGER", "1 when paid more than 30 days after the issue, else 0; unpaid is 0."),
     ),
+    window_days=120,
 )
 
 ACCOUNT_FEATURES = FeatureSet(
