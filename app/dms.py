@@ -4,13 +4,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
 from app.settings import Settings
 from app.wiring import kafka_config
+from connectors.debezium import flavour_of
 from connectors.dms import DmsTranslator, Message, Place
 from connectors.dms_letters import dead_letter_value
+from connectors.dms_task import CONTROL_TOPIC, DmsPlan, Migration, render
 from connectors.kafka import (
     GroupReader,
     KafkaConfig,
@@ -20,15 +23,14 @@ from connectors.kafka import (
     partition_counts,
     watermarks,
 )
-from connectors.mysql import DatabaseUrl
+from connectors.mysql import DatabaseUrl, connect, current_position, server_version, wrapped_errors
+from connectors.mysql_schema import check_capture, check_captured_table
 from processors.decode_record import BadRecordError
 from processors.errors import FencedError, SettingsError, TrsError, UnavailableError
 from processors.tables import DEAD_LETTERS_TOPIC, TABLES, all_topics, topic_of
 
 log = structlog.get_logger("trs.dms")
 
-CONTROL_TOPIC = "control"
-"""Where DMS sends what belongs to no table of ours."""
 _BATCH_RECORDS = 20_000
 _BATCH_S = 0.1
 _REPORT_S = 30.0
@@ -48,6 +50,54 @@ def source_schema(settings: Settings) -> str:
     if settings.database is None:
         raise SettingsError("nothing says whose rows AWS DMS sends", hint="set TRS_DMS_SCHEMA, or TRS_DATABASE")
     return DatabaseUrl.parse(settings.database.get_secret_value()).database
+
+
+@dataclass(frozen=True)
+class PlannedDms:
+    """What DMS is to be told, secrets included; the server's version, and what somebody should know."""
+
+    arguments: dict[str, dict[str, Any]]
+    server: str
+    position: str | None
+    notices: list[str]
+
+
+def plan_dms(settings: Settings, *, migration: Migration = "cdc", version: str | None = None) -> PlannedDms:
+    """Endpoints and task of these settings. Unless `version` is given, the server is asked, and checked.
+
+    Raises SettingsError, and SourceError for a server or table whose changes cannot be captured.
+    """
+    if settings.database is None:
+        raise SettingsError("no source database is set", hint="set TRS_DATABASE")
+    if not settings.source_names:
+        raise SettingsError("TRS_SOURCE_NAMES is empty, and row events need the name of their source")
+    url = DatabaseUrl.parse(settings.database.get_secret_value())
+    notices: list[str] = []
+    position = None
+    if version is None:
+        with wrapped_errors(url), connect(url) as connection:
+            version = server_version(connection)
+            check_capture(connection, url)
+            for table in TABLES:
+                notices += check_captured_table(connection, url, table)
+            position = current_position(connection)
+    start = None if position is None else f"{position.file}:{position.pos}"
+    if migration == "full-load-and-cdc":
+        known = "the binlog's position, noted just before the task starts" if start is None else start
+        notices.append(f"the translator needs TRS_DMS_LOAD_POSITION={known}, and no other source may send until then")
+    elif start is None:
+        notices.append("the task needs CdcStartPosition, the binlog's position as FILE:POS: the server was not asked")
+    plan = DmsPlan(
+        name=f"trs-{settings.source_names[-1]}",
+        topic_prefix=settings.dms_topic_prefix,
+        flavour=flavour_of(version),
+        database=url,
+        schema=source_schema(settings),
+        kafka=kafka_config(settings),
+        migration=migration,
+        start=start if migration == "cdc" else None,
+    )
+    return PlannedDms(render(plan), version, start, notices)
 
 
 def run_translator(
@@ -89,7 +139,7 @@ def run_translator(
                 if records:
                     job.translate(records, reader)
                 report.perhaps()
-                if goal is not None and reader.was_assigned and _reached(goal, reader.positions):
+                if goal is not None and reader.is_assigned and _reached(goal, reader.positions):
                     log.info("caught up")
                     break
         except FencedError as error:

@@ -51,7 +51,8 @@ class GroupReader:
         self._accept_gap = accept_gap
         self._next: dict[tuple[str, int], int] = {}
         self._failure: TrsError | None = None
-        self.was_assigned = False
+        self.is_assigned = False
+        """Whether the group has said which partitions this member owns, which may be none."""
         self._client, self._errors = make_client(
             Consumer,
             config,
@@ -133,11 +134,12 @@ class GroupReader:
             self._failure = error
             return
         self._next = {(p.topic, p.partition): p.offset for p in starts}
-        self.was_assigned = True
+        self.is_assigned = True
         client.assign(starts)
 
     def _revoked(self, _client: Any, _partitions: list[TopicPartition]) -> None:
         self._next = {}
+        self.is_assigned = False
 
     def _start(self, committed: TopicPartition) -> TopicPartition:
         """Where reading begins: at the committed position, else at the first record if none was deleted before."""
@@ -153,8 +155,8 @@ class GroupReader:
         where = f"{place[0]}-{place[1]}"
         if wanted > high:
             raise OffsetGapError(
-                f"{where} ends at offset {high}, and {wanted} is to be read next: the topic was made anew",
-                hint="--accept-gap reads the new topic from its beginning",
+                f"{where} ends at offset {high}, and {wanted} is to be read next: the topic lost records",
+                hint="--accept-gap reads it from its beginning; what is translated twice changes nothing",
             )
         raise OffsetGapError(
             f"{where} begins at offset {low}, and {wanted} is to be read next: Kafka deleted what lies between",

@@ -103,7 +103,10 @@ def test_translator_killed_in_the_middle_loses_nothing_doubles_nothing_and_keeps
         process.kill()
         process.wait()
     killed_at = ends(dms_settings, [target])
-    trs(dms_settings, "dms", "translate", "--until-caught-up")
+    # the second joins while the first is at work, and takes partitions from it
+    both = [start(dms_settings, tmp_path / n, "--until-caught-up", "--instance", n) for n in ("0", "1")]
+    for number, process in enumerate(both):
+        assert process.wait(120) == 0, (tmp_path / str(number)).read_text()
 
     wanted: dict[tuple[bytes, bytes], tuple[int, int]] = {}
     refused: Counter[tuple[int, int]] = Counter()
