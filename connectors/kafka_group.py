@@ -6,8 +6,7 @@ under its instance's name gets its partitions back at once, and fences the one t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -19,8 +18,7 @@ _OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_
 _TAKEN_OVER = frozenset({KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL})
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record as it was read."""
 
     topic: str
