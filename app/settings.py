@@ -109,6 +109,21 @@ class Settings(BaseSettings):
         "out, kafka.NAME goes to its own Kafka clients.",
     )
 
+    dms_topic_prefix: str = Field(
+        "dms.trs",
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="AWS DMS writes to topics PREFIX.table, and what is of no table to PREFIX.control.",
+    )
+    dms_schema: str | None = Field(
+        None, description="The source database whose rows AWS DMS sends. Default: the database of TRS_DATABASE."
+    )
+    dms_load_position: str | None = Field(
+        None,
+        description="Binlog position noted before AWS DMS began to load whole tables, as mysql-bin.000024:373; "
+        "without it their rows are refused.",
+    )
+    dms_group: str = Field("trs-dms", description="Kafka consumer group of the translators of AWS DMS's records.")
+
     lake: str = Field("", description="Root of the lake: s3://BUCKET/PREFIX or a folder. Default: TRS_HOME/lake.")
     aws_region: str = Field("us-east-1", description="AWS region.")
     aws_endpoint: str | None = Field(None, description="Endpoint of an S3 and Glue server other than AWS.")
@@ -159,6 +174,15 @@ class Settings(BaseSettings):
         scheme, separator, rest = value.partition("://")
         if separator and (scheme != "s3" or not rest.strip("/")):
             raise ValueError("neither s3://BUCKET/PREFIX nor a folder")
+        return value
+
+    @field_validator("dms_load_position")
+    @classmethod
+    def _binlog_place(cls, value: str | None) -> str | None:
+        from connectors.dms import Place
+
+        if value is not None:
+            Place.parse(value)
         return value
 
     @field_validator("connector_options")

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka import Producer as LibraryProducer
 
 from connectors.kafka_config import KafkaConfig, check_reachable, make_client, wrap_error
 from connectors.kafka_topics import TopicEnds
-from processors.errors import FencedError, InvariantError, UnavailableError
+from processors.errors import FencedError, InvariantError, RetryableError, UnavailableError
 
 _QUEUE_MESSAGES = 400_000
 _QUEUE_KBYTES = 384 * 1024
@@ -19,6 +19,7 @@ _FLUSH_S = 90.0
 _DELIVERY_MS = 60_000
 _TRANSACTION_MS = 90_000
 _INIT_S = 30.0
+_NOT_A_MEMBER = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID})
 
 
 class Producer:
@@ -138,6 +139,18 @@ class TransactionalProducer(Producer):
         self._call("begin a transaction", self._client.begin_transaction)
         self._open = True
 
+    def send_positions(self, positions: Sequence[TopicPartition], group: Any) -> None:
+        """Puts a consumer group's positions into the open transaction, as `GroupReader.commit_point` gives them.
+
+        Raises RetryableError when the group has given the partitions to another member; the transaction is aborted.
+        """
+        send = self._client.send_offsets_to_transaction
+        try:
+            self._call("commit positions", lambda: send(list(positions), group, _FLUSH_S), moved=_NOT_A_MEMBER)
+        except RetryableError:
+            self.abort()
+            raise
+
     def commit(self) -> None:
         """Makes the transaction's messages visible. Raises FencedError or UnavailableError; it is then aborted."""
         self._call("commit a transaction", lambda: self._client.commit_transaction(_FLUSH_S))
@@ -151,10 +164,15 @@ class TransactionalProducer(Producer):
         self._call("abort a transaction", lambda: self._client.abort_transaction(_INIT_S))
         self._failed = None
 
-    def _call(self, doing: str, call: Any) -> None:
+    def _call(self, doing: str, call: Any, *, moved: frozenset[int] = frozenset()) -> None:
+        """`moved`: errors which say that a consumer group did not wait for us."""
         try:
             call()
         except KafkaException as error:
+            if error.args[0].code() in moved:
+                raise RetryableError(
+                    "the consumer group gave the partitions to another member", hint="start again; nothing was sent"
+                ) from None
             wrapped = wrap_error(error, self._config, doing, self._errors)
             if not isinstance(wrapped, FencedError) and error.args[0].txn_requires_abort():
                 self._open = False

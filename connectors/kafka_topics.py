@@ -10,6 +10,8 @@ from connectors.kafka_config import KafkaConfig, check_reachable, make_client, w
 from processors.errors import SourceError, UnavailableError
 
 _TIMEOUT_S = 30.0
+_NO_LEADER_YET = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
+"""What brokers say of a topic that was just made, and while they elect."""
 
 
 def _admin(config: KafkaConfig) -> tuple[AdminClient, dict[str, int]]:
@@ -130,14 +132,19 @@ class TopicEnds:
 def _offsets(
     admin: AdminClient, config: KafkaConfig, places: list[tuple[str, int]], spec: OffsetSpec
 ) -> dict[tuple[str, int], int]:
-    asked = {TopicPartition(*place): spec for place in places}
-    futures = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_TIMEOUT_S)
-    offsets = {}
-    for place, future in futures.items():
-        try:
-            offsets[place.topic, place.partition] = int(future.result().offset)
-        except KafkaException as error:
-            raise _missing_or_wrapped(error, config, place.topic) from None
+    deadline = time.monotonic() + _TIMEOUT_S
+    offsets: dict[tuple[str, int], int] = {}
+    while len(offsets) < len(places):
+        asked = {TopicPartition(*place): spec for place in places if place not in offsets}
+        futures = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_TIMEOUT_S)
+        for place, future in futures.items():
+            try:
+                offsets[place.topic, place.partition] = int(future.result().offset)
+            except KafkaException as error:
+                if error.args[0].code() not in _NO_LEADER_YET or time.monotonic() > deadline:
+                    raise _missing_or_wrapped(error, config, place.topic) from None
+        if len(offsets) < len(places):
+            time.sleep(0.1)
     return offsets
 
 

@@ -1,5 +1,6 @@
 """Dead letters: those of producers of ours (the topic PREFIX.dead_letters), and the policy to stop at some."""
 
+import base64
 import json
 from collections.abc import Sequence, Set
 from typing import Any
@@ -14,6 +15,7 @@ from processors.records import DEAD_SCHEMA, RawBatch
 
 UNREADABLE = Reason.UNREADABLE
 _NAMED = ["topic", "partition", "row_offset", "reason"]
+_WHERE = ("file", "line", "topic", "partition", "offset", "table", "run")
 Place = tuple[str, int, int]
 """Topic, partition, offset."""
 
@@ -21,9 +23,10 @@ Place = tuple[str, int, int]
 def dead_from_producer(batches: Sequence[RawBatch]) -> pa.Table:
     """One row of DEAD_SCHEMA per record, whatever it holds; place and time are those of the record in the topic.
 
-    A record of ours is JSON `{"origin", "file", "line", "table", "raw", "reason", "detail", "run", "ts_ms"}`: its raw
-    text becomes the row's value (raw JSON that is not a text: its JSON), file and line go into the detail. Anything
-    else is kept whole as `unreadable_dead_letter`.
+    A record of ours is JSON `{"origin", "file", "line", "table", "raw", "reason", "detail", "run", "ts_ms"}`, with
+    `topic`, `partition`, `offset` in place of file and line if it was refused in Kafka: its raw text becomes the row's
+    value (raw JSON that is not a text: its JSON; `raw_base64` in its place: those bytes), where it stood goes into the
+    detail. Anything else is kept whole as `unreadable_dead_letter`.
     """
     rows = [_row(batch, place) for batch in batches for place in range(len(batch))]
     return pa.Table.from_pylist(rows, schema=DEAD_SCHEMA)
@@ -51,15 +54,23 @@ def stop_at(letters: pa.Table, *, dealt_with: Set[Place]) -> None:
 def _row(batch: RawBatch, place: int) -> dict[str, Any]:
     try:
         letter = json.loads(batch.values[place].as_py() or b"")
-        reason, detail, raw = letter["reason"], letter["detail"], letter["raw"]
+        reason, detail = letter["reason"], letter["detail"]
         if not isinstance(reason, str) or not isinstance(detail, str):
             raise TypeError("reason and detail are texts")
-        where = ", ".join(f"{k} {letter[k]}" for k in ("file", "line", "table", "run") if letter.get(k) is not None)
+        where = ", ".join(f"{k} {letter[k]}" for k in _WHERE if letter.get(k) is not None)
         detail = f"{detail} ({where})" if where else detail
-        value = raw if isinstance(raw, str) else json.dumps(raw)
         # Half a surrogate pair is JSON but no text: encoding finds it here, where the record can still be kept whole.
-        for text in (reason, detail, value):
+        for text in (reason, detail):
             text.encode()
+        value = _raw(letter)
     except (ValueError, TypeError, KeyError, RecursionError):
         return dead_letter(batch, place, UNREADABLE, "not a dead letter of our producers")
-    return dead_letter(batch, place, reason, detail) | {"record_value": value.encode()}
+    return dead_letter(batch, place, reason, detail) | {"record_value": value}
+
+
+def _raw(letter: dict[str, Any]) -> bytes:
+    """What the letter is about. Raises KeyError, TypeError or ValueError where it does not say it."""
+    if "raw" in letter:
+        raw = letter["raw"]
+        return (raw if isinstance(raw, str) else json.dumps(raw)).encode()
+    return base64.b64decode(letter["raw_base64"], validate=True)

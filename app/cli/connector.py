@@ -65,6 +65,40 @@ def render(
     typer.echo(json.dumps(config, indent=2, ensure_ascii=False))
 
 
+@group.command("dms-render", epilog="Example: trs connector dms-render --part task --with-secrets > task.json")
+def dms_render(
+    migration: Annotated[
+        Literal["cdc", "full-load-and-cdc"],
+        typer.Option(
+            help="What the task does: cdc sends every change behind the position where the binlog ends now, and "
+            "`trs bootstrap snapshot` sends the rows; full-load-and-cdc loads the tables first."
+        ),
+    ] = "cdc",
+    part: Annotated[
+        Literal["source", "target", "task"] | None,
+        typer.Option(help="Only this one, as aws dms create-endpoint or create-replication-task --cli-input-json."),
+    ] = None,
+    server_version: _VERSION = None,
+    with_secrets: Annotated[bool, typer.Option("--with-secrets", help="Print passwords as well.")] = False,
+) -> None:
+    """Print what AWS DMS is to be told in place of Debezium, as JSON, passwords masked; nothing is sent anywhere.
+
+    Two endpoints and a task, in the shapes of DMS's API. Database and tables are checked first. docs/dms.md has the
+    steps; `trs dms translate` is the other half.
+    """
+    from app.dms import plan_dms
+    from app.printing import message
+    from app.settings import load_settings
+    from connectors.dms_task import hide_secrets
+
+    planned = plan_dms(load_settings(), migration=migration, version=server_version)
+    message(f"the server is {planned.server}")
+    for notice in planned.notices:
+        message(notice, warning=True)
+    shown = planned.arguments if part is None else planned.arguments[part]
+    typer.echo(json.dumps(shown if with_secrets else hide_secrets(shown), indent=2, ensure_ascii=False))
+
+
 @group.command(epilog="Example: trs connector validate")
 def validate(snapshot: _SNAPSHOT = "initial", server_version: _VERSION = None, as_json: _JSON = False) -> None:
     """Check database and tables, then have the connector check its configuration; nothing is registered.

@@ -18,6 +18,7 @@ _GROUPS = (
     "generate",
     "bootstrap",
     "connector",
+    "dms",
     "worker",
     "etl",
     "features",
