@@ -10,6 +10,7 @@ from connectors.kafka_config import KafkaConfig, check_reachable, make_client, w
 from processors.errors import SourceError, UnavailableError
 
 _TIMEOUT_S = 30.0
+_NO_LEADER = (KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION)
 
 
 def _admin(config: KafkaConfig) -> tuple[AdminClient, dict[str, int]]:
@@ -130,15 +131,21 @@ class TopicEnds:
 def _offsets(
     admin: AdminClient, config: KafkaConfig, places: list[tuple[str, int]], spec: OffsetSpec
 ) -> dict[tuple[str, int], int]:
-    asked = {TopicPartition(*place): spec for place in places}
-    futures = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_TIMEOUT_S)
-    offsets = {}
-    for place, future in futures.items():
-        try:
-            offsets[place.topic, place.partition] = int(future.result().offset)
-        except KafkaException as error:
-            raise _missing_or_wrapped(error, config, place.topic) from None
-    return offsets
+    """Waits for partitions that have no leader at the moment: those of a new topic, or while a broker restarts."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    offsets: dict[tuple[str, int], int] = {}
+    while True:
+        asked = {TopicPartition(*place): spec for place in places if place not in offsets}
+        futures = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_TIMEOUT_S)
+        for place, future in futures.items():
+            try:
+                offsets[place.topic, place.partition] = int(future.result().offset)
+            except KafkaException as error:
+                if error.args[0].code() not in _NO_LEADER or time.monotonic() > deadline:
+                    raise _missing_or_wrapped(error, config, place.topic) from None
+        if len(offsets) == len(places):
+            return offsets
+        time.sleep(0.1)
 
 
 def _cleanup_policies(admin: AdminClient, config: KafkaConfig, topics: list[str]) -> dict[str, str]:
