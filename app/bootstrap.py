@@ -1,16 +1,24 @@
-"""Puts a snapshot together: the source, the cluster, the lake's register of runs."""
+"""Puts a snapshot or a diff together: the source, the cluster, the lake's register of runs."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+import fcntl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 from app.lake_session import LakeSession
 from app.settings import Settings
 from app.wiring import kafka_config, lake_location, store_watch
+from batch_bootstrap.diff import DiffConfig, DiffSummary, Lake, Watcher, run_diff
 from batch_bootstrap.snapshot import Report, SnapshotConfig, SnapshotSummary, run_snapshot
 from batch_bootstrap.source import DEFAULT_CHUNK_ROWS, open_source
 from connectors.control_log import ControlLog
 from connectors.lake import LakeStore
+from connectors.lake_positions import LakePositions
+from connectors.object_files import LakeReader
+from processors.errors import RetryableError
+from processors.lake_tables import DEAD_LETTERS
 from processors.order import RowOrder
+from processors.tables import DEAD_LETTERS_TOPIC, topic_of
 
 LOGS = ("sku_log", "invoice_log", "account_log")
 
@@ -44,6 +52,78 @@ def snapshot(
             report=report,
             announce=announce,
         )
+
+
+def diff(
+    settings: Settings,
+    spec: str,
+    *,
+    tables: Sequence[str] | None = None,
+    date_formats: Mapping[str, str] | None = None,
+    chunk_rows: int = DEFAULT_CHUNK_ROWS,
+    wait_s: float = 300.0,
+    accept_empty: bool = False,
+    watcher: Watcher,
+) -> DiffSummary:
+    """Sends what differs between a source and the lake (batch_bootstrap/diff.py); one run at a time on this machine."""
+    database = None if settings.database is None else settings.database.get_secret_value()
+    source = open_source(spec, database=database, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
+    config = DiffConfig(
+        settings.topic_prefix,
+        settings.partitions,
+        settings.source_names,
+        settings.home / "bootstrap",
+        chunk_rows,
+        wait_s=wait_s,
+        memory_mb=settings.memory_mb,
+        threads=settings.threads,
+        accept_empty=accept_empty,
+    )
+    with closing(source), store_watch(settings), only_run(settings.home / "bootstrap"):
+        return run_diff(source, config, lake_of(settings), kafka=kafka_config(settings), watcher=watcher)
+
+
+def lake_of(settings: Settings) -> Lake:
+    """The lake as a diff needs it."""
+    location = lake_location(settings)
+    return Lake(
+        open_registry=lambda: open_control_log(settings),
+        positions=lambda: LakePositions(LakeStore(location), settings.topic_prefix, settings.partitions),
+        rows=lambda: LakeReader(location.uri, location.storage_options),
+        cdc_open=lambda: binlog_positions_known(settings),
+        known_rejects=lambda: known_rejects(settings),
+    )
+
+
+def known_rejects(settings: Settings) -> set[tuple[str, str]]:
+    """(table, raw) of rows of sources that are among the dead letters already."""
+    topic = topic_of(settings.topic_prefix, DEAD_LETTERS_TOPIC)
+    with LakeSession(settings) as session:
+        session.create_views([DEAD_LETTERS.name])
+        rows = session.con.execute(
+            f"""
+            SELECT DISTINCT letter->>'table', letter->>'raw'
+            FROM (SELECT TRY(decode(record_value)::JSON) AS letter FROM {DEAD_LETTERS.name} WHERE topic = ?)
+            WHERE letter IS NOT NULL
+            """,
+            [topic],
+        ).fetchall()
+    return {(table, raw) for table, raw in rows}
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Refuses a second diff on this machine while one runs; elsewhere the later run fences the earlier one.
+
+    Raises RetryableError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "diff.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RetryableError("another diff runs on this machine", hint="let it finish, then call again") from None
+        yield
 
 
 def open_control_log(settings: Settings) -> ControlLog:

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from connectors.source_rows import BinlogPosition, Chunk, Resume
+from processors.errors import UsageError
 from processors.ports import OpenRun
+
+DIFF = "diff"
+"""`kind` of a run that compares; snapshots have none."""
 
 
 class RunRegistry(Protocol):
@@ -26,6 +30,28 @@ class RunRegistry(Protocol):
 
     def generation(self) -> str:
         """The lake's generation."""
+
+
+def give_up_diffs(registry: RunRegistry) -> list[OpenRun]:
+    """Ends diffs that are open and returns the runs that still are.
+
+    Of a diff that was killed nothing is to be resumed, and one that still runs is fenced by the next producer.
+    """
+    open_runs = registry.open_runs()
+    for run in open_runs:
+        if run.detail.get("kind") == DIFF:
+            registry.close_run(run.run, {"abandoned": True})
+    return [run for run in open_runs if run.detail.get("kind") != DIFF]
+
+
+def begin_diff(registry: RunRegistry, source_name: str, description: str) -> int:
+    """Registers a diff and returns its number. Raises UsageError while a snapshot is unfinished."""
+    for run in give_up_diffs(registry):
+        raise UsageError(
+            f"run {run.run} of {run.detail.get('source')} is open",
+            hint="finish it with `trs bootstrap snapshot`, or abandon it with --restart",
+        )
+    return registry.open_run(source_name, {"source": description, "kind": DIFF})
 
 
 @dataclass

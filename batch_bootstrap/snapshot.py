@@ -14,7 +14,7 @@ from pathlib import Path
 from batch_bootstrap.dead_letters import dead_letter_values
 from batch_bootstrap.events import Stamp, connect, row_events
 from batch_bootstrap.read_ahead import ReadAhead
-from batch_bootstrap.runs import ProgressFile, RunProgress, RunRegistry, check_folder
+from batch_bootstrap.runs import ProgressFile, RunProgress, RunRegistry, check_folder, give_up_diffs
 from batch_bootstrap.source import Source
 from connectors.kafka import KafkaConfig, TransactionalProducer, check_topics, ensure_topics
 from connectors.source_rows import Chunk, Finding
@@ -87,11 +87,7 @@ def run_snapshot(
     check_topics(kafka, topics, config.partitions)
     check_folder(config.state)
     registry = open_registry()
-    if not source.has_binlog and cdc_open():
-        raise CdcOpenError(
-            f"{source.description} has no binlog positions, but the lake already holds rows that have",
-            hint="its rows would all be older; use --source mysql://… instead",
-        )
+    check_order(source, cdc_open)
     run, resumed = _register(source, config, registry, restart=restart)
     if resumed:
         announce(f"run {run} of {source.description} was not finished: it goes on (--restart begins a new one)")
@@ -101,7 +97,7 @@ def run_snapshot(
     summary = SnapshotSummary(run, source.description, resumed, progress, made, notices=source.notices)
     producer = TransactionalProducer(kafka, f"trs-bootstrap-{registry.generation()}")
     try:
-        for group in _groups(source):
+        for group in table_groups(source):
             if not _send_group(source, group, config, producer, file, summary, stopped=stopped, report=report):
                 break
         else:
@@ -124,7 +120,7 @@ def run_snapshot(
 
 def _register(source: Source, config: SnapshotConfig, registry: RunRegistry, *, restart: bool) -> tuple[int, bool]:
     """The number of the run to work on, and whether it was begun before. One run is open at a time."""
-    open_runs = registry.open_runs()
+    open_runs = give_up_diffs(registry)
     if restart:
         for old in open_runs:
             registry.close_run(old.run, {"abandoned": True})
@@ -146,7 +142,16 @@ def _register(source: Source, config: SnapshotConfig, registry: RunRegistry, *, 
     return registry.open_run(name, {"source": source.description, "fingerprint": source.fingerprint()}), False
 
 
-def _groups(source: Source) -> Iterator[tuple[Table, ...]]:
+def check_order(source: Source, cdc_open: Callable[[], bool]) -> None:
+    """Raises CdcOpenError for a source without binlog positions after those of another (R2)."""
+    if not source.has_binlog and cdc_open():
+        raise CdcOpenError(
+            f"{source.description} has no binlog positions, but the lake already holds rows that have",
+            hint="its rows would all be older; use --source mysql://… instead",
+        )
+
+
+def table_groups(source: Source) -> Iterator[tuple[Table, ...]]:
     """Tables that may be read side by side. Without a binlog the order of chunks counts, so one at a time."""
     tables = source.tables()
     if not source.has_binlog:

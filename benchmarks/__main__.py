@@ -20,6 +20,7 @@ SHORT = {
     "freshness": ["--seconds", "30"],
     "epochs": ["--invoices", "22500", "225000", "--s3"],
     "workers": ["--workers", "1", "2", "4"],
+    "diff": ["--invoices", "110000"],
 }
 LONG = {
     "decode": [],
@@ -28,6 +29,7 @@ LONG = {
     "epochs": ["--invoices", "22500", "225000", "2250000", "--s3"],
     "workers": ["--workers", "1", "2", "4", "8"],
     "recovery": ["--invoices", "2250000"],
+    "diff": ["--invoices", "2250000"],
 }
 PRODUCTION = {"TRS_EPOCH_INTERVAL_S": "10"}
 """The catch-up is measured with production's interval, not with the demo's."""

@@ -132,6 +132,7 @@ class TopicEnds:
 def _offsets(
     admin: AdminClient, config: KafkaConfig, places: list[tuple[str, int]], spec: OffsetSpec
 ) -> dict[tuple[str, int], int]:
+    """Waits for partitions that have no leader at the moment: those of a new topic, or while a broker restarts."""
     deadline = time.monotonic() + _TIMEOUT_S
     offsets: dict[tuple[str, int], int] = {}
     while len(offsets) < len(places):

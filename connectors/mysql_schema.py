@@ -18,6 +18,15 @@ _ACCEPTED = {
     Kind.DATE: frozenset({"date", "datetime", "timestamp"}) | _TEXTS,
     Kind.TEXT: _WHOLE | {"decimal"} | _TEXTS,
 }
+_COMPARABLE = {
+    Kind.BIGINT: _WHOLE,
+    Kind.INT: _WHOLE,
+    Kind.DECIMAL: _WHOLE | {"decimal"},
+    Kind.DATE: frozenset({"date"}),
+    Kind.TEXT: _WHOLE | {"decimal"} | _TEXTS,
+}
+"""Types whose values a database prints as connectors/row_digests.py wants them."""
+_PLACES = 10
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,19 @@ class SourceColumns:
     numeric_keys: frozenset[str]
     notices: list[str]
     types: dict[str, str] = field(default_factory=dict)
+    decimal_places: dict[str, int] = field(default_factory=dict)
+
+    def incomparable(self, table: Table) -> list[str]:
+        """Columns whose type in the database has texts of its own for one value, so that only typed rows compare."""
+        return [
+            f"{self.names[c.name]} ({self.types[c.name]})"
+            for c in table.columns
+            if c.name in self.names
+            and (
+                self.types[c.name] not in _COMPARABLE[c.kind]
+                or (self.decimal_places.get(c.name, 0) > _PLACES and c.kind is Kind.DECIMAL)
+            )
+        ]
 
     def source_name(self, column: str) -> str:
         """The database's own name of a declared column."""
@@ -172,14 +194,15 @@ def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> Sourc
         raise wrapped from None
     found = query(
         connection,
-        "SELECT column_name, data_type, column_key FROM information_schema.columns"
+        "SELECT column_name, data_type, numeric_scale FROM information_schema.columns"
         " WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position",
         (url.database, table.name),
     )
     names: dict[str, str] = {}
     types: dict[str, str] = {}
+    places: dict[str, int] = {}
     unknown = []
-    for name, data_type, _ in found:
+    for name, data_type, scale in found:
         column = table.column(name) or table.column(name.lower())
         if column is None:
             unknown.append(name)
@@ -187,6 +210,7 @@ def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> Sourc
             raise SourceError(f"{url}: table {table.name} has both {names[column.name]} and {name}")
         else:
             names[column.name], types[column.name] = name, data_type.lower()
+            places[column.name] = int(scale or 0)
     notices = (
         [f"{url}: columns of {table.name} that are not declared are ignored: {', '.join(unknown)}"] if unknown else []
     )
@@ -204,7 +228,7 @@ def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> Sourc
             )
     _check_key(connection, url, table, names)
     whole = frozenset(c.name for c in table.columns if c.kind is Kind.TEXT and types.get(c.name) in _WHOLE)
-    return SourceColumns(names, whole, notices, types)
+    return SourceColumns(names, whole, notices, types, places)
 
 
 def _check_key(connection: Connection, url: DatabaseUrl, table: Table, names: dict[str, str]) -> None:

@@ -7,7 +7,6 @@ committed after it is applied on top.
 """
 
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,12 +25,13 @@ from connectors.mysql import (
     stream_column,
     wrapped_errors,
 )
+from connectors.mysql_parts import SETTLE_S, PartsReader, SettledPositions, document_cells
 from connectors.mysql_schema import SourceColumns, check_server, check_table
+from connectors.row_digests import Parts
 from connectors.source_rows import BinlogPosition, Chunk, Finding, Resume, declared_schema, new_connection, type_rows
 from processors.errors import SourceError
 from processors.tables import INVOICE_LINE_ITEMS, INVOICES, Table
 
-SETTLE_S = 0.5
 SHOWN_FINDINGS = 5
 _KEYS_PER_QUERY = 1_000
 
@@ -113,10 +113,10 @@ class MySqlSource:
                 if not documents:
                     break
                 number += 1
-                cells = _cells(table, self._columns[table.name], documents)
+                cells = document_cells(table, self._columns[table.name], documents)
                 last = cells.slice(cells.num_rows - 1).to_pylist()[0]
                 last_key = tuple(last[name] for name in table.key)
-                typed = type_rows(con, table, cells)
+                typed = type_rows(con, table, cells, empty_is_null=False)
                 chunk = Chunk(table, number, typed.rows, typed.rejects, position, last_key)
                 yield chunk if invoice_ids is None else _with_findings(con, chunk, invoice_ids)
                 if len(documents) < self._chunk_rows:
@@ -136,7 +136,7 @@ class MySqlSource:
             documents = stream_column(connection, sql, args)
             invoice_ids = None
             if table is INVOICE_LINE_ITEMS and documents:
-                first, last = (_cells(table, self._columns[table.name], [documents[i]]) for i in (0, -1))
+                first, last = (document_cells(table, self._columns[table.name], [documents[i]]) for i in (0, -1))
                 ids = self._columns[INVOICES.name].source_name("invoice_id")
                 invoice_ids = [
                     int(row[0])
@@ -173,7 +173,7 @@ class MySqlSource:
                 if not documents:
                     found[table] = declared_schema(table).empty_table()
                     continue
-                typed = type_rows(con, table, _cells(table, columns, documents))
+                typed = type_rows(con, table, document_cells(table, columns, documents), empty_is_null=False)
                 if typed.rejects:
                     first = typed.rejects[0]
                     raise SourceError(f"{self.url}: a row of {table.name} is not as declared: {first.detail}")
@@ -181,50 +181,33 @@ class MySqlSource:
             query(connection, "COMMIT")
         return position, found
 
+    def is_empty(self, table: Table) -> bool:
+        """Whether the table has no row now."""
+        with wrapped_errors(self.url), connect(self.url) as connection:
+            return not query(connection, f"SELECT 1 FROM `{table.name}` LIMIT 1")
+
+    def position(self) -> BinlogPosition | None:
+        """The end of the binlog now, None without one."""
+        with wrapped_errors(self.url), connect(self.url) as connection:
+            return current_position(connection) if self._has_binlog else None
+
+    def settled_position(self) -> BinlogPosition | None:
+        """A position everything before which can be read by reads that begin after this call."""
+        position = self.position()
+        time.sleep(SETTLE_S)
+        return position
+
+    def by_digests(self, table: Table) -> str | None:
+        """None where the database can make digests of the table's rows (connectors/row_digests.py), else why not."""
+        odd = self._columns[table.name].incomparable(table)
+        return f"{table.name}: {', '.join(odd)} of another type than declared" if odd else None
+
+    def reader(self, table: Table, parts: Parts, *, most_rows: int) -> "PartsReader":
+        """Reads of the table part by part; reads at most about `most_rows` at once."""
+        return PartsReader(self.url, table, self._columns[table.name], parts, self._has_binlog, most_rows)
+
     def close(self) -> None:
         """Nothing is held between calls."""
-
-
-class SettledPositions:
-    """Binlog positions old enough that every transaction before them can be read."""
-
-    def __init__(self) -> None:
-        self._read: deque[tuple[float, BinlogPosition]] = deque()
-
-    def before_snapshot(self, connection: Connection) -> BinlogPosition | None:
-        """A position that was read at least SETTLE_S ago; waits once, at the first call."""
-        if snapshot_positions_known(connection):
-            return current_position(connection)
-        while True:
-            position, now = current_position(connection), time.monotonic()
-            if position is None:
-                return None
-            self._read.append((now, position))
-            while len(self._read) > 1 and now - self._read[1][0] >= SETTLE_S:
-                self._read.popleft()
-            if now - self._read[0][0] >= SETTLE_S:
-                return self._read[0][1]
-            time.sleep(SETTLE_S - (now - self._read[0][0]))
-
-
-def snapshot_positions_known(connection: Connection) -> bool:
-    """Whether the server tells the position of a snapshot (MariaDB does)."""
-    return bool(query(connection, "SHOW STATUS LIKE 'binlog_snapshot_file'"))
-
-
-def _cells(table: Table, columns: SourceColumns, documents: list[str]) -> pa.Table:
-    """JSON documents as text cells, numbered."""
-    names = columns.present(table)
-    options = pyarrow.json.ParseOptions(
-        explicit_schema=pa.schema([(name, pa.string()) for name in names]), unexpected_field_behavior="ignore"
-    )
-    text = "\n".join(documents).encode()
-    parsed = pyarrow.json.read_json(
-        pa.BufferReader(text),
-        read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(text) + 1),
-        parse_options=options,
-    )
-    return parsed.append_column("line", pa.array(range(1, parsed.num_rows + 1), pa.int64()))
 
 
 def _with_findings(con: duckdb.DuckDBPyConnection, chunk: Chunk, invoice_ids: list[int]) -> Chunk:

@@ -110,16 +110,21 @@ def type_rows(
     *,
     file: str | None = None,
     date_formats: Mapping[str, str] | None = None,
+    empty_is_null: bool = True,
 ) -> Typed:
     """Casts text cells to the declared types.
 
     `cells` has text columns named as declared (an optional one may be absent) and `line` (BIGINT). A null cell is null;
-    so is an empty one, save in a text column that is not nullable, where it is the empty text. `date_formats` maps a
-    column's name to its strptime format; ISO by default.
+    so is an empty one, save in a text column that is not nullable, where it is the empty text; without `empty_is_null`,
+    as databases tell the two apart, in any text column. `date_formats` maps a column's name to its strptime format; ISO
+    by default.
     """
     formats = date_formats or {}
     present = [c for c in table.columns if c.name in cells.schema.names]
-    values = [f"{value_sql(c, formats.get(c.name, ISO_DATE))} AS v{i}" for i, c in enumerate(present)]
+    values = [
+        f"{value_sql(c, formats.get(c.name, ISO_DATE), empty_is_null=empty_is_null)} AS v{i}"
+        for i, c in enumerate(present)
+    ]
     problems = [problem_sql(c, f"v{i}", f"c.{c.name}") for i, c in enumerate(present)]
     columns = [
         f"v{present.index(c)} AS {c.name}" if c in present else f"NULL::{c.duckdb_type} AS {c.name}"
@@ -145,11 +150,11 @@ def type_rows(
     return Typed(rows, typed.column("line").combine_chunks(), rejects)
 
 
-def value_sql(column: Column, date_format: str = ISO_DATE) -> str:
+def value_sql(column: Column, date_format: str = ISO_DATE, *, empty_is_null: bool = True) -> str:
     """The typed value of a text column as DuckDB SQL; null where it is null or does not cast exactly."""
     cell = column.name
     if column.kind is Kind.TEXT:
-        return f"nullif({cell}, '')" if column.nullable else cell
+        return f"nullif({cell}, '')" if column.nullable and empty_is_null else cell
     text = f"trim({cell})"
     if column.kind is Kind.DATE:
         if date_format == ISO_DATE:  # a time of midnight is no loss

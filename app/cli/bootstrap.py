@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
+    from app.cli.diff import diff
+
     group = typer.Typer(
         name="bootstrap",
         help="Send a source's rows to Kafka, as long as there is no CDC.",
@@ -20,6 +22,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
     )
     group.command(epilog="Example: trs bootstrap snapshot --source csv:extracts")(snapshot)
+    group.command(epilog="Example: trs bootstrap diff --every 15m")(diff)
     app.add_typer(group)
 
 

@@ -1,0 +1,185 @@
+"""`trs bootstrap diff`: sends what differs between a source and the lake, once or again and again."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from batch_bootstrap.diff import DiffSummary
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600}
+_NAP_S = 0.2
+
+
+def diff(
+    source: Annotated[
+        str, typer.Option(help="mysql (TRS_DATABASE), mysql://USER:PASSWORD@HOST:PORT/DATABASE, or csv:FOLDER.")
+    ] = "mysql",
+    tables: Annotated[str | None, typer.Option(help="Only these tables, comma-separated.", metavar="A,B")] = None,
+    every: Annotated[
+        str | None, typer.Option(help="Again and again, as 90s, 15m or 1h from start to start.", metavar="TIME")
+    ] = None,
+    date_format: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Format of a CSV date column, as invoices.date_issued=%d/%m/%Y; may be repeated.",
+            metavar="COLUMN=FORMAT",
+        ),
+    ] = None,
+    chunk_rows: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Rows per chunk and Kafka transaction.  [default: 50000]")
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for a lake that reads nothing of what the topics hold.")
+    ] = 300.0,
+    accept_empty: Annotated[
+        bool, typer.Option("--accept-empty", help="Believe a table without any row: delete all of it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, one line per run.")] = False,
+) -> None:
+    """Send what differs between a source and the lake: created, updated and deleted rows.
+
+    A database makes checksums of ranges of rows; only rows of ranges that differ are read. The lake must have read the
+    topics first, so a worker must run. Rows that changed later than they were compared are left alone. A run that was
+    interrupted needs nothing: the next one finds what is left.
+    """
+    from rich.console import Console
+
+    from app.bootstrap import diff as run
+    from app.cli.bootstrap import date_formats, row_bars
+    from app.settings import load_settings
+    from app.signals import stop_requests
+    from batch_bootstrap.diff import Watcher
+    from batch_bootstrap.source import DEFAULT_CHUNK_ROWS
+    from processors.errors import RetryableError, UnavailableError
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    settings = load_settings()
+    interval_s = None if every is None else seconds(every)
+    with stop_requests() as stop:
+
+        def once() -> bool:
+            """One run; False when it was stopped."""
+            with row_bars(console) as report:
+                summary = run(
+                    settings,
+                    source,
+                    tables=None if tables is None else [name.strip() for name in tables.split(",")],
+                    date_formats=date_formats(date_format or []),
+                    chunk_rows=chunk_rows or DEFAULT_CHUNK_ROWS,
+                    wait_s=wait,
+                    accept_empty=accept_empty,
+                    watcher=Watcher(
+                        stopped=lambda: stop.signal is not None,
+                        report=report,
+                        announce=lambda line: console.print(line, style="yellow", markup=False),
+                    ),
+                )
+            for notice in summary.notices:
+                console.print(notice, style="yellow", markup=False)
+            if as_json:
+                typer.echo(json.dumps(as_document(summary), indent=None if every else 2))
+            else:
+                Console(soft_wrap=True).print(as_table(summary))
+            return summary.finished
+
+        if interval_s is None:
+            finished = once()
+        else:
+            finished = _again_and_again(
+                once,
+                interval_s,
+                stopped=lambda: stop.signal is not None,
+                passing=(RetryableError, UnavailableError),
+                tell=lambda line: console.print(line, style="yellow", markup=False),
+            )
+    if not finished:
+        console.print("stopped; the next run finds what is left", style="yellow", markup=False)
+        raise typer.Exit(128 + (stop.signal or 2))
+
+
+def _again_and_again(
+    once: Callable[[], bool],
+    interval_s: float,
+    *,
+    stopped: Callable[[], bool],
+    passing: tuple[type[Exception], ...],
+    tell: Callable[[str], None],
+) -> bool:
+    """Runs until it is stopped; False when that was in the middle of a run. Passing faults are told and tried again."""
+    while True:
+        due = time.monotonic() + interval_s
+        try:
+            if not once():
+                return False
+        except passing as fault:
+            tell(f"{fault}; the next run is in {max(0.0, due - time.monotonic()):.0f} s")
+        while time.monotonic() < due:
+            if stopped():
+                return True
+            time.sleep(_NAP_S)
+
+
+def seconds(text: str) -> float:
+    """90s, 15m or 1h in seconds. Raises UsageError."""
+    from processors.errors import UsageError
+
+    number, unit = text[:-1], text[-1:]
+    if not number.isdecimal() or unit not in _UNITS_S or int(number) == 0:
+        raise UsageError(f"--every {text}: write a number and its unit", hint="as 90s, 15m or 1h")
+    return float(int(number) * _UNITS_S[unit])
+
+
+def as_document(summary: "DiffSummary") -> dict[str, Any]:
+    """The summary as JSON values."""
+    names = (
+        "compared",
+        "read",
+        "created",
+        "updated",
+        "deleted",
+        "newer",
+        "rejects",
+        "chunks",
+        "chunks_read",
+        "bytes_read",
+    )
+    return {
+        "run": summary.run,
+        "source": summary.source,
+        "finished": summary.finished,
+        "tables": {
+            name: {n: getattr(t, n) for n in names} | {"seconds": round(t.seconds, 3)}
+            for name, t in summary.tables.items()
+        },
+        **{n: summary.total(n) for n in names},
+        "changed": summary.total("changed"),
+        "emitted": summary.emitted,
+        "waited_s": round(summary.waited_s, 3),
+        "seconds": round(summary.seconds, 3),
+        "notices": summary.notices,
+    }
+
+
+def as_table(summary: "DiffSummary") -> "Table":
+    """The summary as a person wants to read it."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"run {summary.run} of {summary.source}",
+        caption=f"{summary.total('compared'):,} rows compared, {summary.total('read'):,} read"
+        f" ({summary.total('bytes_read') / 1e6:,.1f} MB), {summary.emitted:,} events sent in {summary.seconds:.1f} s",
+    )
+    table.add_column("table")
+    names = ("compared", "created", "updated", "deleted", "newer", "rejects", "read")
+    for name in (*names, "chunks read", "seconds"):
+        table.add_column(name, justify="right")
+    for name, t in summary.tables.items():
+        numbers = [f"{getattr(t, n):,}" for n in names]
+        table.add_row(name, *numbers, f"{t.chunks_read:,} of {t.chunks:,}", f"{t.seconds:.1f}")
+    return table

@@ -1,0 +1,48 @@
+"""How far the lake has read the topics: the positions that the stages commit with their logs (R5)."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from connectors.delta_log import last_commits
+from connectors.lake import LakeStore, wrapped_errors
+from processors.lake_tables import ACCOUNT_LOG, INVOICE_LOG, SKU_LOG
+from processors.tables import ACCOUNTS, INVOICE_LINE_ITEMS, INVOICES, SKUS, Table, topic_of
+
+_READ_BY: dict[str, tuple[Table, ...]] = {
+    SKU_LOG.name: (SKUS,),
+    INVOICE_LOG.name: (INVOICES, INVOICE_LINE_ITEMS),
+    ACCOUNT_LOG.name: (ACCOUNTS,),
+}
+
+
+class LakePositions:
+    """The positions as of now, again and again; after the first look only new commits are read."""
+
+    def __init__(self, store: LakeStore, topic_prefix: str, partitions: int) -> None:
+        self._store = store
+        self._logs = {name: store.fenced(name) for name in _READ_BY}
+        self._places = {
+            name: {
+                f"offset:{topic}:{bucket}": (topic, bucket)
+                for topic in (topic_of(topic_prefix, table.name) for table in tables)
+                for bucket in range(partitions)
+            }
+            for name, tables in _READ_BY.items()
+        }
+
+    def read(self) -> Mapping[tuple[str, int], int]:
+        """The next offset per topic of a table and partition; places of which nothing was read are left out."""
+        return {
+            places[app_id]: offset
+            for name, places in self._places.items()
+            for app_id, offset in self._logs[name].stored(tuple(places)).items()
+        }
+
+    def last_commit(self) -> datetime | None:
+        """When a stage last committed, by the clock of its writer."""
+        times = []
+        for name in _READ_BY:
+            with wrapped_errors(f"table {name}"):
+                commits = last_commits(self._store.open(name), 1)
+            times += [c["timestamp"] for c in commits if c["version"] > 0]
+        return datetime.fromtimestamp(max(times) / 1000, UTC) if times else None
