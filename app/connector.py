@@ -13,7 +13,16 @@ from connectors.debezium import ConnectorPlan, Flavour, Snapshot, flavour_of, re
 from connectors.kafka import ensure_topics
 from connectors.mysql import DatabaseUrl, connect, server_version, wrapped_errors
 from connectors.mysql_schema import check_capture, check_captured_table
-from processors.errors import ConnectError, SettingsError, TrsError, UnavailableError, UsageError
+from connectors.source_structure import Structure, read_structure
+from processors.errors import (
+    AccessDeniedError,
+    ConnectError,
+    SettingsError,
+    SourceError,
+    TrsError,
+    UnavailableError,
+    UsageError,
+)
 from processors.tables import TABLES, all_topics
 
 Report = Callable[[str], None]
@@ -151,6 +160,16 @@ def current_state(client: ConnectClient, name: str) -> ConnectorState:
     parts = () if state is None else state.parts
     reasons = (None if p.reason is None else redact(p.reason, config) for p in parts)
     return ConnectorState(name, tuple(replace(p, reason=r) for p, r in zip(parts, reasons, strict=True)))
+
+
+def source_structure(settings: Settings) -> Structure:
+    """The tables of TRS_DATABASE against their declarations; a notice where they cannot be looked at."""
+    if settings.database is None:
+        return Structure((), ("TRS_DATABASE is not set: the source's tables were not looked at",), is_source=False)
+    try:
+        return read_structure(DatabaseUrl.parse(settings.database.get_secret_value()))
+    except (UnavailableError, AccessDeniedError, SourceError) as error:
+        return Structure((), (f"the source's tables were not looked at: {error}",), is_source=False)
 
 
 def pause(client: ConnectClient, name: str, *, wait_s: float) -> None:

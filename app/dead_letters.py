@@ -12,6 +12,7 @@ import pyarrow as pa
 from app.lake_session import LakeSession
 from app.settings import Settings
 from app.wiring import kafka_config, lake_location
+from processors.alarms import STRUCTURAL, Alarm, parked_alarm
 from processors.errors import SourceError, UsageError
 from processors.lake_tables import DEAD_LETTER_ACTIONS, DEAD_LETTERS
 from processors.open_letters import Action, Selection, letters_sql, why_not_replayed
@@ -73,6 +74,12 @@ class DeadLetters:
         """Letters by reason and topic, most first."""
         rows = self._rows(selection, "reason, topic, count(*)", "GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2")
         return [Count(*row) for row in rows]
+
+    def alarms(self) -> list[Alarm]:
+        """One for each topic and thing that open letters say of the source's structure."""
+        selection = Selection(reasons=tuple(str(reason) for reason in STRUCTURAL))
+        rows = self._rows(selection, "topic, reason, detail, count(*)", "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3")
+        return [parked_alarm(*row) for row in rows]
 
     def newest(self, selection: Selection, limit: int) -> list[Letter]:
         """The letters that were refused last, newest first, at most `limit`."""

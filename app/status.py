@@ -10,6 +10,9 @@ from app.local_workers import WorkerStatus, local_workers
 from app.settings import Settings
 from app.wiring import kafka_config
 from connectors.kafka import watermarks
+from connectors.mysql import DatabaseUrl
+from connectors.source_structure import read_structure
+from processors.alarms import Alarm
 from processors.errors import TrsError
 from processors.lake_tables import EPOCHS, LAKE_TABLES
 from processors.open_letters import Selection
@@ -47,7 +50,8 @@ class Status:
     """Everything that `trs status` shows. `kafka_error`: why Kafka's offsets are missing, None if they are not.
 
     `tables`: rows by lake table, from Delta's statistics, None where the table does not exist. `views`: live rows.
-    `dead_letters`: open ones by reason. `workers`: those that run in this TRS_HOME.
+    `dead_letters`: open ones by reason. `alarms`: what needs a person; of the source's tables there are none if they
+    could not be looked at, `source_problem` says why. `workers`: those that run in this TRS_HOME.
     """
 
     read_at: datetime
@@ -59,6 +63,8 @@ class Status:
     tables: dict[str, int | None]
     views: dict[str, int]
     dead_letters: dict[str, int]
+    alarms: tuple[Alarm, ...] = ()
+    source_problem: str | None = None
     workers: tuple[WorkerStatus, ...] = ()
 
     @property
@@ -80,8 +86,10 @@ def read_status(settings: Settings) -> Status:
         session.create_views([EPOCHS.name, *_COUNTED_VIEWS])
         partitions, problem = _partitions(session, settings)
         reasons: Counter[str] = Counter()
-        for count in DeadLetters(session).counts(Selection()):
+        letters = DeadLetters(session)
+        for count in letters.counts(Selection()):
             reasons[count.reason] += count.letters
+        source_alarms, source_problem = _source_alarms(settings)
         return Status(
             read_at=freshness.read_at,
             lake=settings.lake_uri,
@@ -92,8 +100,24 @@ def read_status(settings: Settings) -> Status:
             tables={name: session.reader.row_count(name) for name in LAKE_TABLES},
             views={v: session.con.sql(f"SELECT count(*) FROM {v}").fetchall()[0][0] for v in _COUNTED_VIEWS},
             dead_letters=dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
+            alarms=(*letters.alarms(), *source_alarms),
+            source_problem=source_problem,
             workers=local_workers(settings.home),
         )
+
+
+def _source_alarms(settings: Settings) -> tuple[tuple[Alarm, ...], str | None]:
+    """What is wrong with the tables of TRS_DATABASE, and why they could not be looked at.
+
+    A database that has none of the tables feeds no lake yet: nothing is wrong with it.
+    """
+    if settings.database is None:
+        return (), None
+    try:
+        structure = read_structure(DatabaseUrl.parse(settings.database.get_secret_value()))
+    except TrsError as error:
+        return (), str(error)
+    return structure.alarms if structure.is_source else (), None
 
 
 def _stages(session: LakeSession) -> tuple[StageStatus, ...]:

@@ -61,7 +61,8 @@ class WorkerState:
 
     def as_json(self) -> dict[str, object]:
         """Everything, for the status page."""
-        loading = self.loading()
+        loading, engine = self.loading(), self.status()
+        stages = [stage for stage in engine.values() if isinstance(stage, Mapping)]
         return {
             "phase": self.shown_phase(loading),
             "loading": None if loading is None else asdict(loading),
@@ -70,7 +71,8 @@ class WorkerState:
             "started": self.started.isoformat(timespec="seconds"),
             "buckets": None if self.buckets is None else sorted(self.buckets),
             "troubles": self.troubles(),
-            "engine": self.status(),
+            "alarms": [alarm for stage in stages for alarm in stage.get("alarms", ())],
+            "engine": engine,
         }
 
 

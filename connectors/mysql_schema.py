@@ -7,7 +7,7 @@ import pymysql
 
 from connectors.mysql import Connection, DatabaseUrl, current_position, ddl, query, wrap_error
 from processors.errors import AccessDeniedError, SourceError
-from processors.tables import Kind, Table
+from processors.tables import TABLES, Column, Kind, Table
 
 _WHOLE = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint"})
 _TEXTS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum"})
@@ -27,6 +27,9 @@ _COMPARABLE = {
 }
 """Types whose values a database prints as connectors/row_digests.py wants them."""
 _PLACES = 10
+_TEXT_LENGTH = 65_535
+_WHOLE_DIGITS, _DECIMALS = 10, 10
+"""Of DECIMAL(20,10), before and after the point."""
 
 
 @dataclass(frozen=True)
@@ -187,22 +190,19 @@ def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> Sourc
         if isinstance(wrapped, AccessDeniedError):
             wrapped.hint = f"GRANT SELECT ON {url.database}.* TO the user"
         elif error.args[0] == pymysql.constants.ER.NO_SUCH_TABLE:
-            made_by = " ".join(ddl(table).split())
-            wrapped = SourceError(
-                f"{url} has no table {table.name}", hint=f"check the database in the URL, or make it: {made_by}"
-            )
+            wrapped = _missing_table(connection, url, table)
         raise wrapped from None
     found = query(
         connection,
-        "SELECT column_name, data_type, numeric_scale FROM information_schema.columns"
-        " WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position",
+        "SELECT column_name, data_type, character_maximum_length, numeric_precision, numeric_scale, column_type"
+        " FROM information_schema.columns WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position",
         (url.database, table.name),
     )
     names: dict[str, str] = {}
     types: dict[str, str] = {}
     places: dict[str, int] = {}
-    unknown = []
-    for name, data_type, scale in found:
+    unknown, wide = [], []
+    for name, data_type, length, precision, scale, column_type in found:
         column = table.column(name) or table.column(name.lower())
         if column is None:
             unknown.append(name)
@@ -211,9 +211,14 @@ def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> Sourc
         else:
             names[column.name], types[column.name] = name, data_type.lower()
             places[column.name] = int(scale or 0)
+            if _is_wider(column, types[column.name], length, precision, scale):
+                wide.append(
+                    f"{url}: {table.name}.{name} is {column_type}, declared as {column.mysql_type}:"
+                    " rows with a value that does not fit become dead letters"
+                )
     notices = (
         [f"{url}: columns of {table.name} that are not declared are ignored: {', '.join(unknown)}"] if unknown else []
-    )
+    ) + wide
     for column in table.columns:
         if column.name not in names:
             if not column.optional:
@@ -229,6 +234,51 @@ def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> Sourc
     _check_key(connection, url, table, names)
     whole = frozenset(c.name for c in table.columns if c.kind is Kind.TEXT and types.get(c.name) in _WHOLE)
     return SourceColumns(names, whole, notices, types, places)
+
+
+def tables_of(connection: Connection, url: DatabaseUrl) -> dict[str, set[str]]:
+    """The tables and views of the database, each with its columns' names."""
+    found: dict[str, set[str]] = {}
+    for name, column in query(
+        connection,
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = %s",
+        (url.database,),
+    ):
+        found.setdefault(name, set()).add(column)
+    return found
+
+
+def _missing_table(connection: Connection, url: DatabaseUrl, table: Table) -> SourceError:
+    """The error of a table that is not there: if another one has all of its columns, it was renamed."""
+    declared = {t.name for t in TABLES}
+    alike = [
+        name
+        for name, columns in sorted(tables_of(connection, url).items())
+        if name not in declared and all(c.optional or columns & {c.name, *c.aliases} for c in table.columns)
+    ]
+    if not alike:
+        made_by = " ".join(ddl(table).split())
+        return SourceError(
+            f"{url} has no table {table.name}", hint=f"check the database in the URL, or make it: {made_by}"
+        )
+    return SourceError(
+        f"{url} has no table {table.name}, but {' and '.join(alike)} with all of its columns: renamed?"
+        " No change of it is read until it has its name again",
+        hint=f"RENAME TABLE `{alike[0]}` TO `{table.name}`, then `trs bootstrap snapshot` for what changed meanwhile",
+    )
+
+
+def _is_wider(column: Column, data_type: str, length: int | None, precision: int | None, scale: int | None) -> bool:
+    """Whether the database's column can hold values that the declared one cannot."""
+    if column.kind is Kind.TEXT:
+        return data_type in _TEXTS and (length or 0) > (column.size or _TEXT_LENGTH)
+    if column.kind in (Kind.INT, Kind.BIGINT):
+        most = {Kind.INT: 10, Kind.BIGINT: 19}[column.kind]
+        return data_type in _WHOLE and (precision or 0) > most
+    if column.kind is Kind.DECIMAL:
+        whole = (precision or 0) - (scale or 0)
+        return data_type == "decimal" and (whole > _WHOLE_DIGITS or (scale or 0) > _DECIMALS)
+    return False
 
 
 def _check_key(connection: Connection, url: DatabaseUrl, table: Table, names: dict[str, str]) -> None:

@@ -423,6 +423,7 @@ class StreamEngine:
                 "log_rows": stage.total.log_rows,
                 "derived": stage.total.derived,
                 "dead": stage.total.dead,
+                "alarms": [str(alarm) for alarm in stage.structure.alarms],
                 "ignored": dict(stage.total.ignored),
             }
             for stage in self._stages

@@ -24,6 +24,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from processors.alarms import StructureWatch
 from processors.dead_letters import Place, refused_for, stop_at
 from processors.errors import FencedError, InvariantError, MovedError
 from processors.inbox import Chunk
@@ -81,6 +82,7 @@ class Stage(ABC):
         self.topics = tuple(topics)
         self.control = Control(context.lake, con)
         self.loading = Loading(con, self.name)
+        self.structure = StructureWatch()
         self.buckets: frozenset[int] = frozenset()
         self.parked: frozenset[int] = frozenset()
         self.epochs: dict[int, int] = {}
@@ -321,6 +323,8 @@ class Stage(ABC):
         self._commit_dead(chunks, report)
         self.apply_and_commit(chunks, report)
         self._commit_epochs_row(report)
+        for alarm in self.structure.look(chunks):
+            log.error("alarm: %s", alarm)
         self.news = False
         report.seconds = time.monotonic() - started
         self._add(report)

@@ -75,10 +75,11 @@ def status(
     partitions: Annotated[bool, typer.Option("--partitions", help="Show every partition, not only topics.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, every partition in it.")] = False,
 ) -> None:
-    """Show how far the lake is: lag per partition, last epochs, freshness, rows, dead letters.
+    """Show how far the lake is: lag per partition, last epochs, freshness, rows, dead letters, alarms.
 
     Of workers that run here (in this TRS_HOME) it says what they do, and how far one is that loads its state.
     When Kafka does not answer, what the lake knows is shown, and the exit code is 4 (5: it refused the credentials).
+    An alarm is what needs a person while workers go on: a table of the source that is not as declared. Exit code 1.
     """
     from rich.console import Console
 
@@ -92,6 +93,8 @@ def status(
         _print_status(Console(highlight=False, soft_wrap=True), report, each_partition=partitions)
     if report.kafka_error is not None:
         raise report.kafka_error
+    if report.alarms:
+        raise typer.Exit(1)
 
 
 def _as_json(report: "Status") -> object:
@@ -157,3 +160,7 @@ def _print_status(console: "Console", report: "Status", *, each_partition: bool)
     console.print(rows)
     dead = ", ".join(f"{count} {reason}" for reason, count in report.dead_letters.items())
     console.print(f"open dead letters: {dead or 'none'}", style="yellow" if dead else None, markup=False)
+    if report.source_problem is not None:
+        console.print(f"the source was not looked at: {report.source_problem}", style="yellow", markup=False)
+    for alarm in report.alarms:
+        console.print(f"alarm: {alarm}", style="red", markup=False)

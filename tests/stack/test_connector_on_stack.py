@@ -5,9 +5,7 @@ import json
 import os
 import re
 import socket
-import uuid
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date, timedelta
 from decimal import Decimal
@@ -16,18 +14,14 @@ from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from pydantic import SecretStr
 
 from app.connector import connect_client
 from app.settings import Settings
 from batch_bootstrap.changes import TrsChanges
 from batch_bootstrap.source import open_source
-from connectors.mysql import Connection, DatabaseUrl, connect, ddl, execute, load_rows
+from connectors.mysql import Connection, DatabaseUrl, connect, execute, load_rows
 from connectors.mysql_source import MySqlSource
 from connectors.source_rows import declared_schema
-from devstack import ports, processes
-from devstack.connect import Connect
-from devstack.stack import start_part
 from processors.decode import Decoder
 from processors.features.declarations import FEATURE_SETS
 from processors.records import RawBatch
@@ -44,41 +38,9 @@ ARRIVAL_S = 60
 Rows = dict[tuple[Any, ...], dict[str, Any]]
 
 
-class OwnConnect(Connect):
-    """A worker that shares nothing with an earlier run on a stack that was kept."""
-
-    group = f"connect-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture(scope="module")
-def connect_url(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One Kafka Connect for all tests of this file, on the stack's Kafka."""
-    folder = tmp_path_factory.mktemp("connect-home") / "devstack"
-    folder.mkdir()
-    numbers = ports.assign(folder / "ports.json", needed=Connect.port_names, in_use=())
-    part = OwnConnect(folder, {**numbers, "kafka": int(stack["TRS_KAFKA"].rpartition(":")[2])})
-    try:
-        start_part(part)
-        yield f"http://127.0.0.1:{part.port}"
-    finally:
-        processes.stop(part.record, timeout_s=part.stop_timeout_s)
-
-
 @pytest.fixture
-def settings(local_settings: Settings, connect_url: str) -> Iterator[Settings]:
-    """Settings with a source and a connector of the test's own; the database has the declared tables."""
-    name = f"s{uuid.uuid4().hex[:8]}"
-    own = local_settings.model_copy(
-        update={"connect": SecretStr(connect_url), "source_names": (name,), "price_at": "current"}
-    )
-    with connect(database_url(own)) as connection:
-        for table in TABLES:
-            execute(connection, ddl(table))
-    yield own
-    client = connect_client(own)
-    for registered in client.names():
-        if registered == f"trs-{name}":
-            client.delete(registered)
+def settings(captured_settings: Settings) -> Settings:
+    return captured_settings
 
 
 def database_url(settings: Settings) -> DatabaseUrl:

@@ -1,0 +1,80 @@
+"""Alarms: what needs a person while the worker goes on, because the source's tables are not as they are declared.
+
+Records that lack a column that must be there wait in the dead letters, those of other tables are applied. An alarm
+lasts as long as such letters are open (`trs status`), or, in a worker, until a good row of the topic arrives.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from processors.inbox import Chunk
+from processors.reasons import Reason
+
+STRUCTURAL: Mapping[str, str] = {
+    Reason.MISSING_COLUMN: "declare its new name as an alias, or the column as optional, and"
+    " `trs dead-letters replay --reason missing_column`; or put it back, `trs bootstrap snapshot`, and discard them",
+    Reason.UNKNOWN_TABLE: "lead each table to the topic of its own name, `trs bootstrap snapshot`, and discard them",
+}
+"""Reasons that speak of the source's structure, not of one record, with what to do."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """`subject`: the topic or table concerned; `message`: what is the matter; `hint`: what to do next."""
+
+    subject: str
+    message: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.message} ({self.hint})"
+
+
+def parked_alarm(topic: str, reason: str, detail: str, records: int) -> Alarm:
+    """The alarm of records that wait in the dead letters for a structural reason; `detail` is the letters' own."""
+    wait = "1 record waits" if records == 1 else f"{records} records wait"
+    return Alarm(topic, f"{wait} in the dead letters: {detail}", STRUCTURAL[reason])
+
+
+class StructureWatch:
+    """Which structural alarms one worker has seen of its topics, since it started. Used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._parked: dict[tuple[str, str, str], int] = {}
+
+    @property
+    def alarms(self) -> list[Alarm]:
+        """Those that last, by topic."""
+        return [parked_alarm(*what, records) for what, records in sorted(self._parked.items())]
+
+    def look(self, chunks: Iterable[Chunk]) -> list[Alarm]:
+        """Takes what was just committed; returns the alarms that are new."""
+        raised = []
+        for chunk in chunks:
+            found = _structural(chunk.dead)
+            if found:
+                raised += [what for what in ((chunk.topic, *f) for f in found) if what not in self._parked]
+                for what, records in found.items():
+                    self._parked[chunk.topic, *what] = self._parked.get((chunk.topic, *what), 0) + records
+            elif _has_live_row(chunk.rows):
+                self._parked = {what: n for what, n in self._parked.items() if what[0] != chunk.topic}
+        return [parked_alarm(*what, self._parked[what]) for what in raised]
+
+
+def _structural(dead: pa.Table) -> dict[tuple[str, str], int]:
+    """How many letters there are of each structural (reason, detail)."""
+    if dead.num_rows == 0:
+        return {}
+    letters = dead.filter(pc.is_in(dead["reason"], pa.array([str(r) for r in STRUCTURAL], pa.string())))
+    counts = letters.group_by(["reason", "detail"]).aggregate([([], "count_all")]).to_pylist()
+    return {(c["reason"], c["detail"]): c["count_all"] for c in counts}
+
+
+def _has_live_row(rows: pa.Table | None) -> bool:
+    """Whether there is a row that is no delete: a delete needs no more than its key."""
+    if rows is None or rows.num_rows == 0 or "is_delete" not in rows.schema.names:
+        return False
+    return not pc.all(rows["is_delete"]).as_py()

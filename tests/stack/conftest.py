@@ -1,0 +1,53 @@
+"""Kafka Connect for the tests of this folder that need it."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from app.connector import connect_client
+from app.settings import Settings
+from connectors.mysql import DatabaseUrl, connect, ddl, execute
+from devstack import ports, processes
+from devstack.connect import Connect
+from devstack.stack import start_part
+from processors.tables import TABLES
+
+
+class OwnConnect(Connect):
+    """A worker that shares nothing with an earlier run on a stack that was kept."""
+
+    group = f"connect-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def connect_url(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One Kafka Connect for all tests of a process, on the stack's Kafka."""
+    folder = tmp_path_factory.mktemp("connect-home") / "devstack"
+    folder.mkdir()
+    numbers = ports.assign(folder / "ports.json", needed=Connect.port_names, in_use=())
+    part = OwnConnect(folder, {**numbers, "kafka": int(stack["TRS_KAFKA"].rpartition(":")[2])})
+    try:
+        start_part(part)
+        yield f"http://127.0.0.1:{part.port}"
+    finally:
+        processes.stop(part.record, timeout_s=part.stop_timeout_s)
+
+
+@pytest.fixture
+def captured_settings(local_settings: Settings, connect_url: str) -> Iterator[Settings]:
+    """Settings with a source and a connector of the test's own; the database has the declared tables."""
+    name = f"s{uuid.uuid4().hex[:8]}"
+    own = local_settings.model_copy(
+        update={"connect": SecretStr(connect_url), "source_names": (name,), "price_at": "current"}
+    )
+    assert own.database is not None
+    with connect(DatabaseUrl.parse(own.database.get_secret_value())) as connection:
+        for table in TABLES:
+            execute(connection, ddl(table))
+    yield own
+    client = connect_client(own)
+    for registered in client.names():
+        if registered == f"trs-{name}":
+            client.delete(registered)

@@ -1,0 +1,211 @@
+"""The source's tables change under a running connector, by real ALTERs through Debezium: what is kept, what is refused
+with which reason, and that other tables go on. docs/schema_changes.md is the table of these cases."""
+
+import json
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import pytest
+
+from app.settings import Settings
+from connectors.mysql import Connection, DatabaseUrl, connect, execute
+from processors.tables import TABLES, topic_of
+from tests.app.commands import Answer
+from tests.app.commands import trs as run_trs
+from tests.stack_helpers import environment, query
+from tests.stack_helpers import trs as trs_process
+from tests.topics import read_topic
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(600)
+
+FIRST_ROWS = (
+    "INSERT INTO skus VALUES ('a', 'A', 'plain', 1, 2.5), ('b', 'B', 'plain', 1, 3), ('gone', 'G', 'plain', 1, 3)",
+    "INSERT INTO accounts VALUES (1, 'One', 'Road 1', 'P', '1', NULL, '2020-01-01'),"
+    " (2, 'Two', 'Road 2', 'P', '2', 'F', '2020-01-01')",
+    "INSERT INTO invoices VALUES (1, 1, '2024-01-01', '2024-01-09'), (2, 1, '2024-01-02', '2024-03-09')",
+    "INSERT INTO invoice_line_items VALUES (1, 'a', 1), (2, 'a', 2), (2, 'b', 3)",
+)
+
+
+def trs(settings: Settings, *arguments: str) -> Answer:
+    """A command of `trs` with these settings."""
+    return run_trs(*arguments, **{n: v for n, v in environment(settings).items() if n.startswith("TRS_")})
+
+
+def registered(settings: Settings, connection: Connection) -> None:
+    """The first rows are in the database, and a connector reads them and what follows."""
+    change(connection, *FIRST_ROWS)
+    answer = trs(settings, "connector", "register")
+    assert answer.code == 0, answer.err
+    # An ALTER under the connector's own snapshot makes it fail: its query names the columns that there were.
+    for table in TABLES:
+        await_record(
+            settings, table.name, lambda record: record["source"]["snapshot"] in ("last_in_data_collection", "last")
+        )
+
+
+def change(connection: Connection, *statements: str) -> None:
+    for statement in statements:
+        execute(connection, statement)
+    connection.commit()
+
+
+def await_record(settings: Settings, table: str, what: Callable[[dict[str, Any]], bool]) -> None:
+    """Waits for a record of the table's topic: Debezium sends in the order of the binlog, so all before it are there
+    as well."""
+
+    def arrived() -> bool:
+        return any(what(json.loads(r.value)) for r in read_topic(settings, topic_of(settings.topic_prefix, table)))
+
+    try:
+        wait_until(arrived, timeout_s=20, what=f"the record of {table}")
+    except TimeoutError as late:
+        raise AssertionError(f"{late}\n{trs(settings, 'connector', 'status').out}") from None
+
+
+def caught_up(settings: Settings) -> str:
+    """A worker reads all that the topics hold; returns what it logged."""
+    return trs_process(settings, "worker", "--until-caught-up", timeout_s=240).stderr
+
+
+def rows(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in query(settings, sql).to_pylist()]
+
+
+def letters(settings: Settings) -> dict[str, list[str]]:
+    """The details of the open dead letters by topic, without prefix."""
+    found: dict[str, list[str]] = {}
+    for letter in json.loads(trs(settings, "dead-letters", "list", "--json").out)["letters"]:
+        found.setdefault(letter["topic"].rsplit(".", 1)[1], []).append(letter["detail"])
+    return {topic: sorted(details) for topic, details in found.items()}
+
+
+def url(settings: Settings) -> DatabaseUrl:
+    assert settings.database is not None
+    return DatabaseUrl.parse(settings.database.get_secret_value())
+
+
+def test_dropped_widened_and_renamed_columns_cost_what_they_must_and_other_tables_go_on(
+    captured_settings: Settings,
+) -> None:
+    settings = captured_settings
+    with connect(url(settings), autocommit=False) as connection:
+        registered(settings, connection)
+        change(
+            connection,
+            "ALTER TABLE invoices DROP COLUMN payment_dates",
+            "UPDATE invoices SET account_id = 2 WHERE invoice_id = 1",
+            "ALTER TABLE invoices ADD COLUMN payment_date DATE NULL",
+            "INSERT INTO invoices VALUES (3, 2, '2024-01-03', '2024-01-04')",
+            "ALTER TABLE invoice_line_items MODIFY quantity BIGINT NOT NULL, MODIFY item_id VARCHAR(128) NOT NULL",
+            "INSERT INTO invoice_line_items VALUES (3, 'a', 3000000000), (3, REPEAT('x', 100), 1), (3, 'b', 7)",
+            "ALTER TABLE skus MODIFY item_retail_price DECIMAL(30, 12) NOT NULL",
+            "UPDATE skus SET item_retail_price = 2.123456789012 WHERE item_id = 'a'",
+            "UPDATE skus SET item_retail_price = 4.5 WHERE item_id = 'b'",
+            "ALTER TABLE accounts DROP COLUMN company_name",
+            "UPDATE accounts SET contact_person = 'Q' WHERE account_id = 1",
+            "DELETE FROM accounts WHERE account_id = 2",
+            "INSERT INTO accounts VALUES (3, 'Road 3', 'P', '3', NULL, '2020-01-01')",
+            "INSERT INTO skus VALUES ('new', 'N', 'plain', 1, 9)",
+        )
+        await_record(settings, "skus", lambda r: (r["after"] or {}).get("item_id") == "new")
+
+        logged = caught_up(settings)
+
+        # A row that the source did not touch since keeps the value that it had when the column went.
+        assert rows(settings, "SELECT invoice_id, account_id, payment_dates FROM invoices ORDER BY 1") == [
+            (1, 2, None),
+            (2, 1, date(2024, 3, 9)),
+            (3, 2, date(2024, 1, 4)),
+        ]
+        assert rows(settings, "SELECT invoice_id, item_id, quantity FROM invoice_lines ORDER BY 1, 2") == [
+            (1, "a", 1),
+            (2, "a", 2),
+            (2, "b", 3),
+            (3, "b", 7),
+        ]
+        prices = {item: str(price) for item, price in rows(settings, "SELECT item_id, item_retail_price FROM skus")}
+        assert prices == {"a": "2.5000000000", "b": "4.5000000000", "gone": "3.0000000000", "new": "9.0000000000"}
+        assert rows(settings, "SELECT account_id, company_name FROM accounts") == [(1, "One")]
+        assert letters(settings) == {
+            "accounts": ["company_name is missing"] * 2,
+            "invoice_line_items": ["item_id is longer than 64 characters", "quantity is outside the range of INT"],
+            "skus": ["item_retail_price has more than 10 significant decimals"],
+        }
+        alarm = f"{settings.topic_prefix}.accounts: 2 records wait in the dead letters: company_name is missing"
+        assert logged.count(f"alarm: {settings.topic_prefix}.accounts") == 1
+        told = trs(settings, "status", "--json")
+        assert told.code == 1
+        alarms = json.loads(told.out)["alarms"]
+        assert f"{alarms[0]['subject']}: {alarms[0]['message']}" == alarm
+        assert [a["subject"] for a in alarms[1:]] == ["accounts"]
+        assert "lacks column company_name" in alarms[1]["message"]
+
+        answer = trs(settings, "connector", "status")
+        assert answer.code == 1
+        assert answer.out.count("RUNNING") == 2
+        assert "alarm: accounts: " in answer.out
+        assert "quantity is bigint(20), declared as INT: rows with a value that does not fit" in answer.err
+
+        # The column is back; a later row of the same key holds what the letters held, which may be discarded.
+        change(
+            connection,
+            "ALTER TABLE accounts ADD COLUMN company_name VARCHAR(255) NOT NULL DEFAULT ''",
+            "UPDATE accounts SET company_name = CONCAT('Firm ', account_id)",
+        )
+        await_record(settings, "accounts", lambda r: (r["after"] or {}).get("company_name") == "Firm 3")
+        caught_up(settings)
+        assert rows(settings, "SELECT account_id, company_name FROM accounts ORDER BY 1") == [
+            (1, "Firm 1"),
+            (3, "Firm 3"),
+        ]
+        discard = ("dead-letters", "discard", "--reason", "missing_column", "--note", "sent again", "--yes")
+        assert trs(settings, *discard).code == 0
+        assert trs(settings, "status").code == 0
+
+
+def test_renamed_table_is_told_with_its_new_name_while_other_tables_go_on_and_recovers_by_a_snapshot(
+    captured_settings: Settings,
+) -> None:
+    settings = captured_settings
+    with connect(url(settings), autocommit=False) as connection:
+        registered(settings, connection)
+        change(
+            connection,
+            "RENAME TABLE skus TO articles",
+            "UPDATE articles SET item_name = 'meanwhile' WHERE item_id = 'a'",
+            "INSERT INTO invoices VALUES (3, 2, '2024-01-03', NULL)",
+        )
+        await_record(settings, "invoices", lambda r: r["after"]["invoice_id"] == 3)
+        caught_up(settings)
+        assert rows(settings, "SELECT item_name FROM skus WHERE item_id = 'a'") == [("A",)]
+        assert rows(settings, "SELECT count(*) FROM invoices") == [(3,)]
+        for command in (("status",), ("connector", "status")):
+            told = trs(settings, *command)
+            assert told.code == 1, command
+            assert "has no table skus, but articles with all of its columns: renamed?" in told.out
+            assert "RENAME TABLE `articles` TO `skus`, then `trs bootstrap snapshot`" in told.out
+        assert "has no table skus, but articles" in trs(settings, "connector", "validate").err
+
+        # As tools that change tables online do: a copy with the new structure takes the table's name.
+        change(
+            connection,
+            "CREATE TABLE _skus_new LIKE articles",
+            "ALTER TABLE _skus_new MODIFY item_name VARCHAR(300) NOT NULL",
+            "INSERT INTO _skus_new SELECT * FROM articles",
+            "RENAME TABLE articles TO _skus_old, _skus_new TO skus",
+            "UPDATE skus SET item_name = 'after' WHERE item_id = 'b'",
+        )
+        await_record(settings, "skus", lambda r: r["after"]["item_name"] == "after")
+        trs_process(settings, "bootstrap", "snapshot", "--source", "mysql")
+        caught_up(settings)
+        assert rows(settings, "SELECT item_id, item_name FROM skus ORDER BY 1") == [
+            ("a", "meanwhile"),
+            ("b", "after"),
+            ("gone", "G"),
+        ]
+        assert trs(settings, "status").code == 0
+        assert trs(settings, "connector", "status").code == 0
+        assert letters(settings) == {}
