@@ -29,6 +29,7 @@ from app.wiring import kafka_config
 from batch_bootstrap.events import Stamp, connect, row_events
 from benchmarks.report import Row, publish
 from benchmarks.usage import peak_rss_mb
+from benchmarks.worker_process import running_worker, worker_environment
 from connectors.kafka import Producer, ensure_topics
 from processors.features.declarations import INVOICE_FEATURES
 from processors.order import BATCH_SOURCE_NAME
@@ -185,27 +186,17 @@ def epoch_interval() -> str:
 
 def run_worker(settings: Settings, events: int, folder: Path) -> Figures:
     """One worker with an empty lake of its own; seconds are those that it reports, from the first fetch on."""
-    environment = dict(os.environ) | {
-        "TRS_KAFKA": settings.kafka,
-        "TRS_TOPIC_PREFIX": settings.topic_prefix,
-        "TRS_GROUP": f"bench-{uuid.uuid4().hex[:8]}",
-        "TRS_LAKE": settings.lake,
-        "TRS_HOME": f"{folder}/home",
-        "TRS_WEB_PORT": "0",
-        "TRS_EPOCH_INTERVAL_S": epoch_interval(),
-    }
-    main_module = os.environ.get("TRS_BENCH_MAIN", "-m app.cli.main").split()
+    environment = worker_environment(settings, folder / "home", interval_s=epoch_interval())
+    main_module = os.environ.get("TRS_BENCH_MAIN", "-m app.cli.main")
     started, peak, log = time.perf_counter(), 0.0, folder / "worker.log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, *main_module, "worker", "--until-caught-up"], env=environment, stderr=stderr
-        )
+    with running_worker(environment, "--until-caught-up", log=log, main=main_module) as process:
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
             peak = max(peak, peak_rss_mb(process.pid))
             time.sleep(POLL_S)
-    _, status, usage = ended
+        _, status, usage = ended
+        process.returncode = os.waitstatus_to_exitcode(status)
     whole, output = time.perf_counter() - started, log.read_text()
-    if os.waitstatus_to_exitcode(status) != 0:
+    if process.returncode != 0:
         raise SystemExit(output)
     print(output, file=sys.stderr)
     found = re.search(r"caught up: .* in ([0-9.]+) s", output)

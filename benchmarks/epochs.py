@@ -31,10 +31,12 @@ import pyarrow.fs as pafs
 from app.settings import load_settings
 from app.wiring import lake_location
 from benchmarks.filled_lake import Feed, fill, fold_whole, row_events
+from benchmarks.freshness import LINES, MIX, RECENT
 from benchmarks.report import Row, publish
 from benchmarks.usage import peak_rss_mb
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
+from processors import sku_rows
 from processors.engine import COMPRESS_ABOVE_PERCENT
 from processors.lake_tables import KEYED_TABLES, LAKE_TABLES
 from processors.state import compress
@@ -43,8 +45,6 @@ from processors.tables import INVOICE_LINE_ITEMS, INVOICES
 WARM_UP = 3
 MEMORY_MB = 2000
 """As TRS_MEMORY_MB."""
-RECENT = 0.05
-"""The share of the invoices, the last ones, that are corrected and paid."""
 HOT_INVOICES = 100_000
 HOT_CHANGES = (1, 10, 100, 1_000)
 EPOCHS_PER_HOUR = 360
@@ -223,7 +223,7 @@ def files_behind_current_tables(lake: DeltaLake) -> int:
 
 
 class Day:
-    """Row events of a working day, all of recent invoices: 8 % issued, with 5 lines each, 25 % corrected, 27 % paid."""
+    """Row events of a working day, all of recent invoices: issued with their lines, corrected, paid; see freshness."""
 
     def __init__(self, feed: Feed, changes: int) -> None:
         self._con = feed.invoices.con
@@ -231,20 +231,20 @@ class Day:
         self._next = int(self._con.sql("SELECT max(invoice_id) + 1 FROM invoice_state").fetchall()[0][0])
         self._first_recent = round(self._next * (1 - RECENT))
         self._accounts = int(self._con.sql("SELECT max(account_id) + 1 FROM invoice_state").fetchall()[0][0])
-        self._items = "SELECT DISTINCT item_id FROM line_state USING SAMPLE 1000"
-        self._con.execute(
-            f"CREATE OR REPLACE TEMP TABLE items AS SELECT row_number() OVER () - 1 AS i, * FROM ({self._items})"
-        )
+        self._con.execute(f"""
+            CREATE OR REPLACE TEMP TABLE items AS
+            SELECT row_number() OVER (ORDER BY item_id) - 1 AS i, item_id FROM {sku_rows.STATE} LIMIT 1000
+        """)
 
     def epoch(self, number: int) -> dict[str, pa.Table]:
         """The events of the stage of rows, by topic."""
-        issued, corrected, paid = (round(self._changes * share) for share in (0.08, 0.25, 0.27))
+        issued, corrected, paid = (round(self._changes * MIX[kind]) for kind in ("issued", "corrected", "paid"))
         first, self._next = self._next, self._next + issued
         order = (number + 1) * 1_000_000_000
         new = f"""SELECT {first} + i AS invoice_id, (hash({first} + i) % {self._accounts})::BIGINT AS account_id,
             DATE '2024-01-01' AS date_issued, NULL::DATE AS payment_dates FROM range({issued}) AS t(i)"""
-        # Twice the step of the number of items apart: five different articles.
-        lines = f"""SELECT n.invoice_id, item_id, 1 + j AS quantity FROM ({new}) AS n, range(5) AS u(j)
+        # Items of an invoice are 101 apart: different ones.
+        lines = f"""SELECT n.invoice_id, item_id, 1 + j AS quantity FROM ({new}) AS n, range({LINES}) AS u(j)
             JOIN items ON items.i = (n.invoice_id * 7 + j * 101) % (SELECT count(*) FROM items)"""
         recent = f"invoice_id BETWEEN {self._first_recent} AND {first} AND NOT deleted"
         quantity = f"""SELECT invoice_id, item_id, {10 + number} AS quantity

@@ -11,14 +11,12 @@ stack (TRS_KAFKA, or the embedded one).
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import uuid
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from app.wiring import kafka_config
 from batch_bootstrap.events import Op, Stamp, connect, row_events
 from benchmarks.catch_up import SYNTHETIC, fill_topics
 from benchmarks.report import Row, publish
+from benchmarks.worker_process import running_worker, worker_environment
 from connectors.kafka import Producer
 from processors.features.declarations import INVOICE_FEATURES
 from processors.lake_tables import changes_name
@@ -169,21 +168,15 @@ def measure(invoices: int, rate: int, seconds: float) -> dict[str, Any]:
     settings = load_settings(topic_prefix=f"fresh{uuid.uuid4().hex[:8]}.trs")
     fill_topics(settings, invoices)
     with tempfile.TemporaryDirectory(prefix="trs-fresh-") as folder:
-        environment = dict(os.environ) | {
-            "TRS_KAFKA": settings.kafka,
-            "TRS_TOPIC_PREFIX": settings.topic_prefix,
-            "TRS_GROUP": settings.topic_prefix,
-            "TRS_LAKE": f"{folder}/lake",
-            "TRS_HOME": f"{folder}/home",
-            "TRS_WEB_PORT": "0",
-            "TRS_EPOCH_INTERVAL_S": "1",
-        }
+        home = Path(folder) / "home"
+        settings = settings.model_copy(update={"lake": f"{folder}/lake"})
+        environment = worker_environment(settings, home, interval_s=1)
         print("the worker catches up", file=sys.stderr)
-        with worker(environment, "--until-caught-up") as process:
+        with running_worker(environment, "--until-caught-up", log=home / "first.log") as process:
             if process.wait():
-                raise SystemExit("the worker did not catch up")
+                raise SystemExit((home / "first.log").read_text())
         table = f"{folder}/lake/{changes_name(INVOICE_FEATURES)}"
-        with worker(environment) as process:
+        with running_worker(environment, log=home / "worker.log") as process:
             wait_for_commits(table, process, 2)
             changes = Changes(settings, invoices)
             with Reader(table) as reader:
@@ -191,18 +184,6 @@ def measure(invoices: int, rate: int, seconds: float) -> dict[str, Any]:
                 changes.close()
                 time.sleep(SETTLE_S)
         return {"events": sent, "events_per_s": sent / lasted, **summarise(changes, reader)}
-
-
-@contextmanager
-def worker(environment: dict[str, str], *options: str) -> Any:
-    """A worker in a process of its own, ended with the block."""
-    command = [sys.executable, "-m", "app.cli.main", "worker", *options]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def wait_for_commits(table: str, process: subprocess.Popen[bytes], count: int) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.filled_lake import BUCKETS, Discard, fill, open_stages
 from benchmarks.report import Row, publish
+from benchmarks.usage import peak_rss_mb, rss_mb
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
 from processors.engine import COMPRESS_ABOVE_PERCENT
@@ -72,14 +73,7 @@ def recover(lake: Path, memory_mb: int) -> dict[str, float]:
             name: int(con.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0])
             for name, table in (("invoices", "invoice_state"), ("lines", "line_state"))
         }
-        return {"seconds": seconds, **per_stage, **counts, **resident_mb()}
-
-
-def resident_mb() -> dict[str, float]:
-    """Memory of this process now and at its peak; getrusage would tell the parent's, from before the exec."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    values = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith(("VmHWM", "VmRSS"))}
-    return {"rss_mb": values["VmRSS"], "peak_rss_mb": values["VmHWM"]}
+        return {"seconds": seconds, **per_stage, **counts, "rss_mb": rss_mb(), "peak_rss_mb": peak_rss_mb()}
 
 
 if __name__ == "__main__":

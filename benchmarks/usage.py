@@ -9,8 +9,17 @@ def peak_rss_mb(pid: int | None = None) -> float:
 
     What wait4 and getrusage tell is the parent's, from before the exec, where that was more.
     """
+    return _status_mb("VmHWM", pid)
+
+
+def rss_mb() -> float:
+    """The memory of this process now."""
+    return _status_mb("VmRSS", None)
+
+
+def _status_mb(field: str, pid: int | None) -> float:
     status = Path(f"/proc/{pid or 'self'}/status").read_text(encoding="utf-8").splitlines()
-    return next((int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")), 0.0)
+    return next((int(line.split()[1]) / 1024 for line in status if line.startswith(field)), 0.0)
 
 
 def cpu_seconds(pid: int) -> float:

@@ -11,7 +11,6 @@ running stack (TRS_KAFKA, or the embedded one).
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from batch_bootstrap.events import Stamp, connect, row_events
 from benchmarks.catch_up import SYNTHETIC, fill_topics
 from benchmarks.report import Row, publish
 from benchmarks.usage import cpu_seconds, peak_rss_mb
+from benchmarks.worker_process import running_worker, worker_environment
 from connectors.kafka import Producer
 from processors.tables import INVOICE_LINE_ITEMS, topic_of
 
@@ -111,27 +111,10 @@ class Worker:
 @contextmanager
 def started(settings: Settings, home: Path, *options: str) -> Iterator[Worker]:
     """A worker with this home; ended with the block."""
-    home.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ) | {
-        "TRS_KAFKA": settings.kafka,
-        "TRS_TOPIC_PREFIX": settings.topic_prefix,
-        "TRS_GROUP": settings.topic_prefix,
-        "TRS_LAKE": settings.lake,
-        "TRS_HOME": str(home),
-        "TRS_WEB_PORT": "0",
-        "TRS_EPOCH_INTERVAL_S": str(INTERVAL_S),
-        "TRS_THREADS": "1",
-    }
+    environment = worker_environment(settings, home, interval_s=INTERVAL_S) | {"TRS_THREADS": "1"}
     log = home / "worker.log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli.main", "worker", *options], env=environment, stderr=stderr
-        )
-        try:
-            yield Worker(process, home, log)
-        finally:
-            process.terminate()
-            process.wait()
+    with running_worker(environment, *options, log=log) as process:
+        yield Worker(process, home, log)
 
 
 def correct_all_lines(settings: Settings, invoices: int, run: int) -> int:
