@@ -484,8 +484,10 @@ def test_truncate_with_a_position_is_one_truncate(decoder: Decoder) -> None:
 
 
 def test_truncate_without_a_position_is_refused_aloud() -> None:
+    agent = translator()
     with pytest.raises(BadRecordError, match="truncate of skus without a position: its rows are still in the lake"):
-        translator().translate(control("truncate-table", "skus"), 1)
+        agent.translate(control("truncate-table", "skus"), 1)
+    assert list(agent.told.notices) == ["truncate of skus without a position: its rows are still in the lake"]
 
 
 def test_control_records_are_counted_and_those_that_change_our_tables_are_told() -> None:
