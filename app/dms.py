@@ -19,6 +19,7 @@ from connectors.kafka import (
     KafkaConfig,
     Record,
     TransactionalProducer,
+    check_topics,
     ensure_topics,
     partition_counts,
     watermarks,
@@ -154,6 +155,8 @@ def run_translator(
 def _make_topics(settings: Settings, kafka: KafkaConfig, topics: Sequence[str]) -> None:
     """Makes ours as the worker needs them, and DMS's where they are missing: their partitions are its own affair."""
     present = partition_counts(kafka, topics)
+    for topic, partitions in present.items():
+        check_topics(kafka, [topic], partitions)  # not compacted
     made = ensure_topics(kafka, all_topics(settings.topic_prefix), settings.partitions)
     made += ensure_topics(kafka, [topic for topic in topics if topic not in present], settings.partitions)
     if made:
@@ -213,7 +216,10 @@ class _Job:
 
 
 class _Report:
-    """Tells the log how far the work is, every half minute and at the end, and each notice when it first comes."""
+    """Tells the log how far the work is, every half minute and at the end.
+
+    Each notice, and each reason of a dead letter, is told when it first comes.
+    """
 
     def __init__(self, translator: DmsTranslator, reader: GroupReader) -> None:
         self._told = translator.told
@@ -222,7 +228,8 @@ class _Report:
         self._noticed: set[str] = set()
 
     def perhaps(self) -> None:
-        for notice in self._told.notices.keys() - self._noticed:
+        refused = {f"records are refused for {reason}, see the dead letters" for reason in self._told.dead}
+        for notice in sorted((self._told.notices.keys() | refused) - self._noticed):
             self._noticed.add(notice)
             log.warning(notice)
         if time.monotonic() - self._last < _REPORT_S:

@@ -210,6 +210,7 @@ class DmsTranslator:
             place = _place(metadata, default_row=_LAST_ROW)
         except BadRecordError:
             detail = f"truncate of {table.name} without a position: its rows are still in the lake"
+            self._notice(detail)
             raise BadRecordError(Reason.BAD_POSITION, detail) from None
         value = f'{{"before":null,"after":null,"op":"t"{self._tail(table, place, metadata, timestamp_ms)}'
         self.told.translated["truncate"] += 1

@@ -5,7 +5,8 @@ next one begins behind the last transaction that is complete. Members are static
 under its instance's name gets its partitions back at once, and fences the one that had them.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -15,6 +16,16 @@ from processors.errors import FencedError, OffsetGapError, SourceError, TrsError
 
 _TIMEOUT_S = 30.0
 _OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+_NOT_YET = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+"""What brokers say of topics and groups that are new, and while they elect."""
 _TAKEN_OVER = frozenset({KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL})
 
 
@@ -116,18 +127,29 @@ class GroupReader:
 
     def _ends(self, place: tuple[str, int]) -> tuple[int, int]:
         """First offset that is kept, and the end."""
-        try:
-            low, high = self._client.get_watermark_offsets(TopicPartition(*place), timeout=_TIMEOUT_S)
-        except KafkaException as error:
-            raise self._wrapped(error.args[0], f"look at {place[0]}-{place[1]}") from None
+        doing = f"look at {place[0]}-{place[1]}"
+        low, high = self._asked(
+            lambda: self._client.get_watermark_offsets(TopicPartition(*place), timeout=_TIMEOUT_S), doing
+        )
         return int(low), int(high)
+
+    def _asked(self, ask: Callable[[], Any], doing: str) -> Any:
+        """The brokers' answer, for which those are waited that take up their work. Raises TrsError."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        while True:
+            try:
+                return ask()
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
+                    raise self._wrapped(error.args[0], doing) from None
+            time.sleep(0.1)
 
     def _assigned(self, client: Any, partitions: list[TopicPartition]) -> None:
         try:
-            starts = [self._start(p) for p in client.committed(partitions, timeout=_TIMEOUT_S)]
-        except KafkaException as error:
-            self._failure = self._wrapped(error.args[0], "ask for the group's positions")
-            return
+            committed = self._asked(
+                lambda: client.committed(partitions, timeout=_TIMEOUT_S), "ask for the group's positions"
+            )
+            starts = [self._start(p) for p in committed]
         except TrsError as error:
             self._failure = error
             return

@@ -12,9 +12,12 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from connectors.dms import DmsTranslator, Message
+from processors.decode import Decoder
+from processors.records import Decoded, RawBatch
 from processors.tables import TABLES_BY_NAME, Kind, Table
 
 SCHEMA = "trs"
+SOURCE_NAMES = ("ma", "my")
 Image = Mapping[str, Any]
 """A row as Debezium writes it: decimals are texts, days numbers."""
 
@@ -27,6 +30,16 @@ class Form:
     nulls: bool = True
     decimals_as_text: bool = False
     whole_before_image: bool = True
+
+
+FORMS = [
+    Form(pretty=pretty, nulls=nulls, decimals_as_text=texts, whole_before_image=whole)
+    for pretty in (True, False)
+    for nulls in (True, False)
+    for texts in (True, False)
+    for whole in (True, False)
+]
+"""Every way in which they may be set."""
 
 
 @dataclass(frozen=True)
@@ -156,3 +169,30 @@ def translate(translator: DmsTranslator, values: Sequence[bytes | None]) -> dict
         for message in translator.translate(value, 1):
             found.setdefault(TABLES_BY_NAME[message.table], []).append(message)
     return found
+
+
+def translator(**settings: Any) -> DmsTranslator:
+    """A translator of source `my`."""
+    return DmsTranslator(**{"source_name": "my", "schema": SCHEMA, **settings})
+
+
+def decode(decoder: Decoder, table: Table, records: Sequence[tuple[bytes | None, bytes]]) -> Decoded:
+    """The records decoded as the worker does; none may be refused."""
+    decoded = decoder.decode(table, [RawBatch.of("t", 0, records, timestamp_ms=1)])
+    assert decoded.dead.to_pylist() == []
+    return decoded
+
+
+def final_rows(decoded: Decoded) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The latest event per key (R1), without orders."""
+    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in decoded.events.to_pylist():
+        key = tuple(row[name] for name in decoded.table.key)
+        newest = latest.get(key)
+        if newest is None or (row["row_order"], row["row_offset"]) > (newest["row_order"], newest["row_offset"]):
+            latest[key] = row
+    return {
+        key: {name: row[name] for name in (*decoded.table.column_names, "is_create", "source_ts")}
+        for key, row in latest.items()
+        if not row["is_delete"]
+    }
