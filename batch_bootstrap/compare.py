@@ -28,10 +28,10 @@ from processors.lake_rows import lake_rows_sql, tables_read
 from processors.order import RowOrder, file_number
 from processors.tables import Kind, Table
 
-PART_ROWS = 100
+PART_ROWS = 30
 """About how many rows a part has: many make few digests, few make few rows to read around each change."""
 _FEW_ROWS = 10_000
-_SMALL_WIDTH = 20
+_SMALL_WIDTH = 5
 _STRETCHES = 64
 
 
@@ -195,8 +195,10 @@ class LakeRows:
         )
 
     def of_parts(self, parts: Parts, wanted: npt.NDArray[np.int64]) -> str:
-        """The relation of the rows of some parts, deleted ones included."""
-        return f"(SELECT * FROM {self.name} WHERE {parts.among(parts.column.name, parts.duckdb(), wanted)})"
+        """The relation of the rows of some parts, deleted ones included; the range around them skips most blocks."""
+        key, part = parts.column.name, parts.duckdb()
+        around = parts.within(key, part, int(wanted[0]), int(wanted[-1]) + 1)
+        return f"(SELECT * FROM {self.name} WHERE {around} AND {part} IN ({', '.join(str(p) for p in wanted)}))"
 
     def differences(self, rows: pa.Table, rejected_keys: pa.Table, lake: str, order: int) -> tuple[pa.Table, int]:
         """Rows (op, columns) in which `rows` and the relation `lake` differ, and how many more the lake knows newer.
