@@ -22,6 +22,7 @@ _GROUPS = (
     "etl",
     "features",
     "lake",
+    "reconcile",
     "upkeep",
     "dead_letters",
     "demo",
