@@ -2,7 +2,7 @@
 
 import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 from app.lake_session import LakeSession
@@ -92,7 +92,8 @@ def reconcile(
     database = None if settings.database is None else settings.database.get_secret_value()
     source = open_source(spec, database=database, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
     config = diff_config(settings, chunk_rows, wait_s=wait_s, accept_empty=accept_empty)
-    with closing(source), store_watch(settings), only_run(settings.home / "bootstrap"):
+    alone = only_run(settings.home / "bootstrap") if repair else nullcontext()
+    with closing(source), store_watch(settings), alone:
         return run_reconcile(
             source,
             config,
@@ -150,7 +151,7 @@ def known_rejects(settings: Settings) -> set[tuple[str, str]]:
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Refuses a second diff or check on this machine while one runs; elsewhere the later run fences the earlier one.
+    """Refuses a second diff or repair on this machine while one runs; elsewhere the later run fences the earlier one.
 
     Raises RetryableError.
     """
@@ -160,7 +161,7 @@ def only_run(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RetryableError(
-                "another diff or check runs on this machine", hint="let it finish, then call again"
+                "another diff or repair runs on this machine", hint="let it finish, then call again"
             ) from None
         yield
 

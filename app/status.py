@@ -11,10 +11,23 @@ from app.settings import Settings
 from app.wiring import kafka_config
 from connectors.kafka import watermarks
 from processors.errors import TrsError
-from processors.lake_tables import EPOCHS, LAKE_TABLES
+from processors.lake_tables import EPOCHS, LAKE_TABLES, RECONCILIATION
 from processors.open_letters import Selection
 from processors.tables import all_topics
 from processors.watermark import latest_epochs_sql
+
+
+@dataclass(frozen=True)
+class TableReconciled:
+    """What the last `trs reconcile` found of one table: rows that differ, and corrections that were sent."""
+
+    table: str
+    checked_at: datetime
+    compared: int
+    differing: int
+    repaired: int
+    source: str
+
 
 _COUNTED_VIEWS = ("skus", "accounts", "invoices", "invoice_features", "account_features")
 
@@ -48,6 +61,7 @@ class Status:
 
     `tables`: rows by lake table, from Delta's statistics, None where the table does not exist. `views`: live rows.
     `dead_letters`: open ones by reason. `workers`: those that run in this TRS_HOME.
+    `reconciled`: the last check of each table, none if there never was one.
     """
 
     read_at: datetime
@@ -60,6 +74,7 @@ class Status:
     views: dict[str, int]
     dead_letters: dict[str, int]
     workers: tuple[WorkerStatus, ...] = ()
+    reconciled: tuple[TableReconciled, ...] = ()
 
     @property
     def lag(self) -> int | None:
@@ -77,7 +92,7 @@ def read_status(settings: Settings) -> Status:
     """Reads lake and Kafka. A Kafka that does not answer is told in the status, a lake that does not is an error."""
     with LakeSession(settings) as session:
         freshness = session.freshness()
-        session.create_views([EPOCHS.name, *_COUNTED_VIEWS])
+        session.create_views([EPOCHS.name, RECONCILIATION.name, *_COUNTED_VIEWS])
         partitions, problem = _partitions(session, settings)
         reasons: Counter[str] = Counter()
         for count in DeadLetters(session).counts(Selection()):
@@ -93,7 +108,20 @@ def read_status(settings: Settings) -> Status:
             views={v: session.con.sql(f"SELECT count(*) FROM {v}").fetchall()[0][0] for v in _COUNTED_VIEWS},
             dead_letters=dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
             workers=local_workers(settings.home),
+            reconciled=_reconciled(session),
         )
+
+
+def _reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:
+    rows = session.con.sql(
+        f"""
+        SELECT table_name, checked_at, compared, missing + changed + surplus, repaired, source
+        FROM {RECONCILIATION.name}
+        QUALIFY row_number() OVER (PARTITION BY table_name ORDER BY checked_at DESC) = 1
+        ORDER BY table_name
+        """
+    ).fetchall()
+    return tuple(TableReconciled(*row) for row in rows)
 
 
 def _stages(session: LakeSession) -> tuple[StageStatus, ...]:

@@ -5,7 +5,6 @@ lines. Each chunk that differs is one Kafka transaction that carries the positio
 lake has a later state are left alone. Nothing is kept between runs: what a killed run did not send, the next one finds.
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from batch_bootstrap.dead_letters import dead_letter_values
 from batch_bootstrap.events import Op, Stamp, connect, row_events
 from batch_bootstrap.lake_wait import Place, ReadPositions, wait_for_lake
 from batch_bootstrap.read_ahead import ReadAhead
-from batch_bootstrap.runs import RunRegistry, begin_diff, check_folder
+from batch_bootstrap.runs import RunRegistry, begin_diff, check_folder, work_folder
 from batch_bootstrap.snapshot import Report, check_order, table_groups
 from batch_bootstrap.source import Source
 from connectors.kafka import KafkaConfig, TransactionalProducer, ensure_topics, watermarks
@@ -199,9 +198,9 @@ def _compare_andsend(
     watcher: Watcher,
 ) -> None:
     """Sets `finished` once every table was compared and every change acknowledged."""
-    with tempfile.TemporaryDirectory(prefix="diff-", dir=config.state) as folder:
+    with work_folder(config.state) as folder:
         rows = lake.rows()
-        with Workspace(Path(folder), rows, memory_mb=config.memory_mb, threads=config.threads) as workspace:
+        with Workspace(folder, rows, memory_mb=config.memory_mb, threads=config.threads) as workspace:
             comparison = Comparison(
                 source,
                 workspace,

@@ -5,13 +5,11 @@ lake has passed the place of its first read (or, where nothing streams, after a 
 their ends: it differs if it does so in the same way both times. What went on changing meanwhile gets further looks.
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
-from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
@@ -19,7 +17,7 @@ import pyarrow as pa
 from batch_bootstrap.compare import Comparison, DigestSource, Found, Workspace, by_op
 from batch_bootstrap.diff import DiffConfig, Lake, Watcher, messages_of, send, wait_until_read
 from batch_bootstrap.events import Op, connect
-from batch_bootstrap.runs import RunRegistry, begin_diff, check_folder
+from batch_bootstrap.runs import RunRegistry, begin_diff, check_folder, work_folder
 from batch_bootstrap.snapshot import check_order
 from batch_bootstrap.source import Source
 from connectors.kafka import KafkaConfig, TransactionalProducer
@@ -201,8 +199,8 @@ class _Check:
         """Sets `finished` unless it was stopped."""
         config = self.config
         with (
-            tempfile.TemporaryDirectory(prefix="reconcile-", dir=config.state) as folder,
-            Workspace(Path(folder), self.lake.rows(), memory_mb=config.memory_mb, threads=config.threads) as workspace,
+            work_folder(config.state) as folder,
+            Workspace(folder, self.lake.rows(), memory_mb=config.memory_mb, threads=config.threads) as workspace,
         ):
             self.comparison = Comparison(
                 self.source,

@@ -12,6 +12,7 @@ import pytest
 from app.bootstrap import diff, open_control_log, reconcile
 from app.generate import load_database, simulate
 from app.settings import Settings
+from app.status import read_status
 from app.wiring import kafka_config
 from batch_bootstrap.diff import DiffSummary, Watcher
 from batch_bootstrap.emit import Touched, emit_rows
@@ -288,6 +289,22 @@ def test_reconcile_reports_what_differs_but_not_what_is_on_its_way_and_repairs(
     assert open_control_log(shop).open_runs() == []
 
 
+def test_worker_reconciles_when_it_is_due(shop: Settings, tmp_path: Path) -> None:
+    compare(shop)
+    log = tmp_path / "worker.log"
+    process = start_worker(shop.model_copy(update={"reconcile_every": "1s"}), log)
+    try:
+        wait_until(
+            lambda: "reconciliation: source and lake are equal" in log.read_text(), timeout_s=240, what="it is told"
+        )
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+    reconciled = {t.table: (t.compared, t.differing) for t in read_status(shop).reconciled}
+    rows = Counter(table for table, _ in rows_of(shop))
+    assert reconciled == {table: (count, 0) for table, count in rows.items()}
+
+
 def check(settings: Settings, **options: Any) -> Reconciliation:
     watcher = options.pop("watcher", Watcher())
     return reconcile(settings, "mysql", watcher=watcher, **{"wait_s": 120.0, "settle_s": 0.0} | options)
@@ -299,7 +316,7 @@ def test_second_diff_on_the_machine_is_refused_while_one_runs(shop: Settings) ->
     def again(_table: str, _rows: int, _estimate: int | None) -> None:
         if not refused:
             refused.append("called")
-            with pytest.raises(RetryableError, match="another diff or check runs"):
+            with pytest.raises(RetryableError, match="another diff or repair runs"):
                 compare(shop)
             refused.append("refused")
 
