@@ -2,19 +2,21 @@
 
 import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 from app.lake_session import LakeSession
 from app.settings import Settings
 from app.wiring import kafka_config, lake_location, store_watch
 from batch_bootstrap.diff import DiffConfig, DiffSummary, Lake, Watcher, run_diff
+from batch_bootstrap.reconcile import Reconciliation, run_reconcile
 from batch_bootstrap.snapshot import Report, SnapshotConfig, SnapshotSummary, run_snapshot
 from batch_bootstrap.source import DEFAULT_CHUNK_ROWS, open_source
 from connectors.control_log import ControlLog
 from connectors.lake import LakeStore
 from connectors.lake_positions import LakePositions
 from connectors.object_files import LakeReader
+from connectors.reconciliation import append_check
 from processors.errors import RetryableError
 from processors.lake_tables import DEAD_LETTERS
 from processors.order import RowOrder
@@ -68,7 +70,45 @@ def diff(
     """Sends what differs between a source and the lake (batch_bootstrap/diff.py); one run at a time on this machine."""
     database = None if settings.database is None else settings.database.get_secret_value()
     source = open_source(spec, database=database, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
-    config = DiffConfig(
+    config = diff_config(settings, chunk_rows, wait_s=wait_s, accept_empty=accept_empty)
+    with closing(source), store_watch(settings), only_run(settings.home / "bootstrap"):
+        return run_diff(source, config, lake_of(settings), kafka=kafka_config(settings), watcher=watcher)
+
+
+def reconcile(
+    settings: Settings,
+    spec: str,
+    *,
+    tables: Sequence[str] | None = None,
+    date_formats: Mapping[str, str] | None = None,
+    chunk_rows: int = DEFAULT_CHUNK_ROWS,
+    wait_s: float = 300.0,
+    settle_s: float = 30.0,
+    repair: bool = False,
+    accept_empty: bool = False,
+    watcher: Watcher,
+) -> Reconciliation:
+    """Checks that the lake holds what the source holds (batch_bootstrap/reconcile.py), and keeps the outcome there."""
+    database = None if settings.database is None else settings.database.get_secret_value()
+    source = open_source(spec, database=database, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
+    config = diff_config(settings, chunk_rows, wait_s=wait_s, accept_empty=accept_empty)
+    alone = only_run(settings.home / "bootstrap") if repair else nullcontext()
+    with closing(source), store_watch(settings), alone:
+        return run_reconcile(
+            source,
+            config,
+            lake_of(settings),
+            kafka=kafka_config(settings),
+            record=lambda rows: append_check(LakeStore(lake_location(settings)), rows),
+            repair=repair,
+            settle_s=settle_s,
+            watcher=watcher,
+        )
+
+
+def diff_config(settings: Settings, chunk_rows: int, *, wait_s: float, accept_empty: bool) -> DiffConfig:
+    """The settings as a diff takes them."""
+    return DiffConfig(
         settings.topic_prefix,
         settings.partitions,
         settings.source_names,
@@ -79,8 +119,6 @@ def diff(
         threads=settings.threads,
         accept_empty=accept_empty,
     )
-    with closing(source), store_watch(settings), only_run(settings.home / "bootstrap"):
-        return run_diff(source, config, lake_of(settings), kafka=kafka_config(settings), watcher=watcher)
 
 
 def lake_of(settings: Settings) -> Lake:
@@ -113,7 +151,7 @@ def known_rejects(settings: Settings) -> set[tuple[str, str]]:
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Refuses a second diff on this machine while one runs; elsewhere the later run fences the earlier one.
+    """Refuses a second diff or repair on this machine while one runs; elsewhere the later run fences the earlier one.
 
     Raises RetryableError.
     """
@@ -122,7 +160,9 @@ def only_run(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RetryableError("another diff runs on this machine", hint="let it finish, then call again") from None
+            raise RetryableError(
+                "another diff or repair runs on this machine", hint="let it finish, then call again"
+            ) from None
         yield
 
 

@@ -25,6 +25,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.durations import PATTERN
 from processors.errors import SettingsError
 from processors.reasons import Reason, parse_reasons
 
@@ -151,6 +152,11 @@ class Settings(BaseSettings):
     )
     fold_max_age_s: float = Field(
         86_400.0, gt=0, description="Seconds after which the worker folds a log that has any new row."
+    )
+    reconcile_every: str | None = Field(
+        None,
+        pattern=PATTERN,
+        description="How often a worker compares TRS_DATABASE with the lake, as 90s, 15m or 1h. Default: never.",
     )
     session_timeout_s: float = Field(45.0, gt=0, description="Kafka session time-out of a worker.")
     web_port: int = Field(6066, ge=0, le=65535, description="Port of the worker's pages; 0 picks a free one.")

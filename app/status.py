@@ -14,10 +14,23 @@ from connectors.mysql import DatabaseUrl
 from connectors.source_structure import read_structure
 from processors.alarms import Alarm
 from processors.errors import TrsError
-from processors.lake_tables import EPOCHS, LAKE_TABLES
+from processors.lake_tables import EPOCHS, LAKE_TABLES, RECONCILIATION
 from processors.open_letters import Selection
 from processors.tables import all_topics
 from processors.watermark import latest_epochs_sql
+
+
+@dataclass(frozen=True)
+class TableReconciled:
+    """What the last `trs reconcile` found of one table: rows that differ, and corrections that were sent."""
+
+    table: str
+    checked_at: datetime
+    compared: int
+    differing: int
+    repaired: int
+    source: str
+
 
 _COUNTED_VIEWS = ("skus", "accounts", "invoices", "invoice_features", "account_features")
 
@@ -52,6 +65,7 @@ class Status:
     `tables`: rows by lake table, from Delta's statistics, None where the table does not exist. `views`: live rows.
     `dead_letters`: open ones by reason. `alarms`: what needs a person; of the source's tables there are none if they
     could not be looked at, `source_problem` says why. `workers`: those that run in this TRS_HOME.
+    `reconciled`: the last check of each table, none if there never was one.
     """
 
     read_at: datetime
@@ -66,6 +80,7 @@ class Status:
     alarms: tuple[Alarm, ...] = ()
     source_problem: str | None = None
     workers: tuple[WorkerStatus, ...] = ()
+    reconciled: tuple[TableReconciled, ...] = ()
 
     @property
     def lag(self) -> int | None:
@@ -83,7 +98,7 @@ def read_status(settings: Settings) -> Status:
     """Reads lake and Kafka. A Kafka that does not answer is told in the status, a lake that does not is an error."""
     with LakeSession(settings) as session:
         freshness = session.freshness()
-        session.create_views([EPOCHS.name, *_COUNTED_VIEWS])
+        session.create_views([EPOCHS.name, RECONCILIATION.name, *_COUNTED_VIEWS])
         partitions, problem = _partitions(session, settings)
         reasons: Counter[str] = Counter()
         letters = DeadLetters(session)
@@ -103,6 +118,7 @@ def read_status(settings: Settings) -> Status:
             alarms=(*letters.alarms(), *source_alarms),
             source_problem=source_problem,
             workers=local_workers(settings.home),
+            reconciled=_reconciled(session),
         )
 
 
@@ -118,6 +134,18 @@ def _source_alarms(settings: Settings) -> tuple[tuple[Alarm, ...], str | None]:
     except TrsError as error:
         return (), str(error)
     return structure.alarms if structure.is_source else (), None
+
+
+def _reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:
+    rows = session.con.sql(
+        f"""
+        SELECT table_name, checked_at, compared, missing + changed + surplus, repaired, source
+        FROM {RECONCILIATION.name}
+        QUALIFY row_number() OVER (PARTITION BY table_name ORDER BY checked_at DESC) = 1
+        ORDER BY table_name
+        """
+    ).fetchall()
+    return tuple(TableReconciled(*row) for row in rows)
 
 
 def _stages(session: LakeSession) -> tuple[StageStatus, ...]:

@@ -20,6 +20,7 @@ from app.catch_up import catch_up
 from app.faults import known_fault
 from app.logs import configure_logging
 from app.membership import EngineMembership
+from app.scheduled_check import ScheduledCheck
 from app.settings import Settings
 from app.streaming import StreamingApp, build_app
 from app.web import WorkerState
@@ -134,6 +135,9 @@ class Worker:
         ]
         if until_caught_up:
             duties.append(self._until_caught_up())
+        elif self._settings.reconcile_every is not None:
+            check = ScheduledCheck(self._settings, self._settings.reconcile_every, self._leads)
+            duties.append(check.run())
         tasks = [loop.create_task(self._guard(duty)) for duty in duties]
         try:
             await self._ended
@@ -142,6 +146,9 @@ class Worker:
             code = self._report(error)
         await self._stop(app, tasks, code)
         return code
+
+    def _leads(self) -> bool:
+        return 0 in (self.membership.buckets or ())
 
     def _install_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

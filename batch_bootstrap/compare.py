@@ -25,13 +25,14 @@ from connectors.row_digests import Digests, Parts, duckdb_digests
 from connectors.source_rows import BinlogPosition, Reject, declared_schema
 from processors.errors import SourceError
 from processors.lake_rows import lake_rows_sql, tables_read
+from processors.lake_tables import ACCOUNT_LOG, INVOICE_LOG, SKU_LOG
 from processors.order import RowOrder, file_number
 from processors.tables import Kind, Table
 
-PART_ROWS = 100
+PART_ROWS = 30
 """About how many rows a part has: many make few digests, few make few rows to read around each change."""
 _FEW_ROWS = 10_000
-_SMALL_WIDTH = 20
+_SMALL_WIDTH = 5
 _STRETCHES = 64
 
 
@@ -55,6 +56,9 @@ class PartsReader(Protocol):
 
     def read(self, first: int | None, end: int | None, lake: Digests) -> PartsRead:
         """Compares the parts [`first`, `end`), or fewer, with the lake's digests."""
+
+    def rows_of(self, keys: pa.Table) -> PartsRead:
+        """The rows of these primary keys that exist, in one consistent read."""
 
 
 @runtime_checkable
@@ -132,14 +136,34 @@ class Workspace:
     def __exit__(self, *_: object) -> None:
         self._con.close()
 
-    def lake_rows(self, table: Table) -> "LakeRows":
-        """Reads the lake's rows of a table, deleted ones included, as they are now."""
+    def lake_rows(self, table: Table, keys: pa.Table | None = None) -> "LakeRows":
+        """Reads the lake's rows of a table, or of some primary keys, deleted ones included, as they are now."""
         con = self._con.cursor()
         con.execute("SET TimeZone = 'UTC'")
         relations = self._lake.relations(list(tables_read(table)))
         name = f"lake_{table.name}"
-        con.execute(f"CREATE OR REPLACE TABLE {name} AS {lake_rows_sql(table, relations)}")
+        rows = lake_rows_sql(table, relations)
+        if keys is not None:
+            con.register("wanted_keys", keys)
+            rows = f"SELECT r.* FROM ({rows}) AS r SEMI JOIN wanted_keys AS k USING ({', '.join(table.key)})"
+        con.execute(f"CREATE OR REPLACE TABLE {name} AS {rows}")
         return LakeRows(con, table, name)
+
+    def newest_order(self) -> int:
+        """The greatest order that the lake's logs hold now, 0 in an empty lake."""
+        con = self._con.cursor()
+        relations = self._lake.relations([SKU_LOG.name, INVOICE_LOG.name, ACCOUNT_LOG.name])
+        newest = " UNION ALL ".join(f"SELECT max(row_order) AS newest FROM {rows}" for rows in relations.values())
+        ((found,),) = con.sql(f"SELECT max(newest) FROM ({newest})").fetchall()
+        return 0 if found is None else int(found)
+
+    def both(self, first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Rows that both tables of the same columns have, and those of the second alone; nulls count as equal."""
+        con = self._con.cursor()
+        con.register("first_rows", first)
+        con.register("second_rows", second)
+        shared = con.sql("FROM second_rows INTERSECT FROM first_rows").to_arrow_table()
+        return shared, con.sql("FROM second_rows EXCEPT FROM first_rows").to_arrow_table()
 
 
 class LakeRows:
@@ -195,8 +219,10 @@ class LakeRows:
         )
 
     def of_parts(self, parts: Parts, wanted: npt.NDArray[np.int64]) -> str:
-        """The relation of the rows of some parts, deleted ones included."""
-        return f"(SELECT * FROM {self.name} WHERE {parts.among(parts.column.name, parts.duckdb(), wanted)})"
+        """The relation of the rows of some parts, deleted ones included; the range around them skips most blocks."""
+        key, part = parts.column.name, parts.duckdb()
+        around = parts.within(key, part, int(wanted[0]), int(wanted[-1]) + 1)
+        return f"(SELECT * FROM {self.name} WHERE {around} AND {part} IN ({', '.join(str(p) for p in wanted)}))"
 
     def differences(self, rows: pa.Table, rejected_keys: pa.Table, lake: str, order: int) -> tuple[pa.Table, int]:
         """Rows (op, columns) in which `rows` and the relation `lake` differ, and how many more the lake knows newer.
@@ -285,7 +311,7 @@ class Comparison:
     def _check_position(self, source: DigestSource, lake: LakeRows) -> None:
         """The lake was read before: it cannot know what the source has not written yet."""
         newest, position = lake.newest_order(self.source_epoch), source.position()
-        if newest is not None and position is not None and newest > self._order(position):
+        if newest is not None and position is not None and newest > self.order(position):
             raise SourceError(
                 f"{self.source.description}: its binlog stands at {position.file}:{position.pos}, but the lake holds"
                 f" rows of {lake.table.name} of a later place: it is another server, or was restored or reset",
@@ -299,7 +325,8 @@ class Comparison:
                 hint="if they are really gone, --accept-empty deletes them",
             )
 
-    def _order(self, position: BinlogPosition | None) -> int:
+    def order(self, position: BinlogPosition | None) -> int:
+        """The order of rows that were read there (R2)."""
         if position is None:
             return RowOrder(0, self.run, 0, 0).packed()
         return RowOrder(self.source_epoch, file_number(position.file), position.pos, 0).packed()
@@ -319,13 +346,13 @@ class Comparison:
                             read.rows,
                             read.rejected_keys,
                             lake.of_parts(parts, read.differing),
-                            self._order(read.position),
+                            self.order(read.position),
                         )
                     yield Found(
                         table,
                         read.position,
                         read.read_ms,
-                        _by_op(table, changes),
+                        by_op(table, changes),
                         read.rejects,
                         newer,
                         compared=max(read.compared, int(digests.between(first, read.end).rows.sum())),
@@ -364,13 +391,13 @@ class Comparison:
         if not staged:
             lake.stage_source(declared_schema(table).empty_table())
         read_ms = _now_ms()
-        for changes, newer in lake.staged_differences(self._order(position), self.chunk_rows):
-            by_op = dict(_by_op(table, changes))
-            if rejected and "d" in by_op:
+        for changes, newer in lake.staged_differences(self.order(position), self.chunk_rows):
+            sent = dict(by_op(table, changes))
+            if rejected and "d" in sent:
                 # Which keys the rejected rows have cannot be told: a row that is only damaged must not be deleted.
-                withheld = by_op.pop("d").num_rows
+                withheld = sent.pop("d").num_rows
                 self.announce(f"{table.name}: {withheld:,} deletions wait until no row is rejected any more")
-            yield Found(table, position, read_ms, by_op, newer=newer)
+            yield Found(table, position, read_ms, sent, newer=newer)
 
 
 def _now_ms() -> int:
@@ -384,7 +411,7 @@ def _borders(digests: Digests, chunk_rows: int) -> list[int]:
     return [int(p) for p in digests.parts[starts]]
 
 
-def _by_op(table: Table, changes: pa.Table) -> Mapping[Op, pa.Table]:
+def by_op(table: Table, changes: pa.Table) -> Mapping[Op, pa.Table]:
     """The changes by op, empty ones left out; of deletions the key only."""
     if not changes.num_rows:
         return {}

@@ -5,7 +5,6 @@ lines. Each chunk that differs is one Kafka transaction that carries the positio
 lake has a later state are left alone. Nothing is kept between runs: what a killed run did not send, the next one finds.
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +19,11 @@ from batch_bootstrap.dead_letters import dead_letter_values
 from batch_bootstrap.events import Op, Stamp, connect, row_events
 from batch_bootstrap.lake_wait import Place, ReadPositions, wait_for_lake
 from batch_bootstrap.read_ahead import ReadAhead
-from batch_bootstrap.runs import RunRegistry, begin_diff, check_folder
+from batch_bootstrap.runs import RunRegistry, begin_diff, check_folder, work_folder
 from batch_bootstrap.snapshot import Report, check_order, table_groups
 from batch_bootstrap.source import Source
 from connectors.kafka import KafkaConfig, TransactionalProducer, ensure_topics, watermarks
+from connectors.source_rows import Reject
 from processors.errors import FencedError
 from processors.order import BATCH_SOURCE_NAME
 from processors.tables import DEAD_LETTERS_TOPIC, Table, all_topics, topic_of
@@ -125,7 +125,9 @@ class Watcher:
 
 
 @dataclass(frozen=True)
-class _Messages:
+class Messages:
+    """What was found in one step, as keys and values per op, and dead letters."""
+
     found: Found
     by_op: Sequence[tuple[Sequence[bytes], Sequence[bytes]]]
     dead: Sequence[bytes]
@@ -156,7 +158,7 @@ def run_diff(
             began = time.monotonic()
             if wait_until_read(source, config, lake, kafka, watcher):
                 summary.waited_s = time.monotonic() - began
-                _compare_and_send(source, config, lake, producer, summary, watcher)
+                _compare_andsend(source, config, lake, producer, summary, watcher)
         finally:
             producer.close()
         if run not in {r.run for r in registry.open_runs()}:
@@ -187,7 +189,7 @@ def _outcome(summary: DiffSummary) -> dict[str, Any]:
     return {"emitted": summary.emitted, "rows": {name: table.changed for name, table in summary.tables.items()}}
 
 
-def _compare_and_send(
+def _compare_andsend(
     source: Source,
     config: DiffConfig,
     lake: Lake,
@@ -196,9 +198,9 @@ def _compare_and_send(
     watcher: Watcher,
 ) -> None:
     """Sets `finished` once every table was compared and every change acknowledged."""
-    with tempfile.TemporaryDirectory(prefix="diff-", dir=config.state) as folder:
+    with work_folder(config.state) as folder:
         rows = lake.rows()
-        with Workspace(Path(folder), rows, memory_mb=config.memory_mb, threads=config.threads) as workspace:
+        with Workspace(folder, rows, memory_mb=config.memory_mb, threads=config.threads) as workspace:
             comparison = Comparison(
                 source,
                 workspace,
@@ -220,7 +222,7 @@ def _compare_and_send(
                     for item in items:
                         if watcher.stopped():
                             return
-                        _send(producer, config, item)
+                        send(producer, config, item)
                         told = summary.tables.setdefault(item.found.table.name, TableSummary())
                         told.add(item.found)
                         told.seconds = time.monotonic() - started
@@ -230,7 +232,7 @@ def _compare_and_send(
     summary.finished = True
 
 
-def _send(producer: TransactionalProducer, config: DiffConfig, item: _Messages) -> None:
+def send(producer: TransactionalProducer, config: DiffConfig, item: Messages) -> None:
     """One transaction, or none where there is nothing to send."""
     if not item.found.changed and not item.dead:
         return
@@ -249,35 +251,37 @@ def _note_rejects(summary: DiffSummary, found: Found) -> None:
 
 def _messages(
     comparison: Comparison, table: Table, config: DiffConfig, known: set[tuple[str, str]], numbers: Iterator[int]
-) -> Iterator[_Messages]:
+) -> Iterator[Messages]:
     """What differs in a table as messages. `numbers`: places of rows without a position, in the order of reading."""
-    source = comparison.source
     con = connect()
     try:
         for found in comparison.of_table(table):
-            by_op = [
-                _events(con, source, config, comparison.run, found, op, numbers) for op in _OPS if op in found.changes
-            ]
             fresh = [r for r in found.rejects if (r.table, r.raw) not in known]
-            dead = dead_letter_values(fresh, origin=source.origin, run=comparison.run, ts_ms=found.read_ms)
-            yield _Messages(found, by_op, dead)
+            yield messages_of(con, comparison, config, found, numbers, fresh)
     finally:
         con.close()
 
 
-def _events(
+def messages_of(
     con: duckdb.DuckDBPyConnection,
-    source: Source,
+    comparison: Comparison,
     config: DiffConfig,
-    run: int,
     found: Found,
-    op: Op,
     numbers: Iterator[int],
-) -> tuple[list[bytes], list[bytes]]:
-    position = found.position
-    if position is None:
-        stamp = Stamp(BATCH_SOURCE_NAME, source.database, f"run.{run:010d}", next(numbers), found.read_ms, True)
-    else:
-        stamp = Stamp(config.source_names[-1], source.database, position.file, position.pos, found.read_ms)
-    table = found.table
-    return row_events(con, table, found.changes[op], stamp, op=op, numeric_keys=source.numeric_keys(table))
+    rejects: Sequence[Reject] = (),
+) -> Messages:
+    """The changes as row events at the position of their read, and rejects as dead letters."""
+    source, table, position = comparison.source, found.table, found.position
+    by_op = []
+    for op in _OPS:
+        if op not in found.changes:
+            continue
+        if position is None:
+            file = f"run.{comparison.run:010d}"
+            stamp = Stamp(BATCH_SOURCE_NAME, source.database, file, next(numbers), found.read_ms, True)
+        else:
+            stamp = Stamp(config.source_names[-1], source.database, position.file, position.pos, found.read_ms)
+        keys = source.numeric_keys(table)
+        by_op.append(row_events(con, table, found.changes[op], stamp, op=op, numeric_keys=keys))
+    dead = dead_letter_values(rejects, origin=source.origin, run=comparison.run, ts_ms=found.read_ms)
+    return Messages(found, by_op, dead)

@@ -1,9 +1,12 @@
 """Bootstrap runs: the lake's register of them (R3), and how far one has come, kept on disk for a resume."""
 
+import fcntl
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +15,8 @@ from connectors.source_rows import BinlogPosition, Chunk, Resume
 from processors.errors import UsageError
 from processors.ports import OpenRun
 
+_WORK = "compare-"
+_LOCK = "in-use"
 DIFF = "diff"
 """`kind` of a run that compares; snapshots have none."""
 
@@ -110,6 +115,21 @@ def check_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+@contextmanager
+def work_folder(parent: Path) -> Iterator[Path]:
+    """A folder for rows while they are compared, removed at the end; those of killed processes are removed before.
+
+    They hold personal data. Whether a folder is in use is told by a lock that ends with its process.
+    """
+    for left in parent.glob(f"{_WORK}*"):
+        with suppress(FileNotFoundError, BlockingIOError), (left / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=parent) as name, (Path(name) / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(name)
 
 
 class ProgressFile:

@@ -31,6 +31,7 @@ from connectors.source_rows import BinlogPosition, Reject, new_connection, type_
 from processors.tables import Table
 
 SETTLE_S = 0.5
+KEYS_PER_QUERY = 1_000
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,29 @@ class PartsReader:
             typed.rejects,
             self._keys_of(typed.rejects),
         )
+
+    def rows_of(self, keys: pa.Table) -> PartsRead:
+        """The rows of these primary keys that exist, in one consistent read."""
+        table, connection = self._table, self._connection
+        wanted = list(zip(*(keys[name].to_pylist() for name in table.key), strict=True))
+        documents: list[str] = []
+        with wrapped_errors(self._url):
+            read_ms = time.time_ns() // 1_000_000
+            position = self._positions.before_snapshot(connection) if self._has_binlog else None
+            query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
+            try:
+                if self._has_binlog:
+                    position = snapshot_position(connection) or position
+                for start in range(0, len(wanted), KEYS_PER_QUERY):
+                    part = wanted[start : start + KEYS_PER_QUERY]
+                    args = [value for key in part for value in key]
+                    documents += stream_column(connection, self._columns.by_key_sql(table, len(part)), args)
+            finally:
+                query(connection, "COMMIT")
+        typed = type_rows(self._con, table, document_cells(table, self._columns, documents), empty_is_null=False)
+        none = np.zeros(0, np.int64)
+        rejected = self._keys_of(typed.rejects)
+        return PartsRead(position, read_ms, None, len(wanted), none, typed.rows, typed.rejects, rejected)
 
     def _near(self, first: int | None, end: int | None) -> int | None:
         """`end`, or the part before which there are about as many rows as may be read at once."""

@@ -25,7 +25,7 @@ from connectors.mysql import (
     stream_column,
     wrapped_errors,
 )
-from connectors.mysql_parts import SETTLE_S, PartsReader, SettledPositions, document_cells
+from connectors.mysql_parts import KEYS_PER_QUERY, SETTLE_S, PartsReader, SettledPositions, document_cells
 from connectors.mysql_schema import SourceColumns, check_server, check_table
 from connectors.row_digests import Parts
 from connectors.source_rows import BinlogPosition, Chunk, Finding, Resume, declared_schema, new_connection, type_rows
@@ -33,7 +33,6 @@ from processors.errors import SourceError
 from processors.tables import INVOICE_LINE_ITEMS, INVOICES, Table
 
 SHOWN_FINDINGS = 5
-_KEYS_PER_QUERY = 1_000
 
 
 class MySqlSource:
@@ -166,8 +165,8 @@ class MySqlSource:
             for table, wanted in keys.items():
                 columns = self._columns[table.name]
                 documents = []
-                for start in range(0, len(wanted), _KEYS_PER_QUERY):
-                    part = wanted[start : start + _KEYS_PER_QUERY]
+                for start in range(0, len(wanted), KEYS_PER_QUERY):
+                    part = wanted[start : start + KEYS_PER_QUERY]
                     args = [value for key in part for value in key]
                     documents += stream_column(connection, columns.by_key_sql(table, len(part)), args)
                 if not documents:

@@ -16,6 +16,7 @@
     ├── FullDiskError              no space left where state or files go
     ├── DamagedLakeError           `trs lake verify` found a promise of the lake broken
     ├── UnsettledLakeError         `trs lake verify` could not make every check: something is still to be derived
+    ├── DifferencesError           `trs reconcile` found rows in which source and lake differ
     ├── ConnectError               Kafka Connect, or the connector in it, refuses or failed: its own reason is shown
     └── InvariantError             the program is wrong: stop loudly and report it
 
@@ -129,6 +130,12 @@ class ConnectError(TrsError):
     """Kafka Connect refuses or fails, or the connector in it failed; the message holds its own reason."""
 
     exit_code = 14
+
+
+class DifferencesError(TrsError):
+    """Source and lake differ in rows that are not on their way."""
+
+    exit_code = 15
 
 
 class InvariantError(TrsError):

@@ -252,6 +252,32 @@ QUALITY_RESULTS = LakeTable(
     ),
 )
 
+RECONCILIATION = LakeTable(
+    "reconciliation",
+    "What `trs reconcile` found, one row per table and check; no worker reads it.",
+    pa.schema(
+        [
+            _field("check_id", pa.string(), "The check; its rows share it."),
+            _field("checked_at", TIMESTAMP, "When it began."),
+            _field("source", pa.string(), "What the lake was compared with."),
+            _field("table_name", pa.string(), "The table."),
+            _field("compared", pa.int64(), "Rows compared, on the side that has more."),
+            _field("chunks", pa.int64(), "Ranges of rows compared."),
+            _field("chunks_differing", pa.int64(), "Those whose checksums differed at first."),
+            _field("missing", pa.int64(), "Rows of the source that the lake lacks."),
+            _field("changed", pa.int64(), "Rows with other values in the lake."),
+            _field("surplus", pa.int64(), "Rows of the lake that the source lacks."),
+            _field("in_flight", pa.int64(), "Rows that went on changing and could not be judged."),
+            _field("rejects", pa.int64(), "Rows of the source that are not as declared."),
+            _field("repaired", pa.int64(), "Corrections that were sent."),
+            _field("position_file", pa.string(), "Binlog file of the last read, null without a binlog."),
+            _field("position_pos", pa.int64(), "Place in that file."),
+            _field("seconds", pa.float64(), "How long the table took."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
 
 def changes_name(feature_set: FeatureSet) -> str:
     """`invoice_features` is kept in `invoice_features_changes`."""
@@ -313,6 +339,7 @@ _APPEND_ONLY = (
     EPOCHS,
     CONTROL_LOG,
     QUALITY_RESULTS,
+    RECONCILIATION,
     *(feature_changes(f) for f in FEATURE_SETS),
 )
 

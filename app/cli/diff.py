@@ -1,6 +1,7 @@
 """`trs bootstrap diff`: sends what differs between a source and the lake, once or again and again."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
     from batch_bootstrap.diff import DiffSummary
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600}
 _NAP_S = 0.2
 
 
@@ -60,7 +60,7 @@ def diff(
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     settings = load_settings()
-    interval_s = None if every is None else seconds(every)
+    interval_s = None if every is None else interval(every)
     with stop_requests() as stop:
 
         def once() -> bool:
@@ -125,14 +125,14 @@ def _again_and_again(
             time.sleep(_NAP_S)
 
 
-def seconds(text: str) -> float:
-    """90s, 15m or 1h in seconds. Raises UsageError."""
+def interval(text: str) -> float:
+    """The time of --every in seconds. Raises UsageError."""
+    from app.durations import PATTERN, seconds
     from processors.errors import UsageError
 
-    number, unit = text[:-1], text[-1:]
-    if not number.isdecimal() or unit not in _UNITS_S or int(number) == 0:
+    if not re.match(PATTERN, text):
         raise UsageError(f"--every {text}: write a number and its unit", hint="as 90s, 15m or 1h")
-    return float(int(number) * _UNITS_S[unit])
+    return seconds(text)
 
 
 def as_document(summary: "DiffSummary") -> dict[str, Any]:

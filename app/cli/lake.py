@@ -158,6 +158,15 @@ def _print_status(console: "Console", report: "Status", *, each_partition: bool)
     for name, count in (report.views | report.tables).items():
         rows.add_row(name, "-" if count is None else str(count))
     console.print(rows)
+    for check in report.reconciled:
+        left = check.differing - check.repaired
+        found = f"{check.differing} of {check.compared} rows differed" if check.differing else "equal"
+        sent = f", {check.repaired} repaired" if check.repaired else ""
+        console.print(
+            f"{check.table} and {check.source}: {found}{sent}, {format_time(check.checked_at.replace(microsecond=0))}",
+            style="yellow" if left else None,
+            markup=False,
+        )
     dead = ", ".join(f"{count} {reason}" for reason, count in report.dead_letters.items())
     console.print(f"open dead letters: {dead or 'none'}", style="yellow" if dead else None, markup=False)
     if report.source_problem is not None:

@@ -23,6 +23,7 @@ _GROUPS = (
     "etl",
     "features",
     "lake",
+    "reconcile",
     "upkeep",
     "dead_letters",
     "demo",

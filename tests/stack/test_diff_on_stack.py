@@ -9,15 +9,21 @@ from typing import Any
 
 import pytest
 
-from app.bootstrap import diff, open_control_log
+from app.bootstrap import diff, open_control_log, reconcile
 from app.generate import load_database, simulate
 from app.settings import Settings
+from app.status import read_status
+from app.wiring import kafka_config
 from batch_bootstrap.diff import DiffSummary, Watcher
+from batch_bootstrap.emit import Touched, emit_rows
 from batch_bootstrap.generate import Generated
+from batch_bootstrap.reconcile import Reconciliation
+from connectors.kafka import Producer
 from connectors.mysql import Connection, DatabaseUrl, connect, execute, query
-from processors.errors import RetryableError, SourceError, UnavailableError
+from connectors.mysql_source import MySqlSource
+from processors.errors import DifferencesError, RetryableError, SourceError, UnavailableError
 from processors.features.declarations import FEATURE_SETS
-from processors.tables import TABLES
+from processors.tables import ACCOUNTS, INVOICE_LINE_ITEMS, INVOICES, TABLES
 from tests.stack_helpers import batch_features, start_worker
 from tests.stack_helpers import query as ask_lake
 from tests.topics import read_topic
@@ -225,13 +231,92 @@ def test_diff_leaves_what_it_did_not_send_to_the_next_which_waits_for_the_lake(
     assert emptied.tables["invoice_line_items"].deleted == emptied.emitted > 0
 
 
+def test_reconcile_reports_what_differs_but_not_what_is_on_its_way_and_repairs(
+    shop: Settings, worker: Callable[[], None]
+) -> None:
+    compare(shop)
+    worker()
+    equal = check(shop)
+    equal.raise_unless_equal()
+    assert sum(t.compared for t in equal.tables.values()) == len(rows_of(shop))
+
+    source = MySqlSource(url_of(shop), TABLES, chunk_rows=1)
+    source.preflight()
+    with opened(shop) as connection:
+        for statement in (
+            "UPDATE accounts SET contact_phone = 'nobody streams this' WHERE account_id = 1",
+            "DELETE FROM invoices WHERE invoice_id = 2",
+            "INSERT INTO skus VALUES ('nor this', 'x', 'y', 1, 2)",
+            "UPDATE accounts SET contact_phone = 'this comes late' WHERE account_id = 3",
+            "DELETE FROM invoices WHERE invoice_id = 4",
+        ):
+            assert execute(connection, statement) == 1
+        connection.commit()
+        late = [Touched(ACCOUNTS, (3,)), Touched(INVOICES, (4,))]
+        looked: list[str] = []
+
+        def stream_late() -> bool:
+            """Asked for the first time after all tables were looked at: while the check waits for what is late."""
+            if late and INVOICE_LINE_ITEMS.name in looked:
+                name, prefix = shop.source_names[-1], shop.topic_prefix
+                producer = Producer(kafka_config(shop))
+                emit_rows(late, source, connection, producer, topic_prefix=prefix, source_name=name)
+                producer.close()
+                late.clear()
+            return False
+
+        watcher = Watcher(stopped=stream_late, report=lambda table, rows, _: looked.append(table) if rows else None)
+        found = check(shop, settle_s=120.0, watcher=watcher)
+    assert not late
+    with pytest.raises(DifferencesError, match="differ in 3 rows: 1 of skus, 1 of accounts, 1 of invoices") as error:
+        found.raise_unless_equal()
+    assert error.value.exit_code == 15
+    assert found.examples == {"skus": ["missing nor this"], "accounts": ["changed 1"], "invoices": ["surplus 2"]}
+
+    sent = events(shop)
+    repaired = check(shop, repair=True)
+    repaired.raise_unless_equal()
+    assert events(shop) - sent == Counter(
+        {("c", ("skus", ("nor this",))): 1, ("u", ("accounts", (1,))): 1, ("d", ("invoices", (2,))): 1}
+    )
+    assert check(shop).differing == 0
+    kept = ask_lake(
+        shop,
+        "SELECT count(DISTINCT check_id) AS checks, sum(missing) AS missing, sum(changed) AS changed,"
+        " sum(surplus) AS surplus, sum(repaired) AS repaired FROM reconciliation",
+    ).to_pylist()
+    assert kept == [{"checks": 4, "missing": 2, "changed": 2, "surplus": 2, "repaired": 3}]
+    assert open_control_log(shop).open_runs() == []
+
+
+def test_worker_reconciles_when_it_is_due(shop: Settings, tmp_path: Path) -> None:
+    compare(shop)
+    log = tmp_path / "worker.log"
+    process = start_worker(shop.model_copy(update={"reconcile_every": "1s"}), log)
+    try:
+        wait_until(
+            lambda: "reconciliation: source and lake are equal" in log.read_text(), timeout_s=240, what="it is told"
+        )
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+    reconciled = {t.table: (t.compared, t.differing) for t in read_status(shop).reconciled}
+    rows = Counter(table for table, _ in rows_of(shop))
+    assert reconciled == {table: (count, 0) for table, count in rows.items()}
+
+
+def check(settings: Settings, **options: Any) -> Reconciliation:
+    watcher = options.pop("watcher", Watcher())
+    return reconcile(settings, "mysql", watcher=watcher, **{"wait_s": 120.0, "settle_s": 0.0} | options)
+
+
 def test_second_diff_on_the_machine_is_refused_while_one_runs(shop: Settings) -> None:
     refused: list[str] = []
 
     def again(_table: str, _rows: int, _estimate: int | None) -> None:
         if not refused:
             refused.append("called")
-            with pytest.raises(RetryableError, match="another diff runs"):
+            with pytest.raises(RetryableError, match="another diff or repair runs"):
                 compare(shop)
             refused.append("refused")
 

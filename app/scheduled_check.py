@@ -1,0 +1,99 @@
+"""Runs `trs reconcile` again and again, by the worker that owns bucket 0, in a process of its own: no epoch waits.
+
+When the last check was stands in the lake, so it does not matter which worker that is. A check that could not be made
+is tried again after the same time. A process that still runs when the worker stops, or loses the bucket, is ended.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from app.durations import seconds
+from app.lake_session import LakeSession
+from app.settings import Settings
+from processors.errors import DifferencesError, TrsError
+from processors.lake_tables import RECONCILIATION
+
+log = structlog.get_logger("trs.reconcile")
+_POLL_S = 5.0
+_LEAVE_S = 5.0
+_MEMORY_SHARE = 4
+
+
+class ScheduledCheck:
+    """`run` is one of the worker's duties. `owns`: whether this worker owns bucket 0 now."""
+
+    def __init__(self, settings: Settings, every: str, owns: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._every = timedelta(seconds=seconds(every))
+        self._owns = owns
+        self._tried: datetime | None = None
+
+    async def run(self) -> None:
+        """Never returns; cancelled when the worker stops."""
+        while True:
+            await asyncio.sleep(min(_POLL_S, self._every.total_seconds()))
+            try:
+                if self._owns() and await asyncio.to_thread(self._due):
+                    self._tried = datetime.now(UTC)
+                    await self._check()
+            except TrsError as error:
+                log.warning("whether a reconciliation is due cannot be told", reason=str(error))
+
+    def _due(self) -> bool:
+        with LakeSession(self._settings) as session:
+            session.create_views([RECONCILIATION.name])
+            ((last,),) = session.con.sql(f"SELECT max(checked_at) FROM {RECONCILIATION.name}").fetchall()
+        times = [t for t in (last, self._tried) if t is not None]
+        return not times or datetime.now(UTC) - max(times) >= self._every
+
+    async def _check(self) -> None:
+        log.info("reconciliation begins")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "app.cli.main", "reconcile", "--json"),
+            env={
+                **os.environ,
+                "TRS_MEMORY_MB": str(max(64, self._settings.memory_mb // _MEMORY_SHARE)),
+                "TRS_THREADS": "1",
+            },
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        told = asyncio.create_task(process.communicate())
+        try:
+            while not told.done():
+                await asyncio.wait({told}, timeout=_POLL_S)
+                if not self._owns() and not told.done():
+                    log.info("reconciliation is given up: another worker owns bucket 0 now")
+                    return
+            _, errors = told.result()
+            self._tell(process.returncode, errors.decode(errors="replace").strip().splitlines())
+        finally:
+            await _end(process, told)
+
+    def _tell(self, code: int | None, lines: list[str]) -> None:
+        reason = lines[-1] if lines else ""
+        if code == 0:
+            log.info("reconciliation: source and lake are equal")
+        elif code == DifferencesError.exit_code:
+            log.warning("reconciliation: source and lake differ", reason=reason)
+        else:
+            log.warning("the reconciliation could not be made", code=code, reason=reason)
+
+
+async def _end(process: asyncio.subprocess.Process, told: "asyncio.Task[tuple[bytes, bytes]]") -> None:
+    """Ends a process that still runs, kindly first."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        done, _ = await asyncio.wait({told}, timeout=_LEAVE_S)
+        if not done:
+            with suppress(ProcessLookupError):
+                process.kill()
+    told.cancel()
