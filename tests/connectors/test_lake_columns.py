@@ -42,8 +42,8 @@ def opened(lake: DeltaLake, epoch: int) -> FencedTable:
 
 def sku(epoch: int, item: str, schema: pa.Schema = SKU_LOG.schema, **values: Any) -> pa.Table:
     blank = dict.fromkeys(schema.names)
-    row = {"bucket": 0, "epoch": epoch, "item_id": item, "deleted": False, "known_date": datetime.now(UTC).date()} | values
-    return pa.Table.from_pylist([blank | row], schema=schema)
+    row = {"bucket": 0, "epoch": epoch, "item_id": item, "deleted": False, "known_date": datetime.now(UTC).date()}
+    return pa.Table.from_pylist([blank | row | values], schema=schema)
 
 
 def current(lake: DeltaLake, con: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
