@@ -29,7 +29,7 @@ from connectors.mysql import (
 from connectors.mysql_schema import SourceColumns, check_server, check_table
 from connectors.source_rows import BinlogPosition, Chunk, Finding, Resume, declared_schema, new_connection, type_rows
 from processors.errors import SourceError
-from processors.tables import INVOICE_LINE_ITEMS, INVOICES, Table
+from processors.tables import EXTRA, INVOICE_LINE_ITEMS, INVOICES, Table
 
 SETTLE_S = 0.5
 SHOWN_FINDINGS = 5
@@ -214,7 +214,7 @@ def snapshot_positions_known(connection: Connection) -> bool:
 
 def _cells(table: Table, columns: SourceColumns, documents: list[str]) -> pa.Table:
     """JSON documents as text cells, numbered."""
-    names = columns.present(table)
+    names = columns.present(table) + ([EXTRA] if columns.undeclared else [])
     options = pyarrow.json.ParseOptions(
         explicit_schema=pa.schema([(name, pa.string()) for name in names]), unexpected_field_behavior="ignore"
     )

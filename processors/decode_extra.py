@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from processors.decode_raw import RawScan
 from processors.decode_record import Row
-from processors.decode_sql import VALID_SQL, extra_sql
+from processors.decode_sql import extra_sql, plain_extra_sql
 from processors.decode_values import Number
 from processors.tables import EXTRA, Table
 
@@ -38,49 +38,60 @@ def layout_of(table: Table, value: bytes) -> tuple[str, ...]:
 
 
 class Extras:
-    """Fills `extra` of events that were decoded one by one, with one statement for all of them."""
+    """Fills `extra` of events that were decoded one by one, with few statements for all of them."""
 
     def __init__(self, scan: RawScan, table: Table) -> None:
         self._scan = scan
         self._table = table
-        self._waiting: list[tuple[dict[str, Any], Row, bytes]] = []
+        self._read: list[tuple[dict[str, Any], str]] = []
+        self._unread: list[tuple[dict[str, Any], bytes]] = []
         self.must_look = False
         """Whether the record was rewritten without its undeclared columns."""
 
     def look_later(self, event: dict[str, Any], row: Row, value: bytes) -> None:
         """Notes an event whose record may hold more than the declared columns."""
-        if row.undeclared or (self.must_look and not row.is_delete):
-            self._waiting.append((event, row, value))
+        if row.is_delete:
+            return
+        try:
+            text = json_text(row.undeclared)
+        except RecursionError:
+            self.must_look, text = True, ""
+        if self.must_look:
+            self._unread.append((event, value))
+        elif row.undeclared:
+            self._read.append((event, text))
 
     def look(self) -> None:
         """Fills in `extra` of the noted events."""
-        if not self._waiting:
-            return
-        values = pa.array([value for _, _, value in self._waiting], pa.large_binary())
-        for (event, _, _), text in zip(self._waiting, self._texts(values), strict=True):
-            event[EXTRA] = text
+        if self._unread:
+            values = pa.array([value for _, value in self._unread], pa.large_binary())
+            found = self._scan.run(f"{self._table.name}, extra", extra_sql(self._table), values)[EXTRA].to_pylist()
+            for (event, _), text in zip(self._unread, found, strict=True):
+                event[EXTRA] = text
+        if self._read:
+            found = self._plain([text for _, text in self._read])
+            for (event, _), text in zip(self._read, found, strict=True):
+                event[EXTRA] = text
 
-    def _texts(self, values: pa.LargeBinaryArray) -> list[str | None]:
-        name, sql = f"{self._table.name}, extra", extra_sql(self._table)
+    def _plain(self, found: list[str]) -> list[str | None]:
+        """The texts as DuckDB writes them; one that it cannot read (half a surrogate pair) stays as it is."""
+        values = pa.array([text.encode() for text in found], pa.large_binary())
         try:
-            return list(self._scan.run(name, sql, values)["extra"].to_pylist())
-        except (duckdb.InvalidInputException, UnicodeDecodeError):
-            # Half a surrogate pair in one of them: Python reads that, DuckDB does not.
-            valid = self._scan.run("valid", VALID_SQL, values)["is_json"].to_pylist()
-            return [
-                self._texts(pa.array([value.as_py()], pa.large_binary()))[0]
-                if ok
-                else json_text(row.undeclared) or None
-                for value, ok, (_, row, _) in zip(values, valid, self._waiting, strict=True)
-            ]
+            return list(self._scan.run("extra", plain_extra_sql(), values)[EXTRA].to_pylist())
+        except (duckdb.Error, UnicodeDecodeError):
+            return [found[0]] if len(found) == 1 else [self._plain([text])[0] for text in found]
 
 
 def json_text(value: object) -> str:
-    """JSON of what decode_record reads, in ASCII, numbers as they were written."""
+    """JSON of what decode_record reads, in ASCII, numbers as they were written.
+
+    It reads members from the last to the first, so that of equal names the first counts: here they turn round again.
+    """
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{json.dumps(name)}:{json_text(v)}" for name, v in value.items()) + "}"
+        members = [f"{json.dumps(name)}:{json_text(v)}" for name, v in value.items()]
+        return "{" + ",".join(reversed(members)) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(json_text, value)) + "]"
     return json.dumps(value)

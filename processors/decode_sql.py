@@ -61,16 +61,25 @@ def relaxed_sql(table: Table) -> str:
 
 def extra_sql(table: Table) -> str:
     """SQL over RAW: `extra` of each envelope, bare or in a payload; for values that DuckDB's JSON reader takes."""
-    bare, wrapped = (_undeclared(table, f"$.{path}") for path in ("after", "payload.after"))
+    bare, wrapped = (_without_nulls(_undeclared(table, f"$.{path}")) for path in ("after", "payload.after"))
     is_bare = "json_extract_string(value, '$.op') IS NOT NULL"
     return f"SELECT CASE WHEN {is_bare} THEN {bare} ELSE {wrapped} END AS extra FROM {RAW}"
 
 
+def plain_extra_sql() -> str:
+    """SQL over RAW: `extra` as this program writes it, of an object without declared columns."""
+    return f"SELECT {_without_nulls('value')} AS extra FROM {RAW}"
+
+
 def _undeclared(table: Table, path: str) -> str:
-    """The object at this path of `value` without its declared columns and nulls, as JSON text; null if none is left."""
+    """The object at this path of `value` without its declared columns."""
     declared = _literal(json.dumps(dict.fromkeys(name for name, _ in _names(table))))
-    left = f"json_merge_patch(json_extract(value, '{path}'), {declared}::JSON)"
-    return f"nullif(json_merge_patch('{{}}'::JSON, {left})::VARCHAR, '{{}}')"
+    return f"json_merge_patch(json_extract(value, '{path}'), {declared}::JSON)"
+
+
+def _without_nulls(value: str) -> str:
+    """A JSON object without nulls, as text; null if it is empty then."""
+    return f"nullif(json_merge_patch('{{}}'::JSON, {value})::VARCHAR, '{{}}')"
 
 
 def decode_sql(table: Table, epochs: Mapping[str, int], *, in_payload: bool, layout: Sequence[str]) -> str:
@@ -162,7 +171,19 @@ WITH extracted AS (
     coalesce({proven}, false) AS proven
   FROM texts
 ), judged AS (
-  SELECT *, coalesce({sound}, false) AS taken FROM numbers
+  SELECT *, coalesce({sound}, false) AS is_sound FROM numbers
+), undeclared AS (
+  SELECT
+    *,
+    CASE
+      WHEN NOT is_sound OR proven OR op = 'd' THEN NULL
+      WHEN contains(value, concat('"after":', {escaped})) THEN NULL
+      ELSE {_undeclared(table, "$.payload.after" if in_payload else "$.after")}
+    END AS others
+  FROM judged
+), complete AS (
+  SELECT *, is_sound AND (others IS NULL OR len(list_distinct(json_keys(others))) = len(json_keys(others))) AS taken
+  FROM undeclared
 )
 SELECT
   taken,
@@ -172,14 +193,10 @@ SELECT
   op IN ('c', 'r') AS is_create,
   CASE WHEN taken THEN make_timestamptz(ts_number * 1000) END AS source_ts,
   {", ".join(f"c_{c.name} AS {_quoted(c.name)}" for c in columns)},
-  CASE
-    WHEN NOT taken OR proven OR op = 'd' THEN NULL
-    WHEN contains(value, concat('"after":', {escaped})) THEN NULL
-    ELSE {_undeclared(table, "$.payload.after" if in_payload else "$.after")}
-  END AS {EXTRA},
+  {_without_nulls("others")} AS {EXTRA},
   coalesce(taken AND op = 'u' AND {complete} AND ({differs}), false) AS key_changed,
   {", ".join(f"old_{c.name}" for c in key_columns)}
-FROM judged
+FROM complete
 """
 
 

@@ -61,6 +61,12 @@ def test_undeclared_columns_of_a_row_are_kept_without_nulls(
     assert _extra(decoder, encode(value)) == kept
 
 
+@pytest.mark.parametrize(("first", "second"), [("1", "2"), ("null", "2"), ("1", "null")])
+def test_repeated_column_counts_by_its_first(decoder: Decoder, first: str, second: str) -> None:
+    text = encode(envelope(LINES)).decode().replace('"quantity":3', f'"x":{first},"quantity":3,"x":{second}')
+    assert _extra(decoder, text.encode()) == (None if first == "null" else '{"x":1}')
+
+
 def test_place_of_an_added_column_among_the_others_does_not_matter(decoder: Decoder) -> None:
     for names in (["x", "invoice_id", "item_id", "quantity"], ["invoice_id", "x", "item_id", "quantity"]):
         after = {name: (LINE | {"x": 1})[name] for name in names}
