@@ -177,12 +177,18 @@ WITH extracted AS (
     *,
     CASE
       WHEN NOT is_sound OR proven OR op = 'd' THEN NULL
+      WHEN contains(value, concat('"after":', {image})) THEN NULL
       WHEN contains(value, concat('"after":', {escaped})) THEN NULL
       ELSE {_undeclared(table, "$.payload.after" if in_payload else "$.after")}
     END AS others
   FROM judged
 ), complete AS (
-  SELECT *, is_sound AND (others IS NULL OR len(list_distinct(json_keys(others))) = len(json_keys(others))) AS taken
+  SELECT
+    *,
+    CASE
+      WHEN others IS NULL THEN is_sound
+      ELSE is_sound AND len(list_distinct(json_keys(others))) = len(json_keys(others))
+    END AS taken
   FROM undeclared
 )
 SELECT
@@ -193,7 +199,7 @@ SELECT
   op IN ('c', 'r') AS is_create,
   CASE WHEN taken THEN make_timestamptz(ts_number * 1000) END AS source_ts,
   {", ".join(f"c_{c.name} AS {_quoted(c.name)}" for c in columns)},
-  {_without_nulls("others")} AS {EXTRA},
+  CASE WHEN others IS NOT NULL THEN {_without_nulls("others")} END AS {EXTRA},
   coalesce(taken AND op = 'u' AND {complete} AND ({differs}), false) AS key_changed,
   {", ".join(f"old_{c.name}" for c in key_columns)}
 FROM complete
