@@ -27,7 +27,7 @@ from processors.errors import SourceError
 from processors.lake_rows import lake_rows_sql, tables_read
 from processors.lake_tables import ACCOUNT_LOG, INVOICE_LOG, SKU_LOG
 from processors.order import RowOrder, file_number
-from processors.tables import Kind, Table
+from processors.tables import EXTRA, Kind, Table
 
 PART_ROWS = 30
 """About how many rows a part has: many make few digests, few make few rows to read around each change."""
@@ -231,7 +231,9 @@ class LakeRows:
         """
         self._con.register("source_part", rows)
         self._con.register("rejected_keys", rejected_keys)
-        found = self._con.sql(_difference_sql(self.table, "source_part", lake, "rejected_keys", order)).to_arrow_table()
+        extra = EXTRA in rows.schema.names
+        sql = _difference_sql(self.table, "source_part", lake, "rejected_keys", order, extra=extra)
+        found = self._con.sql(sql).to_arrow_table()
         self._con.unregister("source_part")
         self._con.unregister("rejected_keys")
         kept = found.filter(pc.invert(found["newer"])).drop_columns("newer")
@@ -248,18 +250,21 @@ class LakeRows:
         """The same over all rows that were staged, some at a time."""
         no_keys = pa.table({n: pa.array([], pa.null()) for n in self.table.key})
         self._con.register("rejected_keys", no_keys)
-        sql = _difference_sql(self.table, self._source, self.name, "rejected_keys", order)
+        extra = EXTRA in self._con.sql(f"FROM {self._source} LIMIT 0").columns
+        sql = _difference_sql(self.table, self._source, self.name, "rejected_keys", order, extra=extra)
         for batch in self._con.sql(sql).to_arrow_reader(batch_rows):
             found = pa.Table.from_batches([batch])
             kept = found.filter(pc.invert(found["newer"])).drop_columns("newer")
             yield kept, found.num_rows - kept.num_rows
 
 
-def _difference_sql(table: Table, source: str, lake: str, rejected_keys: str, order: int) -> str:
+def _difference_sql(table: Table, source: str, lake: str, rejected_keys: str, order: int, *, extra: bool) -> str:
+    """`extra`: the source has columns that are not declared; they go along with a change, and make none."""
     keys = " AND ".join(f"s.{k} = l.{k}" for k in table.key)
     rejected = " AND ".join(f"r.{k} = l.{k}" for k in table.key)
     values = [c for c in table.column_names if c not in table.key]
     columns = ", ".join(f"coalesce(s.{c}, l.{c}) AS {c}" if c in table.key else f"s.{c}" for c in table.column_names)
+    columns += f", s.{EXTRA}" if extra else ""
     changed = " OR ".join(f"s.{c} IS DISTINCT FROM l.{c}" for c in values)
     return f"""
         SELECT
@@ -417,5 +422,6 @@ def by_op(table: Table, changes: pa.Table) -> Mapping[Op, pa.Table]:
         return {}
     ops: tuple[Op, ...] = ("d", "u", "c")
     parts = {op: changes.filter(pc.equal(changes["op"], op)) for op in ops}
-    columns = {op: list(table.key if op == "d" else table.column_names) for op in ops}
+    others = [EXTRA] if EXTRA in changes.schema.names else []
+    columns = {op: list(table.key) if op == "d" else [*table.column_names, *others] for op in ops}
     return {op: part.select(columns[op]) for op, part in parts.items() if part.num_rows}

@@ -13,7 +13,7 @@ from typing import Literal
 import duckdb
 import pyarrow as pa
 
-from processors.tables import Column, Kind, Table
+from processors.tables import EXTRA, Column, Kind, Table
 from trs import __version__
 
 Op = Literal["r", "c", "u", "d"]
@@ -53,10 +53,15 @@ def row_events(
 ) -> tuple[list[bytes], list[bytes]]:
     """Keys and values of the rows (declared columns, typed; the event key's at least), in their order.
 
+    What a column `extra` holds, a JSON object or null, goes into the image as columns of the row.
+
     `op='d'` makes the rows the before image, which may hold the primary key only. `numeric_keys`: text columns that the
     source keeps as whole numbers.
     """
     image = _object([(c.name, _value(c, numeric_keys)) for c in table.columns if c.name in rows.schema.names])
+    if EXTRA in rows.schema.names:
+        others = f"CASE WHEN {EXTRA} IS NULL OR {EXTRA} = '{{}}' THEN '}}' ELSE ',' || substr({EXTRA}, 2) END"
+        image = image.removesuffix("'}'") + others
     key = _object([(c.name, _value(c, numeric_keys)) for c in table.columns if c.name in table.event_key])
     source = {
         "version": __version__,

@@ -75,10 +75,11 @@ class DeltaLake:
             opened = pool.submit(self.store.open, table.log)
             folded = self.store.open(table.folded)
             with wrapped_errors(f"table {table.folded}"):
-                last = last_commits(folded, 1)
+                last = next((c for c in last_commits(folded, 2) if "trs_ids" in c), None)
             log = opened.result()
-        # Every fold repeats its ids in the commit; to ask delta-rs for one would read the table's log anew.
-        log_rows_folded = json.loads(last[0].get("trs_ids", "{}")).get(FOLDED_LOG_ROWS_ID, 0) if last else 0
+        # Every fold repeats its ids in its commit, which only one that adds columns may follow; to ask delta-rs for one
+        # would read the table's log anew.
+        log_rows_folded = 0 if last is None else json.loads(last["trs_ids"]).get(FOLDED_LOG_ROWS_ID, 0)
         log_files, column = active_files(log), f"partition.{table.home_bucket}"
         folded_files = [f for f in active_files(folded) if homes is None or f[column] in homes]
         return KeyedFiles(

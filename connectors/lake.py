@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from connectors.delta_log import is_table, last_commits
@@ -101,7 +101,7 @@ class LakeStore:
         self._options = dict(location.storage_options) or None
 
     def create(self) -> None:
-        """Makes every declared table that is missing."""
+        """Makes every declared table that is missing, and adds the columns that an earlier version did not have."""
         with ThreadPoolExecutor(max_workers=8) as pool:
             list(pool.map(self._create_table, LAKE_TABLES.values()))
 
@@ -116,6 +116,7 @@ class LakeStore:
         uri = self.location.table(table.name)
         try:
             if is_table(uri, self._options):
+                self._add_columns(table)
                 return
             DeltaTable.create(
                 uri,
@@ -131,6 +132,26 @@ class LakeStore:
             if isinstance(error, CommitFailedError) and is_table(uri, self._options):
                 return  # another worker was first
             raise wrap_error(error, f"table {table.name} at {uri}") from error
+
+    def _add_columns(self, table: LakeTable) -> None:
+        """Adds the columns that the table lacks, by a commit that changes no row.
+
+        Workers of an earlier version cannot write the table any more: they end at their next commit.
+        """
+        if not table.added:
+            return
+        for _ in range(COMMIT_RETRIES):
+            handle = self.open(table.name)
+            there = {field.name for field in handle.schema().fields}
+            missing = [field for field in Schema.from_arrow(table.schema).fields if field.name not in there]
+            if not missing:
+                return
+            try:
+                handle.alter.add_columns(missing)
+                return
+            except CommitFailedError:
+                time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - another worker was first, or writes
+        raise RetryableError(f"table {table.name}: columns {', '.join(table.added)} could not be added: it is busy")
 
     def open(self, name: str, version: int | None = None) -> DeltaTable:
         """A fresh handle on a table. Raises UnavailableError when the table or the store is not there."""

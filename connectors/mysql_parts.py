@@ -28,7 +28,7 @@ from connectors.mysql import (
 from connectors.mysql_schema import SourceColumns
 from connectors.row_digests import Digests, Parts, mysql_digests
 from connectors.source_rows import BinlogPosition, Reject, new_connection, type_rows
-from processors.tables import Table
+from processors.tables import EXTRA, Table
 
 SETTLE_S = 0.5
 KEYS_PER_QUERY = 1_000
@@ -198,7 +198,7 @@ def snapshot_positions_known(connection: Connection) -> bool:
 
 def document_cells(table: Table, columns: SourceColumns, documents: list[str]) -> pa.Table:
     """Rows that were read as JSON documents, as text cells, numbered."""
-    names = columns.present(table)
+    names = columns.present(table) + ([EXTRA] if columns.undeclared else [])
     options = pyarrow.json.ParseOptions(
         explicit_schema=pa.schema([(name, pa.string()) for name in names]), unexpected_field_behavior="ignore"
     )

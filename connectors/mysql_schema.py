@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import pymysql
 
 from connectors.mysql import Connection, DatabaseUrl, current_position, ddl, query, wrap_error
+from connectors.mysql_extra import UndeclaredColumn, extra_sql
 from processors.errors import AccessDeniedError, SourceError
-from processors.tables import TABLES, Column, Kind, Table
+from processors.tables import EXTRA, TABLES, Column, Kind, Table
 
 _WHOLE = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint"})
 _TEXTS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum"})
@@ -133,6 +134,7 @@ class SourceColumns:
     notices: list[str]
     types: dict[str, str] = field(default_factory=dict)
     decimal_places: dict[str, int] = field(default_factory=dict)
+    undeclared: tuple[UndeclaredColumn, ...] = ()
 
     def incomparable(self, table: Table) -> list[str]:
         """Columns whose type in the database has texts of its own for one value, so that only typed rows compare."""
@@ -156,8 +158,11 @@ class SourceColumns:
 
     def document_sql(self, table: Table) -> str:
         """One row as a JSON document of texts: decimals stay exact, and one column is fast to fetch."""
-        fields = ", ".join(f"'{name}', CAST(`{self.names[name]}` AS CHAR)" for name in self.present(table))
-        return f"JSON_OBJECT({fields})"
+        fields = [f"'{name}', CAST(`{self.names[name]}` AS CHAR)" for name in self.present(table)]
+        extra = extra_sql(self.undeclared)
+        if extra is not None:
+            fields.append(f"'{EXTRA}', {extra}")
+        return f"JSON_OBJECT({', '.join(fields)})"
 
     def chunk_sql(self, table: Table, after: tuple[str, ...] | None, limit: int) -> tuple[str, list[str]]:
         """The rows after a primary key, in key order, and the query's arguments."""
@@ -205,7 +210,7 @@ def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> Sourc
     for name, data_type, length, precision, scale, column_type in found:
         column = table.column(name) or table.column(name.lower())
         if column is None:
-            unknown.append(name)
+            unknown.append(UndeclaredColumn(name, data_type.lower(), column_type.lower()))
         elif column.name in names:
             raise SourceError(f"{url}: table {table.name} has both {names[column.name]} and {name}")
         else:
@@ -216,9 +221,7 @@ def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> Sourc
                     f"{url}: {table.name}.{name} is {column_type}, declared as {column.mysql_type}:"
                     " rows with a value that does not fit become dead letters"
                 )
-    notices = (
-        [f"{url}: columns of {table.name} that are not declared are ignored: {', '.join(unknown)}"] if unknown else []
-    ) + wide
+    notices = [*_undeclared_notices(url, table, unknown), *wide]
     for column in table.columns:
         if column.name not in names:
             if not column.optional:
@@ -233,7 +236,7 @@ def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> Sourc
             )
     _check_key(connection, url, table, names)
     whole = frozenset(c.name for c in table.columns if c.kind is Kind.TEXT and types.get(c.name) in _WHOLE)
-    return SourceColumns(names, whole, notices, types, places)
+    return SourceColumns(names, whole, notices, types, places, tuple(unknown))
 
 
 def tables_of(connection: Connection, url: DatabaseUrl) -> dict[str, set[str]]:
@@ -266,6 +269,19 @@ def _missing_table(connection: Connection, url: DatabaseUrl, table: Table) -> So
         " No change of it is read until it has its name again",
         hint=f"RENAME TABLE `{alike[0]}` TO `{table.name}`, then `trs bootstrap snapshot` for what changed meanwhile",
     )
+
+
+def _undeclared_notices(url: DatabaseUrl, table: Table, unknown: list[UndeclaredColumn]) -> list[str]:
+    """What becomes of the columns that are not declared."""
+    where = "accounts_private_changes" if any(c.personal for c in table.columns) else "the log"
+    notices = []
+    if unknown:
+        names = ", ".join(column.name for column in unknown)
+        notices.append(f"{url}: columns of {table.name} that are not declared are kept in `extra` of {where}: {names}")
+    left_out = [f"{column.name} ({column.column_type})" for column in unknown if column.value_sql is None]
+    if left_out:
+        notices.append(f"{url}: a snapshot leaves out columns of {table.name}: {', '.join(left_out)}")
+    return notices
 
 
 def _is_wider(column: Column, data_type: str, length: int | None, precision: int | None, scale: int | None) -> bool:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from processors.reasons import Reason
 from processors.records import arrow_type
-from processors.tables import Column, Kind, Table
+from processors.tables import EXTRA, Column, Kind, Table
 
 ISO_DATE = "%Y-%m-%d"
 _TEXT_BYTES = 65_535  # MySQL's TEXT
@@ -57,9 +57,10 @@ class Finding:
 class Chunk:
     """Rows of one table in the order of the source.
 
-    `rows` has the declared columns and types. `number` counts the table's chunks from 1. `position` was read before the
-    chunk's own consistent read; None: the source has no binlog. `last_key` is the primary key of the last row read,
-    from which a read can go on. `findings` shows the first few of the `orphans` and `returns` counted.
+    `rows` has the declared columns and types, then `extra` where the source has others: a JSON object of these.
+    `number` counts the table's chunks from 1. `position` was read before the chunk's own consistent read; None: the
+    source has no binlog. `last_key` is the primary key of the last row read, from which a read can go on. `findings`
+    shows the first few of the `orphans` and `returns` counted.
     """
 
     table: Table
@@ -114,10 +115,10 @@ def type_rows(
 ) -> Typed:
     """Casts text cells to the declared types.
 
-    `cells` has text columns named as declared (an optional one may be absent) and `line` (BIGINT). A null cell is null;
-    so is an empty one, save in a text column that is not nullable, where it is the empty text; without `empty_is_null`,
-    as databases tell the two apart, in any text column. `date_formats` maps a column's name to its strptime format; ISO
-    by default.
+    `cells` has text columns named as declared (an optional one may be absent), `line` (BIGINT), and perhaps `extra`,
+    which stays as it is. A null cell is null; so is an empty one, save in a text column that is not nullable, where it
+    is the empty text; without `empty_is_null`, as databases tell the two apart, in any text column. `date_formats` maps
+    a column's name to its strptime format; ISO by default.
     """
     formats = date_formats or {}
     present = [c for c in table.columns if c.name in cells.schema.names]
@@ -130,6 +131,8 @@ def type_rows(
         f"v{present.index(c)} AS {c.name}" if c in present else f"NULL::{c.duckdb_type} AS {c.name}"
         for c in table.columns
     ]
+    has_extra = EXTRA in cells.schema.names
+    columns += [f"c.{EXTRA}"] if has_extra else []
     raw = ", ".join(f"{c.name} := c.{c.name}" for c in present)
     con.register("cells", cells)
     try:
@@ -147,6 +150,8 @@ def type_rows(
         rejects = [Reject(table.name, file, row["line"], row["raw"], *row["problem"].split(": ", 1)) for row in bad]
         typed = typed.filter(problem.is_null())
     rows = typed.select(list(table.column_names)).cast(declared_schema(table))
+    if has_extra:
+        rows = rows.append_column(EXTRA, typed[EXTRA].cast(pa.string()))
     return Typed(rows, typed.column("line").combine_chunks(), rejects)
 
 

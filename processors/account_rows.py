@@ -1,6 +1,7 @@
 """Stage B, the row part: account events and invoice documents to merged states.
 
-Accounts merge like every row: the greatest (row_order, row_offset) counts. Of a document the greatest version counts;
+Accounts merge like every row: the greatest (row_order, row_offset) counts. What a source adds to them may be personal:
+their `extra` goes to accounts_private_changes, never into the log. Of a document the greatest version counts;
 what is not newer is dropped (R6). A document that left the account or was deleted stays, with its version, as a
 tombstone.
 """
@@ -144,7 +145,7 @@ def truncate_events(truncates: str) -> str:
       SELECT s.bucket, -1::BIGINT AS row_offset, t.row_order, TRUE AS is_delete, FALSE AS is_create, t.source_ts,
              s.account_id, NULL::VARCHAR AS company_name, NULL::VARCHAR AS company_address,
              NULL::VARCHAR AS contact_person, NULL::VARCHAR AS contact_phone, NULL::VARCHAR AS gender,
-             NULL::DATE AS joining_date
+             NULL::DATE AS joining_date, NULL::VARCHAR AS extra
       FROM {ACCOUNTS} AS s JOIN {truncates} AS t ON t.table_name = 'accounts'
       WHERE NOT s.deleted AND s.row_order < t.row_order
     )"""

@@ -15,14 +15,17 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from processors.decode_extra import Extras, layout_of
 from processors.decode_raw import UNIX_EPOCH, RawRecords, RawScan, ScanPool
 from processors.decode_record import BadRecordError, Judged, judge_record, source_epochs
 from processors.decode_sql import VALID_SQL, decode_sql, relaxed_sql
 from processors.records import DEAD_SCHEMA, Decoded, RawBatch, Truncate, event_schema
-from processors.tables import Table
+from processors.tables import EXTRA, Table
 
 SLICE_RECORDS = 32_768
 """Records per statement: their bytes stay near the processor's cache, and memory is used again slice after slice."""
+MOST_LAYOUTS = 32
+"""Each order of columns is a statement of its own, which is kept; a source has few."""
 FEW_RECORDS = 40
 """Fewer records are judged one by one, which costs less than running a statement."""
 _FILE = re.compile(rb'"file":"([A-Za-z][A-Za-z0-9_-]{0,99}\.([0-9]{1,10}))"')
@@ -50,6 +53,7 @@ class Decoder:
     def __init__(self, *, source_names: tuple[str, ...], threads: int = 1) -> None:
         self._epochs = source_epochs(source_names)
         self._scans = ScanPool(threads)
+        self._layouts: set[tuple[str, tuple[str, ...]]] = set()
 
     def decode(self, table: Table, batches: Sequence[RawBatch]) -> Decoded:
         """Every record of the batches as rows, truncates, counts or dead letters; rows are in no particular order."""
@@ -118,16 +122,24 @@ class Decoder:
         found = _FILE.search(first)
         likely_file = (found[1].decode(), int(found[2])) if found else None
         in_payload = bool(_WITH_SCHEMA.match(first))
-        name = f"{table.name} in payload" if in_payload else table.name
-        return scan.run(name, decode_sql(table, self._epochs, in_payload=in_payload), values, likely_file=likely_file)
+        layout = layout_of(table, first)
+        if len(self._layouts) < MOST_LAYOUTS:
+            self._layouts.add((table.name, layout))
+        elif (table.name, layout) not in self._layouts:
+            layout = table.column_names
+        name = f"{table.name} {'in payload' if in_payload else 'bare'} as {' '.join(layout)}"
+        sql = decode_sql(table, self._epochs, in_payload=in_payload, layout=layout)
+        return scan.run(name, sql, values, likely_file=likely_file)
 
     def _decode_exactly(
         self, scan: RawScan, table: Table, records: RawRecords, places: Mapping[int, bool], outcome: _Outcome
     ) -> None:
         """Judges single records. `places` says of each whether DuckDB's JSON reader may read it."""
         sql = relaxed_sql(table)
+        extras = Extras(scan, table)
 
         def relaxed(text: str) -> str | None:
+            extras.must_look = True  # what is rewritten holds declared columns only
             try:
                 one = pa.array([text.encode()], pa.large_binary())
                 rewritten = scan.run(f"{table.name}, relaxed", sql, one)["value"][0].as_py()
@@ -141,12 +153,14 @@ class Decoder:
         rows: list[dict[str, Any]] = []
         for place, is_readable in places.items():
             batch, index = records.at(place)
+            value = batch.values[index].as_py()
+            extras.must_look = False
             try:
                 judged = judge_record(
                     table=table,
                     epochs=self._epochs,
                     key=batch.keys[index].as_py(),
-                    value=batch.values[index].as_py(),
+                    value=value,
                     timestamp_ms=batch.timestamps_ms[index].as_py(),
                     relaxed=relaxed if is_readable else unreadable,
                 )
@@ -162,7 +176,10 @@ class Decoder:
                     Truncate(table.name, batch.partition, offset, judged.row_order, source_ts_ms=source_ts_ms)
                 )
             else:
-                rows += _event_rows(batch.partition, offset, judged)
+                for row, event in zip(judged.rows, _event_rows(batch.partition, offset, judged), strict=True):
+                    extras.look_later(event, row, value)
+                    rows.append(event)
+        extras.look()
         if rows:
             outcome.events.append(pa.Table.from_pylist(rows, schema=event_schema(table)))
 
@@ -192,5 +209,6 @@ def _event_rows(partition: int, offset: int, judged: Judged) -> Iterator[dict[st
             "is_delete": row.is_delete,
             "is_create": row.is_create,
             "source_ts": judged.source_ts,
+            EXTRA: None,
             **row.values,
         }

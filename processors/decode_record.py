@@ -17,7 +17,7 @@ comes here, so this module alone says why a record is refused.
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -50,6 +50,8 @@ class Row:
     is_delete: bool
     is_create: bool
     values: Mapping[str, object]
+    undeclared: Mapping[str, object] = field(default_factory=dict)
+    """What the row holds besides, nulls left out; of an image that was not rewritten."""
 
 
 @dataclass(frozen=True)
@@ -183,13 +185,14 @@ def _rows(table: Table, op: str, envelope: Envelope) -> tuple[Row, ...]:
     if op == "d":
         return (Row(is_delete=True, is_create=False, values=_deleted_values(table, image)),)
     values = {column.name: _required_value(column, image) for column in table.columns}
+    undeclared = {name: v for name, v in image.items() if v is not None and table.column(name) is None}
     before = envelope.get("before")
     old_key = _key_values(table, before) if op == "u" and isinstance(before, dict) else None
     if old_key is None or all(values[name] == old for name, old in old_key.items()):
-        return (Row(is_delete=False, is_create=op != "u", values=values),)
+        return (Row(is_delete=False, is_create=op != "u", values=values, undeclared=undeclared),)
     return (
         Row(is_delete=True, is_create=False, values=old_key),
-        Row(is_delete=False, is_create=True, values=values),
+        Row(is_delete=False, is_create=True, values=values, undeclared=undeclared),
     )
 
 

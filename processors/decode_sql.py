@@ -4,16 +4,20 @@ JSON scalars are extracted as text and must be canonical: the text of the cast v
 Whatever is not (7.0 for an integer, a text that looks like a number with a point, a null where none is allowed,
 anything that is not JSON) is left to processors/decode_record.py, which judges exactly. Both agree on every record that
 this path takes.
+
+Nearly every record begins, to the byte, with an after image that is made of the declared columns in the order in which
+the source has them (`layout`). That proves that its texts are texts, and that it has no column beyond the declared
+ones. In others undeclared columns are looked for, at last by parsing them a second time.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from processors.decode_raw import LAST_MS, RAW
 from processors.decode_values import FIRST_DAY, LAST_DAY, TEXT_BYTES
 from processors.order import packed_order_sql
-from processors.tables import Column, Kind, Table
+from processors.tables import EXTRA, Column, Kind, Table
 
 _SOURCE_FIELDS = ("name", "ts_ms", "table", "file", "pos", "row")
 _POS_BOUND = 10**13
@@ -55,13 +59,40 @@ def relaxed_sql(table: Table) -> str:
     return f"SELECT TRY(to_json(json_transform(value, {structure}))) AS value FROM {RAW}"
 
 
-def decode_sql(table: Table, epochs: Mapping[str, int], *, in_payload: bool) -> str:
+def extra_sql(table: Table) -> str:
+    """SQL over RAW: `extra` of each envelope, bare or in a payload; for values that DuckDB's JSON reader takes."""
+    bare, wrapped = (_without_nulls(_undeclared(table, f"$.{path}")) for path in ("after", "payload.after"))
+    is_bare = "json_extract_string(value, '$.op') IS NOT NULL"
+    return f"SELECT CASE WHEN {is_bare} THEN {bare} ELSE {wrapped} END AS extra FROM {RAW}"
+
+
+def plain_extra_sql() -> str:
+    """SQL over RAW: `extra` as this program writes it, of an object without declared columns."""
+    return f"SELECT {_without_nulls('value')} AS extra FROM {RAW}"
+
+
+def _undeclared(table: Table, path: str) -> str:
+    """The object at this path of `value` without its declared columns."""
+    declared = _literal(json.dumps(dict.fromkeys(name for name, _ in _names(table))))
+    return f"json_merge_patch(json_extract(value, '{path}'), {declared}::JSON)"
+
+
+def _without_nulls(value: str) -> str:
+    """A JSON object without nulls, as text; null if it is empty then."""
+    return f"nullif(json_merge_patch('{{}}'::JSON, {value})::VARCHAR, '{{}}')"
+
+
+def decode_sql(table: Table, epochs: Mapping[str, int], *, in_payload: bool, layout: Sequence[str]) -> str:
     """SQL over RAW, one row per record in order; fails when a value is not JSON: looking first costs a fifth.
 
-    `in_payload`: takes envelopes in the payload of a value with schema, else bare ones.
+    `in_payload`: takes envelopes in the payload of a value with schema, else bare ones. `layout`: names or aliases of
+    declared columns, as an after image has them in nearly all records; others cost more time.
     Columns: `taken` (false: judge it by decode_record), `is_json`, `row_order`, `is_delete`, `is_create`, `source_ts`,
-    the table's columns, and `key_changed` with `old_<column>` per key column (set where an update changed the key).
+    the table's columns, `extra`, `key_changed`, `old_<column>` per key column (set where an update changed the key).
     """
+    head = '{"before":null,"after":'
+    image, escaped = (_image(table, layout, escaped=e) for e in (False, True))
+    proven = f"op IN ('c', 'r') AND starts_with(value, concat({_literal(head)}, {image}))"
     structure = envelope_structure(table)
     if in_payload:
         structure = {"op": "VARCHAR", "payload": structure}
@@ -99,16 +130,18 @@ def decode_sql(table: Table, epochs: Mapping[str, int], *, in_payload: bool) -> 
     complete = " AND ".join(f"old_{c.name} IS NOT NULL" for c in key_columns)
     return f"""
 WITH extracted AS (
-  SELECT {extract} AS read, likely_file, likely_number FROM {RAW}
+  SELECT value, {extract} AS read, likely_file, likely_number FROM {RAW}
 ), envelopes AS (
   SELECT
     {"CASE WHEN read.op IS NULL THEN read.payload END" if in_payload else "read"} AS j,
+    value,
     read IS NOT NULL AS is_json,
     likely_file,
     likely_number
   FROM extracted
 ), texts AS (
   SELECT
+    value,
     likely_file,
     likely_number,
     is_json,
@@ -134,10 +167,29 @@ WITH extracted AS (
     coalesce(TRY_CAST("row" AS BIGINT), 0) AS row_number,
     TRY_CAST(ts AS BIGINT) AS ts_number,
     {typed},
-    {old_typed}
+    {old_typed},
+    coalesce({proven}, false) AS proven
   FROM texts
 ), judged AS (
-  SELECT *, coalesce({sound}, false) AS taken FROM numbers
+  SELECT *, coalesce({sound}, false) AS is_sound FROM numbers
+), undeclared AS (
+  SELECT
+    *,
+    CASE
+      WHEN NOT is_sound OR proven OR op = 'd' THEN NULL
+      WHEN contains(value, concat('"after":', {image})) THEN NULL
+      WHEN contains(value, concat('"after":', {escaped})) THEN NULL
+      ELSE {_undeclared(table, "$.payload.after" if in_payload else "$.after")}
+    END AS others
+  FROM judged
+), complete AS (
+  SELECT
+    *,
+    CASE
+      WHEN others IS NULL THEN is_sound
+      ELSE is_sound AND len(list_distinct(json_keys(others))) = len(json_keys(others))
+    END AS taken
+  FROM undeclared
 )
 SELECT
   taken,
@@ -147,10 +199,36 @@ SELECT
   op IN ('c', 'r') AS is_create,
   CASE WHEN taken THEN make_timestamptz(ts_number * 1000) END AS source_ts,
   {", ".join(f"c_{c.name} AS {_quoted(c.name)}" for c in columns)},
+  CASE WHEN others IS NOT NULL THEN {_without_nulls("others")} END AS {EXTRA},
   coalesce(taken AND op = 'u' AND {complete} AND ({differs}), false) AS key_changed,
   {", ".join(f"old_{c.name}" for c in key_columns)}
-FROM judged
+FROM complete
 """
+
+
+def _image(table: Table, layout: Sequence[str], *, escaped: bool) -> str:
+    """The arguments of a concat that writes the after image of this layout from the extracted texts.
+
+    Not `escaped`: texts as they are, which is right for those without quotes, backslashes and control characters.
+    """
+    arguments, literal = [], "{"
+    for place, name in enumerate(layout):
+        column = table.column(name)
+        if column is None:
+            raise ValueError(f"{name} is no column of {table.name}")
+        text, quote = f"t_{column.name}", ""
+        literal += f'{"," if place else ""}"{name}":'
+        if column.kind is Kind.TEXT and escaped:
+            text = f"to_json({text})::VARCHAR"
+        elif column.kind is Kind.TEXT and not column.nullable:
+            quote = '"'
+        elif column.kind is Kind.TEXT:
+            text = f"""'"' || {text} || '"'"""
+        if column.nullable:
+            text = f"coalesce({text}, 'null')"
+        arguments += [_literal(literal + quote), text]
+        literal = quote
+    return ", ".join([*arguments, _literal(literal + '},"source":')])
 
 
 def _either(image: str, column: Column) -> str:
@@ -172,8 +250,11 @@ def _cast(text: str, column: Column) -> str:
     return f"TRY_CAST({text} AS {column.duckdb_type})"
 
 
-def _canonical(text: str, value: str, column: Column) -> str:
-    """True where `value` is exactly what `text` says, decided so that no other reading of the record is possible."""
+def _canonical(text: str, value: str, column: Column, *, proven: str = "false") -> str:
+    """True where `value` is exactly what `text` says, decided so that no other reading of the record is possible.
+
+    `proven`: where it holds, the record shows by other means that a text is a text.
+    """
     if column.kind is Kind.DECIMAL:
         return f"""regexp_full_match({text}, '"-?[0-9]{{1,10}}([.][0-9]{{1,10}})?"|-?[0-9]{{1,10}}')"""
     if column.kind is Kind.DATE:
@@ -184,12 +265,13 @@ def _canonical(text: str, value: str, column: Column) -> str:
         fits = f"strlen({text}) <= {TEXT_BYTES}" if column.size is None else f"length({text}) <= {column.size}"
         # Extracted, a boolean, an object or a number looks like a text of these forms; whole numbers read the same.
         perhaps_no_text = r"^(true$|false$|[{\[]|-?[0-9]+[.eE][0-9.eE+-]*$|-?(?i:nan|inf))"
-        return f"({fits} AND NOT regexp_matches({text}, {_literal(perhaps_no_text)}))"
+        looks_like_text = f"NOT regexp_matches({text}, {_literal(perhaps_no_text)})"
+        return f"({fits} AND CASE WHEN {proven} THEN true ELSE {looks_like_text} END)"
     return f"{value}::VARCHAR = {text}"
 
 
 def _sound(text: str, value: str, column: Column, *, required: bool) -> str:
-    canonical = _canonical(text, value, column)
+    canonical = _canonical(text, value, column, proven="proven")
     if required:
         return canonical
     absent = f"{text} IS NULL" if column.nullable or column.optional else f"({text} IS NULL AND op = 'd')"

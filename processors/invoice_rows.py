@@ -33,6 +33,7 @@ _INVOICE_COLUMNS = (
     "row_order",
     "row_offset",
     "source_ts",
+    "extra",
 )
 _LINE_COLUMNS = (
     "bucket",
@@ -49,6 +50,7 @@ _LINE_COLUMNS = (
     "created_order",
     "created_offset",
     "later_creates",
+    "extra",
 )
 _PLACE = "STRUCT(row_order DECIMAL(38,0), row_offset BIGINT)"
 
@@ -106,7 +108,8 @@ def merge_invoices(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -
           CASE WHEN n.is_delete THEN coalesce(n.payment_dates, s.payment_dates)
             ELSE n.payment_dates END AS payment_dates,
           n.is_delete AS deleted, n.row_order, n.row_offset, n.source_ts,
-          CASE WHEN s.account_id <> coalesce(n.account_id, s.account_id) THEN s.account_id END AS left_account_id
+          CASE WHEN s.account_id <> coalesce(n.account_id, s.account_id) THEN s.account_id END AS left_account_id,
+          n.extra
         FROM {latest} AS n
         JOIN {owned} AS o ON n.bucket = o.bucket
         LEFT JOIN {INVOICES} AS s ON n.invoice_id = s.invoice_id
@@ -136,7 +139,7 @@ def merge_lines(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -> N
           CASE WHEN e.is_delete THEN e.row_offset END AS deleted_offset,
           CASE WHEN e.is_create AND NOT e.is_delete THEN e.row_order END AS created_order,
           CASE WHEN e.is_create AND NOT e.is_delete THEN e.row_offset END AS created_offset,
-          NULL::{_PLACE}[] AS later_creates
+          NULL::{_PLACE}[] AS later_creates, e.extra
         FROM {events} AS e
         JOIN {owned} AS o ON e.bucket = o.bucket
         ANTI JOIN known_lines AS k ON e.invoice_id = k.invoice_id AND e.item_id = k.item_id
@@ -207,7 +210,8 @@ def _merge_with_history(events: str, owned: str) -> str:
           CASE WHEN newer THEN n.source_ts ELSE greatest(s.source_ts, n.source_ts) END AS source_ts,
           last_delete.row_order AS deleted_order, last_delete.row_offset AS deleted_offset,
           creates[1].row_order AS created_order, creates[1].row_offset AS created_offset,
-          CASE WHEN len(creates) > 1 THEN creates[2:] END AS later_creates
+          CASE WHEN len(creates) > 1 THEN creates[2:] END AS later_creates,
+          CASE WHEN newer THEN n.extra ELSE s.extra END AS extra
         FROM merged JOIN {owned} AS o ON n.bucket = o.bucket
         WHERE newer OR last_delete IS DISTINCT FROM old_delete
           OR creates[1].row_order IS DISTINCT FROM s.created_order
@@ -231,12 +235,13 @@ def log_rows_sql() -> str:
         SELECT bucket, epoch, 'invoice' AS kind, invoice_id, '' AS item_id, account_id, left_account_id, account_since,
                date_issued, payment_dates, NULL::INTEGER AS quantity, deleted, row_order, row_offset, source_ts,
                NULL::DECIMAL(38,0) AS deleted_order, NULL::BIGINT AS deleted_offset,
-               NULL::DECIMAL(38,0) AS created_order, NULL::BIGINT AS created_offset, NULL::{_PLACE}[] AS later_creates
+               NULL::DECIMAL(38,0) AS created_order, NULL::BIGINT AS created_offset, NULL::{_PLACE}[] AS later_creates,
+               extra
         FROM {NEW_INVOICES}
         UNION ALL
         SELECT bucket, epoch, 'line', invoice_id, item_id, NULL, NULL, NULL,
                NULL, NULL, quantity, deleted, row_order, row_offset, source_ts,
-               deleted_order, deleted_offset, created_order, created_offset, later_creates
+               deleted_order, deleted_offset, created_order, created_offset, later_creates, extra
         FROM {NEW_LINES}
         ORDER BY bucket
     """
@@ -246,7 +251,8 @@ def truncate_invoice_events(truncates: str) -> str:
     """Synthetic deletes for live invoices below a truncate; `truncates(table_name, row_order, source_ts)`."""
     return f"""(
       SELECT s.bucket, -1::BIGINT AS row_offset, t.row_order, TRUE AS is_delete, FALSE AS is_create, t.source_ts,
-             s.invoice_id, NULL::BIGINT AS account_id, NULL::DATE AS date_issued, NULL::DATE AS payment_dates
+             s.invoice_id, NULL::BIGINT AS account_id, NULL::DATE AS date_issued, NULL::DATE AS payment_dates,
+             NULL::VARCHAR AS extra
       FROM {INVOICES} AS s JOIN {truncates} AS t ON t.table_name = 'invoices'
       WHERE NOT s.deleted AND s.row_order < t.row_order
     )"""
@@ -256,7 +262,7 @@ def truncate_line_events(truncates: str) -> str:
     """Synthetic deletes for lines that were live, or created, below a truncate."""
     return f"""(
       SELECT s.bucket, -1::BIGINT AS row_offset, t.row_order, TRUE AS is_delete, FALSE AS is_create, t.source_ts,
-             s.invoice_id, s.item_id, NULL::INTEGER AS quantity
+             s.invoice_id, s.item_id, NULL::INTEGER AS quantity, NULL::VARCHAR AS extra
       FROM {LINES} AS s JOIN {truncates} AS t ON t.table_name = 'invoice_line_items'
       WHERE (NOT s.deleted AND s.row_order < t.row_order) OR s.created_order < t.row_order
     )"""

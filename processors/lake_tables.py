@@ -12,6 +12,7 @@ import pyarrow as pa
 from processors.features.declarations import FEATURE_SETS, FeatureSet
 from processors.keyed_table import KeyedTable
 from processors.records import DEAD_SCHEMA, ORDER_ARROW_TYPE, TIMESTAMP
+from processors.tables import EXTRA
 
 MONEY = pa.decimal128(38, 10)
 PRICE = pa.decimal128(20, 10)
@@ -19,13 +20,17 @@ PRICE = pa.decimal128(20, 10)
 
 @dataclass(frozen=True)
 class LakeTable:
-    """One Delta table: its schema, partition columns and what it is for. `personal`: it holds personal data."""
+    """One Delta table: its schema, partition columns and what it is for. `personal`: it holds personal data.
+
+    `added`: columns that a lake may lack which an earlier version made; they are added to it, null in its rows.
+    """
 
     name: str
     doc: str
     schema: pa.Schema
     partition_by: tuple[str, ...] = ("known_date",)
     personal: bool = False
+    added: tuple[str, ...] = ()
 
 
 def _field(name: str, kind: pa.DataType, doc: str) -> pa.Field:
@@ -39,6 +44,10 @@ DELETED = _field("deleted", pa.bool_(), "The row is gone at the source; kept as 
 ROW_ORDER = _field("row_order", ORDER_ARROW_TYPE, "Place in the source's history (processors/order.py).")
 ROW_OFFSET = _field("row_offset", pa.int64(), "Kafka offset of the record, which breaks ties of row_order.")
 SOURCE_TS = _field("source_ts", TIMESTAMP, "When the source committed the latest change that is in this row.")
+
+EXTRA_FIELD = _field(
+    EXTRA, pa.string(), "JSON object of the row's columns that are not declared and not null; null without any."
+)
 
 SKU_LOG = LakeTable(
     "sku_log",
@@ -70,9 +79,11 @@ SKU_LOG = LakeTable(
                 ),
                 "Every retail price ever seen, in source order; a removed SKU keeps them.",
             ),
+            EXTRA_FIELD,
             KNOWN_DATE,
         ]
     ),
+    added=(EXTRA,),
 )
 
 PLACE_TYPE = pa.struct([("row_order", ORDER_ARROW_TYPE), ("row_offset", pa.int64())])
@@ -102,9 +113,11 @@ INVOICE_LOG = LakeTable(
             _field("created_order", ORDER_ARROW_TYPE, "Smallest order of its creates after that delete."),
             _field("created_offset", pa.int64(), "Kafka offset of that create."),
             _field("later_creates", pa.list_(PLACE_TYPE), "Further creates after it, ascending; null if none."),
+            EXTRA_FIELD,
             KNOWN_DATE,
         ]
     ),
+    added=(EXTRA,),
 )
 
 LINES_TYPE = pa.list_(pa.struct([("item_id", pa.string()), ("quantity", pa.int64()), ("price", PRICE)]))
@@ -151,6 +164,7 @@ ACCOUNTS_PRIVATE = LakeTable(
             _field("contact_person", pa.string(), "The person to talk to."),
             _field("contact_phone", pa.string(), "Telephone number."),
             _field("gender", pa.string(), "Gender."),
+            EXTRA_FIELD,
             DELETED,
             ROW_ORDER,
             ROW_OFFSET,
@@ -160,6 +174,7 @@ ACCOUNTS_PRIVATE = LakeTable(
         ]
     ),
     personal=True,
+    added=(EXTRA,),
 )
 
 DEAD_LETTERS = LakeTable(
@@ -358,6 +373,7 @@ def folded_table(keyed: KeyedTable, log: LakeTable) -> LakeTable:
             ]
         ),
         partition_by=(keyed.home_bucket,),
+        added=log.added,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from processors.order import ORDER_SQL_TYPE
-from processors.tables import Table
+from processors.tables import EXTRA, Table
 
 ORDER_ARROW_TYPE = pa.decimal128(38, 0)
 TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -123,6 +123,8 @@ def event_schema(table: Table) -> pa.Schema:
     `is_delete`: the row is gone (only its key columns, and what the before image holds, are filled).
     `is_create`: op `c` or `r`, or the after half of an update that changed the primary key.
     `source_ts`: when the source committed the change, UTC.
+    `extra`, at the end: JSON object of the row's columns that are not declared and not null, else null; personal data
+    where the table has any. Null for a delete.
     """
     return pa.schema(
         [
@@ -133,6 +135,7 @@ def event_schema(table: Table) -> pa.Schema:
             ("is_create", pa.bool_()),
             ("source_ts", TIMESTAMP),
             *((c.name, arrow_type(c.duckdb_type)) for c in table.columns),
+            (EXTRA, pa.string()),
         ]
     )
 

@@ -1,7 +1,8 @@
 """Stage `skus`, the row part: SKU events to merged SKU states, each with every price version ever seen.
 
-Of a SKU the event with the greatest (row_order, row_offset) gives the current columns; a delete keeps the columns and
-the prices. Price versions are one per row_order (of equals the greatest offset), whatever the order of arrival.
+Of a SKU the event with the greatest (row_order, row_offset) gives the current columns; a delete keeps the columns,
+save the undeclared ones (`extra`), and the prices. Price versions are one per row_order (of equals the greatest
+offset), whatever the order of arrival.
 """
 
 import duckdb
@@ -74,7 +75,8 @@ def merge(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -> int:
           CASE WHEN newer THEN new.row_order ELSE old.row_order END AS row_order,
           CASE WHEN newer THEN new.row_offset ELSE old.row_offset END AS row_offset,
           CASE WHEN newer THEN new.source_ts ELSE greatest(old.source_ts, new.source_ts) END AS source_ts,
-          prices
+          prices,
+          CASE WHEN newer THEN new.extra ELSE old.extra END AS extra
         FROM merged JOIN {owned} AS o ON new.bucket = o.bucket
         WHERE newer OR prices IS DISTINCT FROM old.prices
     """)
@@ -88,7 +90,8 @@ def truncate_events(truncates: str) -> str:
     return f"""(
       SELECT s.bucket, -1::BIGINT AS row_offset, t.row_order, TRUE AS is_delete, FALSE AS is_create, t.source_ts,
              s.item_id, NULL::VARCHAR AS item_name, NULL::VARCHAR AS item_description,
-             NULL::DECIMAL(20,10) AS item_cost_price, NULL::DECIMAL(20,10) AS item_retail_price
+             NULL::DECIMAL(20,10) AS item_cost_price, NULL::DECIMAL(20,10) AS item_retail_price,
+             NULL::VARCHAR AS extra
       FROM {STATE} AS s JOIN {truncates} AS t ON t.table_name = 'skus'
       WHERE NOT s.deleted AND s.row_order < t.row_order
     )"""

@@ -138,6 +138,9 @@ TABLES: tuple[Table, ...] = (SKUS, ACCOUNTS, INVOICES, INVOICE_LINE_ITEMS)
 
 TABLES_BY_NAME: dict[str, Table] = {t.name: t for t in TABLES}
 
+EXTRA = "extra"
+"""The column of events and logs that keeps what a row holds beyond the declared columns: one JSON object, or null."""
+
 DOCUMENTS_TOPIC = "invoice_documents"
 DEAD_LETTERS_TOPIC = "dead_letters"
 

@@ -79,6 +79,10 @@ VIEWS: dict[str, View] = {
         _states("invoice_states", INVOICES_KEYED),
         _states("account_states", ACCOUNTS_KEYED),
         _from_file("skus", "Live articles with their latest prices.", "sku_states"),
+        _from_file("invoices_mirror", "Invoices as the source has them, undeclared columns too.", "invoice_states"),
+        _from_file(
+            "invoice_line_items_mirror", "Lines as the source has them, undeclared columns too.", "invoice_states"
+        ),
         _from_file("sku_prices", "Every retail price ever seen.", "sku_states"),
         _from_file("accounts", "Live accounts, without personal data.", "account_states"),
         _from_file("live_documents", "Live invoices with their charged lines as a list.", "account_states"),

@@ -11,6 +11,8 @@ SELECT
   -- What a customer pays for one today.
   item_retail_price,
   -- When the source committed the latest change, UTC.
-  source_ts
+  source_ts,
+  -- Columns of the source that are not declared, as one JSON object; null without any.
+  extra
 FROM sku_states
 WHERE NOT deleted

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.lake_session import LakeSession
 from app.settings import Settings
 from connectors.mysql import Connection, DatabaseUrl, connect, execute
 from processors.tables import TABLES, topic_of
@@ -71,7 +72,8 @@ def caught_up(settings: Settings) -> str:
 
 
 def rows(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
-    return [tuple(row.values()) for row in query(settings, sql).to_pylist()]
+    with LakeSession(settings) as session:
+        return session.con.sql(session.prepare_query(sql, with_personal_data=True)).fetchall()
 
 
 def letters(settings: Settings) -> dict[str, list[str]]:
@@ -209,3 +211,92 @@ def test_renamed_table_is_told_with_its_new_name_while_other_tables_go_on_and_re
         assert trs(settings, "status").code == 0
         assert trs(settings, "connector", "status").code == 0
         assert letters(settings) == {}
+
+
+ADDED = {
+    "weight": ("DECIMAL(12,3)", "1.250"),
+    "j": ("JSON", """'{"k": [1, 2.50]}'"""),
+    "flag": ("TINYINT(1) NOT NULL DEFAULT 1", "0"),
+    "seen": ("DATETIME(6)", "'2024-01-01 01:02:03.123456'"),
+    "sold": ("TIMESTAMP", "'2024-01-01 01:02:03'"),
+    "bytes": ("VARBINARY(100)", "REPEAT(x'00ff', 50)"),
+    "kind": ("ENUM('x', 'y')", "'y'"),
+    "since": ("YEAR", "2024"),
+    "lead_time": ("TIME", "'10:11:12'"),
+    "on_sale": ("BIT(1)", "b'1'"),
+    "share": ("DOUBLE", "0.1"),
+    "units": ("BIGINT UNSIGNED", "9223372036854775807"),
+    "day": ("DATE", "'1969-12-30'"),
+    "sets": ("SET('a', 'b')", "'a,b'"),
+    "Grüße 'n' \"q": ("VARCHAR(20)", "'ü\U0001f600\\\"'"),
+    "nothing": ("INT", "NULL"),
+}
+"""Columns of every kind that are added to skus: type, and the value that one row gets."""
+
+
+def test_added_columns_are_kept_with_old_rows_null_and_personal_ones_apart_and_a_snapshot_says_the_same(
+    captured_settings: Settings,
+) -> None:
+    settings = captured_settings
+    with connect(url(settings), autocommit=False) as connection:
+        registered(settings, connection)
+        columns = ", ".join(f"ADD COLUMN `{name}` {kind}" for name, (kind, _) in ADDED.items())
+        values = ", ".join(f"`{name}` = {value}" for name, (_, value) in ADDED.items())
+        change(
+            connection,
+            f"ALTER TABLE skus {columns}",
+            "ALTER TABLE invoices ADD COLUMN note VARCHAR(20) NULL FIRST",
+            "ALTER TABLE invoice_line_items ADD COLUMN discount DECIMAL(5, 2) NULL AFTER invoice_id",
+            "ALTER TABLE accounts ADD COLUMN email VARCHAR(100) NULL",
+            f"UPDATE skus SET {values} WHERE item_id = 'a'",
+            "UPDATE invoices SET note = 'by hand' WHERE invoice_id = 1",
+            "UPDATE invoice_line_items SET discount = 1.5 WHERE invoice_id = 1",
+            "UPDATE accounts SET email = 'p@example.org' WHERE account_id = 1",
+        )
+        await_record(settings, "accounts", lambda r: (r["after"] or {}).get("email") is not None)
+        caught_up(settings)
+
+        assert letters(settings) == {}
+        extras: dict[str, str | None] = dict(rows(settings, "SELECT item_id, extra FROM skus"))
+        assert extras["b"] is None
+        kept = json.loads(extras["a"] or "")
+        assert kept.keys() == ADDED.keys() - {"nothing"}
+        assert (kept["weight"], kept["flag"], kept["day"], kept["on_sale"], kept["sold"]) == (
+            "1.250",
+            0,
+            -2,
+            True,
+            "2024-01-01T01:02:03Z",
+        )
+        mirror = "SELECT invoice_id, account_id, extra FROM invoices_mirror ORDER BY 1"
+        assert rows(settings, mirror) == [(1, 1, '{"note":"by hand"}'), (2, 1, None)]
+        mirror = "SELECT invoice_id, item_id, extra FROM invoice_line_items_mirror ORDER BY 1, 2"
+        assert rows(settings, mirror) == [(1, "a", '{"discount":"1.50"}'), (2, "a", None), (2, "b", None)]
+        history = "SELECT extra FROM invoice_log WHERE kind = 'invoice' AND invoice_id = 1 ORDER BY epoch"
+        assert rows(settings, history)[-1] == ('{"note":"by hand"}',)
+        private = "SELECT extra FROM accounts_private_changes WHERE account_id = 1 ORDER BY row_order"
+        assert rows(settings, private) == [(None,), ('{"email":"p@example.org"}',)]
+        assert "example.org" not in str(query(settings, "SELECT * FROM account_log").to_pylist())
+
+        features = "SELECT count(*) FROM invoice_features_history"
+        before = rows(settings, features)
+        change(
+            connection,
+            "UPDATE invoices SET note = 'again' WHERE invoice_id = 2",
+            "ALTER TABLE invoice_line_items DROP COLUMN discount",
+            "UPDATE invoice_line_items SET quantity = 5 WHERE invoice_id = 2 AND item_id = 'b'",
+            "UPDATE invoice_line_items SET quantity = 3 WHERE invoice_id = 2 AND item_id = 'b'",
+        )
+        await_record(settings, "invoices", lambda r: (r["after"] or {}).get("note") == "again")
+        trs_process(settings, "bootstrap", "snapshot", "--source", "mysql")
+        caught_up(settings)
+        assert rows(settings, features) == before
+        assert rows(settings, "SELECT extra FROM invoices_mirror ORDER BY invoice_id") == [
+            ('{"note":"by hand"}',),
+            ('{"note":"again"}',),
+        ]
+        assert rows(settings, "SELECT DISTINCT extra FROM invoice_line_items_mirror") == [(None,)]
+        assert rows(settings, private)[-1] == ('{"email":"p@example.org"}',)
+        again: dict[str, str | None] = dict(rows(settings, "SELECT item_id, extra FROM skus"))
+        assert json.loads(again["a"] or "") == kept
+        assert again["b"] == '{"flag":1}'
