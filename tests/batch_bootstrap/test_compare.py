@@ -176,6 +176,21 @@ def test_database_with_dates_as_text_is_read_whole(lake: SmallLake, database: Co
     assert all(step.position is not None for step in steps)
 
 
+@pytest.mark.parametrize("date_type", ["DATE", "VARCHAR(20)"], ids=["by digests", "read whole"])
+def test_columns_that_are_not_declared_go_along_with_a_change_and_make_none(
+    lake: SmallLake, database: Connection, fresh_database: str, date_type: str
+) -> None:
+    dated = {"kind": "invoice", "item_id": "", "account_id": 7, "date_issued": date(2021, 2, 3), "row_order": 5}
+    lake.append("invoice_log", *({"invoice_id": n, **dated} for n in (1, 2)))
+    execute(database, f"ALTER TABLE invoices MODIFY date_issued {date_type} NOT NULL, ADD channel VARCHAR(9) NULL")
+    execute(
+        database, "INSERT INTO invoices VALUES (1, 7, '2021-02-03', NULL, 'web'), (2, 8, '2021-02-03', NULL, 'app')"
+    )
+    database.commit()
+    steps = found(open_source(fresh_database), lake, INVOICES)
+    assert changes(steps) == [("u", (2, 8, date(2021, 2, 3), None, '{"channel": "app"}'))]
+
+
 def test_lake_that_is_ahead_of_the_binlog_is_refused(
     lake: SmallLake, database: Connection, fresh_database: str
 ) -> None:
