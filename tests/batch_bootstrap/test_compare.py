@@ -209,7 +209,7 @@ keys = st.tuples(st.one_of(st.integers(-90, 90), st.sampled_from([10**12, 10**12
 lines = st.dictionaries(keys, st.integers(-2, 2), max_size=30)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mine=lines, its=lines, shared=lines, deleted=st.sets(keys, max_size=9), chunk_rows=st.sampled_from([2, 9, 1000]))
 def test_differences_of_any_lines_are_those_of_the_sets(
     database: Connection,

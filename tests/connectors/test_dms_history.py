@@ -174,7 +174,7 @@ def histories(draw: st.DrawFn) -> list[Change]:
     return changes
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     history=histories(),
     pretty=st.booleans(),
