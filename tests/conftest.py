@@ -20,8 +20,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings as hypothesis_settings
 
 from app.settings import ENV_PREFIX, Settings
+
+hypothesis_settings.register_profile("trs", deadline=None)  # how long an example takes says nothing on a busy machine
+hypothesis_settings.load_profile("trs")
 
 _REPOSITORY = Path(__file__).parent.parent
 

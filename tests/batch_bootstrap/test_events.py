@@ -99,7 +99,7 @@ def test_row_events_of_text_keys_escape_as_kafka_connect_does(con: duckdb.DuckDB
     assert [json.loads(v)["after"]["item_id"] for v in values] == names
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1, max_size=20))
 def test_row_events_of_any_text_read_back_as_written(texts: list[str]) -> None:
     rows = pa.table(

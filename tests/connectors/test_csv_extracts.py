@@ -266,7 +266,7 @@ def test_csv_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
 cell = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     rows=st.lists(st.tuples(cell, cell, cell), max_size=25),
     line_end=st.sampled_from(["\n", "\r\n"]),

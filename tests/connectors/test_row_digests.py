@@ -83,7 +83,7 @@ def by_duckdb(table: Table, parts: Parts, rows: pa.Table) -> dict[int, tuple[int
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_digests_of_any_rows_are_the_same_in_both_dialects(
     connection: Connection, table: Table, data: st.DataObject
@@ -96,7 +96,7 @@ def test_digests_of_any_rows_are_the_same_in_both_dialects(
     assert by_database(connection, table, parts) == by_duckdb(table, parts, rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_texts_of_rows_that_differ_differ(data: st.DataObject) -> None:
     table = data.draw(st.sampled_from([ACCOUNTS, SKUS, INVOICES]))
@@ -166,7 +166,7 @@ def test_digests_of_columns_of_other_types_are_those_of_the_declared_ones(connec
         assert by_database(connection, table, parts) == by_duckdb(table, parts, rows)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keys=st.sets(st.integers(-60, 60), max_size=40), bounds=st.tuples(st.integers(-9, 9), st.integers(-9, 9)))
 def test_ranges_of_parts_hold_exactly_the_rows_of_these_parts(
     connection: Connection, keys: set[int], bounds: tuple[int, int]

@@ -110,7 +110,7 @@ VERSIONS = st.lists(
 
 @pytest.mark.parametrize("price_at", ["creation", "current"])
 @given(invoices=st.lists(st.integers(1, 3), unique=True), lines=LINES, versions=VERSIONS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_documents_of_any_history_equal_the_oracle(
     price_at: PriceAt, invoices: list[int], lines: list[Line], versions: list[Version]
 ) -> None:

@@ -57,9 +57,7 @@ ODD_TEXTS = st.sampled_from(
     ]
 )
 SCALARS = JSON | ODD_TEXTS | st.integers(-(10**20), 10**20) | st.decimals(allow_nan=False, places=11).map(str)
-FUZZ = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +180,7 @@ def _written(value: object) -> object:
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_random_valid_rows_come_back_as_they_went(decoder: Decoder, table: Table, data: st.DataObject) -> None:
     row = st.fixed_dictionaries({column.name: _values(column) for column in table.columns})

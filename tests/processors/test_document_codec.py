@@ -116,7 +116,7 @@ def _document() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(documents=st.lists(_document(), max_size=5))
 def test_documents_come_back_as_they_were_written(
     con: duckdb.DuckDBPyConnection, decoder: DocumentDecoder, documents: list[dict[str, Any]]

@@ -107,7 +107,7 @@ INVOICES = st.dictionaries(
 
 
 @given(joined=st.dictionaries(st.integers(1, 4), DATES), invoices=INVOICES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_features_of_any_invoices_equal_the_oracle(joined: dict[int, date], invoices: dict[int, Invoice]) -> None:
     with duckdb.connect() as con:  # a fixture would outlive it in hypothesis' caches
         assert derived(con, INVOICE_FEATURES, joined, invoices) == invoice_rows(joined, invoices)
