@@ -7,11 +7,11 @@ from pathlib import Path
 
 from app.lake_session import LakeSession
 from app.settings import Settings
-from app.wiring import kafka_config, lake_location, store_watch
+from app.wiring import kafka_config, lake_location, opened_source, store_watch
 from batch_bootstrap.diff import DiffConfig, DiffSummary, Lake, Watcher, run_diff
 from batch_bootstrap.reconcile import Reconciliation, run_reconcile
 from batch_bootstrap.snapshot import Report, SnapshotConfig, SnapshotSummary, run_snapshot
-from batch_bootstrap.source import DEFAULT_CHUNK_ROWS, open_source
+from batch_bootstrap.source import DEFAULT_CHUNK_ROWS
 from connectors.control_log import ControlLog
 from connectors.lake import LakeStore
 from connectors.lake_positions import LakePositions
@@ -38,8 +38,7 @@ def snapshot(
     announce: Callable[[str], None],
 ) -> SnapshotSummary:
     """Sends a source to Kafka (batch_bootstrap/snapshot.py); makes the lake when there is none, to register the run."""
-    database = None if settings.database is None else settings.database.get_secret_value()
-    source = open_source(spec, database=database, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
+    source = opened_source(settings, spec, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
     with closing(source), store_watch(settings):
         return run_snapshot(
             source,
@@ -68,8 +67,7 @@ def diff(
     watcher: Watcher,
 ) -> DiffSummary:
     """Sends what differs between a source and the lake (batch_bootstrap/diff.py); one run at a time on this machine."""
-    database = None if settings.database is None else settings.database.get_secret_value()
-    source = open_source(spec, database=database, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
+    source = opened_source(settings, spec, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
     config = diff_config(settings, chunk_rows, wait_s=wait_s, accept_empty=accept_empty)
     with closing(source), store_watch(settings), only_run(settings.home / "bootstrap"):
         return run_diff(source, config, lake_of(settings), kafka=kafka_config(settings), watcher=watcher)
@@ -89,8 +87,7 @@ def reconcile(
     watcher: Watcher,
 ) -> Reconciliation:
     """Checks that the lake holds what the source holds (batch_bootstrap/reconcile.py), and keeps the outcome there."""
-    database = None if settings.database is None else settings.database.get_secret_value()
-    source = open_source(spec, database=database, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
+    source = opened_source(settings, spec, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
     config = diff_config(settings, chunk_rows, wait_s=wait_s, accept_empty=accept_empty)
     alone = only_run(settings.home / "bootstrap") if repair else nullcontext()
     with closing(source), store_watch(settings), alone:

@@ -14,7 +14,8 @@ import duckdb
 from app.lake_session import LakeSession
 from app.output import check_target, replacing, write_query
 from app.settings import Settings
-from batch_bootstrap.source import Reject, open_source
+from app.wiring import opened_source
+from batch_bootstrap.source import Reject
 from processors.charging import PriceAt
 from processors.errors import FullDiskError
 from processors.features.batch import (
@@ -112,8 +113,7 @@ def _load(
     report: EtlReport,
     progress: Progress,
 ) -> list[Reject]:
-    database = None if settings.database is None else settings.database.get_secret_value()
-    source = open_source(spec, database=database, date_formats=date_formats)
+    source = opened_source(settings, spec, date_formats=date_formats)
     rejects: list[Reject] = []
     try:
         source.preflight()

@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.settings import Settings
 from connectors.kafka import KafkaConfig
 from processors.errors import SettingsError
 
 if TYPE_CHECKING:
+    from batch_bootstrap.source import Source
     from connectors.lake import LakeLocation
     from processors.engine import StreamEngine
     from processors.fold import FoldPolicy
@@ -42,15 +43,26 @@ def lake_location(settings: Settings) -> "LakeLocation":
     """Where the lake is and how to reach its store."""
     from connectors.lake import LakeLocation
 
-    if not settings.lake_uri.startswith("s3://"):
-        return LakeLocation(settings.lake_uri)
+    return LakeLocation(settings.lake_uri, s3_options(settings) if settings.lake_uri.startswith("s3://") else {})
+
+
+def s3_options(settings: Settings) -> dict[str, str]:
+    """How S3 is reached, as delta-rs names it."""
     options = {"AWS_REGION": settings.aws_region}
     if settings.aws_endpoint is not None:
         options |= {"AWS_ENDPOINT_URL": settings.aws_endpoint, "AWS_ALLOW_HTTP": "true"}
     if settings.aws_access_key is not None and settings.aws_secret_key is not None:
         options["AWS_ACCESS_KEY_ID"] = settings.aws_access_key.get_secret_value()
         options["AWS_SECRET_ACCESS_KEY"] = settings.aws_secret_key.get_secret_value()
-    return LakeLocation(settings.lake_uri, options)
+    return options
+
+
+def opened_source(settings: Settings, spec: str, **options: Any) -> "Source":
+    """The source that `spec` names (`options`: see batch_bootstrap/source.py), with the settings' database and S3."""
+    from batch_bootstrap.source import open_source
+
+    database = None if settings.database is None else settings.database.get_secret_value()
+    return open_source(spec, database=database, s3_options=s3_options(settings), **options)
 
 
 def fold_policy(settings: Settings) -> "FoldPolicy":

@@ -1,4 +1,4 @@
-"""Sources at rest behind one Protocol: a folder of CSV extracts, a MySQL-family database."""
+"""Sources at rest behind one Protocol: a folder of CSV extracts, a MySQL-family database, a snapshot's export on S3."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -21,7 +21,7 @@ class Source(Protocol):
 
     @property
     def origin(self) -> str:
-        """'csv' or 'mysql'."""
+        """'csv', 'mysql' or 's3-export'."""
 
     @property
     def database(self) -> str:
@@ -64,10 +64,12 @@ def open_source(
     date_formats: Mapping[str, str] | None = None,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     tables: Sequence[str] | None = None,
+    s3_options: Mapping[str, str] | None = None,
 ) -> Source:
-    """The source that `spec` names: `csv:FOLDER`, `mysql://user:password@host:port/database`, or `mysql` (`database`).
+    """The source that `spec` names: `csv:FOLDER`, `mysql://user:password@host:port/database`, `mysql` (`database`), or
+    `s3-export:s3://BUCKET/PREFIX/EXPORT` (a folder will do too), with `?database=NAME` if it has several.
 
-    `tables` names the tables wanted, by default all.
+    `tables` names the tables wanted, by default all. `s3_options`: how S3 is reached, as delta-rs names them.
     `date_formats` maps `table.column` to a strptime format (CSV only). Raises UsageError for a wrong `spec`.
     """
     wanted = select_tables(tables)
@@ -75,6 +77,14 @@ def open_source(
         from connectors.csv_extracts import CsvSource
 
         return CsvSource(spec.removeprefix("csv:"), wanted, date_formats=date_formats or {}, chunk_rows=chunk_rows)
+    if date_formats:
+        raise UsageError("--date-format is for CSV extracts; databases and exports have real dates")
+    if spec.startswith("s3-export:"):
+        from connectors.s3_export import ExportSource
+
+        return ExportSource(
+            spec.removeprefix("s3-export:"), wanted, storage_options=s3_options or {}, chunk_rows=chunk_rows
+        )
     if spec == "mysql":
         if database is None:
             raise UsageError("no source database is set", hint="set TRS_DATABASE, or give --source")
@@ -82,11 +92,10 @@ def open_source(
     if spec.startswith("mysql://"):
         from connectors.mysql_source import MySqlSource
 
-        if date_formats:
-            raise UsageError("--date-format is for CSV extracts; a database has real dates")
         return MySqlSource(spec, wanted, chunk_rows=chunk_rows)
     raise UsageError(
-        f"--source {spec.split('@')[-1]!r} is none of csv:FOLDER, mysql://USER:PASSWORD@HOST:PORT/DATABASE",
+        f"--source {spec.split('@')[-1]!r} is none of csv:FOLDER, mysql://USER:PASSWORD@HOST:PORT/DATABASE,"
+        " s3-export:s3://BUCKET/PREFIX/EXPORT",
         hint="for example --source csv:extracts",
     )
 

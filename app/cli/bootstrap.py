@@ -28,7 +28,11 @@ def register(app: typer.Typer) -> None:
 
 def snapshot(
     source: Annotated[
-        str, typer.Option(help="csv:FOLDER, mysql://USER:PASSWORD@HOST:PORT/DATABASE, or mysql (TRS_DATABASE).")
+        str,
+        typer.Option(
+            help="mysql (TRS_DATABASE), mysql://USER:PASSWORD@HOST:PORT/DATABASE, csv:FOLDER,"
+            " or s3-export:s3://BUCKET/PREFIX/EXPORT, the export of a snapshot of Aurora."
+        ),
     ] = "mysql",
     tables: Annotated[str | None, typer.Option(help="Only these tables, comma-separated.", metavar="A,B")] = None,
     date_format: Annotated[

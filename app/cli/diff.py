@@ -18,7 +18,11 @@ _NAP_S = 0.2
 
 def diff(
     source: Annotated[
-        str, typer.Option(help="mysql (TRS_DATABASE), mysql://USER:PASSWORD@HOST:PORT/DATABASE, or csv:FOLDER.")
+        str,
+        typer.Option(
+            help="mysql (TRS_DATABASE), mysql://USER:PASSWORD@HOST:PORT/DATABASE, csv:FOLDER,"
+            " or s3-export:s3://BUCKET/PREFIX/EXPORT, the export of a snapshot of Aurora."
+        ),
     ] = "mysql",
     tables: Annotated[str | None, typer.Option(help="Only these tables, comma-separated.", metavar="A,B")] = None,
     every: Annotated[

@@ -19,7 +19,8 @@ def etl(
     source: Annotated[
         str,
         typer.Option(
-            help="csv:FOLDER, mysql://USER:PASSWORD@HOST:PORT/DATABASE, mysql (the database of TRS_DATABASE), or lake."
+            help="csv:FOLDER, mysql://USER:PASSWORD@HOST:PORT/DATABASE, mysql (the database of TRS_DATABASE),"
+            " s3-export:s3://BUCKET/PREFIX/EXPORT, or lake."
         ),
     ],
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet. Replaced whole, at the end.")],
