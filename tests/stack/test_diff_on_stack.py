@@ -201,6 +201,16 @@ def test_diff_beside_changes_that_are_streamed_converges(shop: Settings, worker:
     last = compare(shop)
     assert (last.emitted, last.total("read")) == (0, 0)
 
+    with opened(shop) as connection:  # a row that is not as declared: told each time, a dead letter once
+        execute(connection, "ALTER TABLE skus MODIFY item_name VARCHAR(300) NOT NULL")
+        execute(connection, "INSERT INTO skus VALUES ('too long', REPEAT('x', 256), 'y', 1, 2)")
+        connection.commit()
+    for _ in range(2):
+        summary = compare(shop)
+        assert (summary.emitted, summary.total("rejects")) == (0, 1)
+        assert "item_name is longer than 255 characters" in summary.notices[-1]
+    assert len(read_topic(shop, f"{shop.topic_prefix}.dead_letters")) == 1
+
 
 def test_diff_leaves_what_it_did_not_send_to_the_next_which_waits_for_the_lake(
     shop: Settings, worker: Callable[[], None]
