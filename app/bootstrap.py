@@ -130,20 +130,14 @@ def lake_of(settings: Settings) -> Lake:
     )
 
 
-def known_rejects(settings: Settings) -> set[tuple[str, str]]:
-    """(table, raw) of rows of sources that are among the dead letters already."""
+def known_rejects(settings: Settings) -> set[str]:
+    """The raw texts of rows of sources that are among the dead letters already (processors/dead_letters.py)."""
     topic = topic_of(settings.topic_prefix, DEAD_LETTERS_TOPIC)
     with LakeSession(settings) as session:
         session.create_views([DEAD_LETTERS.name])
-        rows = session.con.execute(
-            f"""
-            SELECT DISTINCT letter->>'table', letter->>'raw'
-            FROM (SELECT TRY(decode(record_value)::JSON) AS letter FROM {DEAD_LETTERS.name} WHERE topic = ?)
-            WHERE letter IS NOT NULL
-            """,
-            [topic],
-        ).fetchall()
-    return {(table, raw) for table, raw in rows}
+        query = f"SELECT DISTINCT record_value FROM {DEAD_LETTERS.name} WHERE topic = ?"
+        rows = session.con.execute(query, [topic]).fetchall()
+    return {raw.decode(errors="replace") for (raw,) in rows if raw is not None}
 
 
 @contextmanager

@@ -301,7 +301,6 @@ class Comparison:
         """Everything in which the table's rows differ, step by step; SourceError for a source that cannot be meant."""
         with self.workspace.lake_rows(table) as lake:
             source = self.source
-            whole = "rows are read whole"
             if isinstance(source, DigestSource):
                 self._check_position(source, lake)
                 self._check_not_empty(lake, empty=source.is_empty(table))
@@ -309,8 +308,7 @@ class Comparison:
                 if reason is None:
                     yield from self._by_digests(source, lake)
                     return
-                whole = f"{reason}: its {whole}"
-            self.announce(whole)
+                self.announce(f"{reason}: its rows are read whole")
             yield from self._whole(lake)
 
     def _check_position(self, source: DigestSource, lake: LakeRows) -> None:

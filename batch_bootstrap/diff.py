@@ -7,6 +7,7 @@ lake has a later state are left alone. Nothing is kept between runs: what a kill
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from batch_bootstrap.snapshot import Report, check_order, table_groups
 from batch_bootstrap.source import Source
 from connectors.kafka import KafkaConfig, TransactionalProducer, ensure_topics, watermarks
 from connectors.source_rows import Reject
-from processors.errors import FencedError
+from processors.errors import FencedError, TrsError
 from processors.order import BATCH_SOURCE_NAME
 from processors.tables import DEAD_LETTERS_TOPIC, Table, all_topics, topic_of
 
@@ -105,14 +106,14 @@ class DiffSummary:
 
 @dataclass(frozen=True)
 class Lake:
-    """What a run needs of the lake. `rows` is opened anew for each run. `known_rejects`: (table, raw) of rows that are
+    """What a run needs of the lake. `rows` is opened anew for each run. `known_rejects`: raw texts of rows that are
     among the dead letters already."""
 
     open_registry: Callable[[], RunRegistry]
     positions: Callable[[], ReadPositions]
     rows: Callable[[], LakeTables]
     cdc_open: Callable[[], bool]
-    known_rejects: Callable[[], set[tuple[str, str]]] = set
+    known_rejects: Callable[[], set[str]] = set
 
 
 @dataclass(frozen=True)
@@ -163,15 +164,19 @@ def run_diff(
             producer.close()
         if run not in {r.run for r in registry.open_runs()}:
             raise FencedError(f"run {run} was given up, because a newer one began", hint="let that one finish")
-    finally:
-        summary.seconds = time.monotonic() - started
-        registry.close_run(run, _outcome(summary))
+    except BaseException:
+        with suppress(TrsError):  # the next run ends it; what went wrong first is told
+            registry.close_run(run, {"abandoned": True})
+        raise
+    summary.seconds = time.monotonic() - started
+    registry.close_run(run, _outcome(summary))
     return summary
 
 
 def wait_until_read(source: Source, config: DiffConfig, lake: Lake, kafka: KafkaConfig, watcher: Watcher) -> bool:
     """Waits until the lake has read the topics up to where they end now; False when it was stopped."""
-    topics = [topic_of(config.topic_prefix, table.name) for table in source.tables()]
+    names = [*(table.name for table in source.tables()), DEAD_LETTERS_TOPIC]
+    topics = [topic_of(config.topic_prefix, name) for name in names]
     held: Mapping[Place, tuple[int, int]] = watermarks(kafka, topics)
     return wait_for_lake(
         lake.positions(),
@@ -250,13 +255,13 @@ def _note_rejects(summary: DiffSummary, found: Found) -> None:
 
 
 def _messages(
-    comparison: Comparison, table: Table, config: DiffConfig, known: set[tuple[str, str]], numbers: Iterator[int]
+    comparison: Comparison, table: Table, config: DiffConfig, known: set[str], numbers: Iterator[int]
 ) -> Iterator[Messages]:
     """What differs in a table as messages. `numbers`: places of rows without a position, in the order of reading."""
     con = connect()
     try:
         for found in comparison.of_table(table):
-            fresh = [r for r in found.rejects if (r.table, r.raw) not in known]
+            fresh = [r for r in found.rejects if r.raw not in known]
             yield messages_of(con, comparison, config, found, numbers, fresh)
     finally:
         con.close()

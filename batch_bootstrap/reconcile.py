@@ -7,6 +7,7 @@ their ends: it differs if it does so in the same way both times. What went on ch
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
@@ -23,7 +24,7 @@ from batch_bootstrap.source import Source
 from connectors.kafka import KafkaConfig, TransactionalProducer
 from connectors.row_digests import Parts
 from connectors.source_rows import BinlogPosition, declared_schema
-from processors.errors import DifferencesError
+from processors.errors import DifferencesError, TrsError
 from processors.lake_tables import RECONCILIATION
 from processors.order import BATCH_SOURCE_NAME
 from processors.tables import Table
@@ -169,9 +170,13 @@ def run_reconcile(
         finally:
             if producer is not None:
                 producer.close()
-    finally:
+    except BaseException:
         if repair:
-            registry.close_run(run, {"emitted": check.repaired} if check.finished else {"abandoned": True})
+            with suppress(TrsError):  # the next run ends it; what went wrong first is told
+                registry.close_run(run, {"abandoned": True})
+        raise
+    if repair:
+        registry.close_run(run, {"emitted": check.repaired} if check.finished else {"abandoned": True})
     check.seconds = time.monotonic() - started
     if check.finished:
         record(check.rows())

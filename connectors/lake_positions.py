@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from connectors.delta_log import last_commits
 from connectors.lake import LakeStore, wrapped_errors
 from processors.lake_tables import ACCOUNT_LOG, INVOICE_LOG, SKU_LOG
-from processors.tables import ACCOUNTS, INVOICE_LINE_ITEMS, INVOICES, SKUS, Table, topic_of
+from processors.tables import ACCOUNTS, DEAD_LETTERS_TOPIC, INVOICE_LINE_ITEMS, INVOICES, SKUS, topic_of
 
-_READ_BY: dict[str, tuple[Table, ...]] = {
-    SKU_LOG.name: (SKUS,),
-    INVOICE_LOG.name: (INVOICES, INVOICE_LINE_ITEMS),
-    ACCOUNT_LOG.name: (ACCOUNTS,),
+_READ_BY: dict[str, tuple[str, ...]] = {
+    SKU_LOG.name: (SKUS.name, DEAD_LETTERS_TOPIC),
+    INVOICE_LOG.name: (INVOICES.name, INVOICE_LINE_ITEMS.name),
+    ACCOUNT_LOG.name: (ACCOUNTS.name,),
 }
 
 
@@ -24,14 +24,14 @@ class LakePositions:
         self._places = {
             name: {
                 f"offset:{topic}:{bucket}": (topic, bucket)
-                for topic in (topic_of(topic_prefix, table.name) for table in tables)
+                for topic in (topic_of(topic_prefix, read) for read in topics)
                 for bucket in range(partitions)
             }
-            for name, tables in _READ_BY.items()
+            for name, topics in _READ_BY.items()
         }
 
     def read(self) -> Mapping[tuple[str, int], int]:
-        """The next offset per topic of a table and partition; places of which nothing was read are left out."""
+        """The next offset per topic and partition, documents left out; none where nothing was read."""
         return {
             places[app_id]: offset
             for name, places in self._places.items()
