@@ -186,7 +186,7 @@ def test_mysql_preflight_without_optional_and_with_unknown_columns_tells_so(url:
         connection.commit()
     source = opened(url)
     assert [n.split(": ", 1)[1] for n in source.notices] == [
-        "columns of skus that are not declared are ignored: colour",
+        "columns of skus that are not declared are kept in `extra` of the log: colour",
         "table invoices has no column payment_dates: every value is null",
     ]
     (chunk,) = source.chunks(INVOICES)

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice, permutations
 from typing import Any
 
 import pytest
@@ -133,8 +135,6 @@ def test_layout_is_that_of_the_first_record_if_it_holds_declared_columns_only() 
 
 
 def test_more_layouts_than_are_kept_decode_all_the_same() -> None:
-    from itertools import islice, permutations
-
     decoder = Decoder(source_names=SOURCE_NAMES)
     row = GOOD_ROWS["accounts"]
     for names in islice(permutations(row), MOST_LAYOUTS + 3):
@@ -148,3 +148,26 @@ def test_more_layouts_than_are_kept_decode_all_the_same() -> None:
 def test_extra_is_json(decoder: Decoder) -> None:
     kept = _extra(decoder, encode(envelope(LINES, after=LINE | {"a": "x", "b": 0.1})))
     assert json.loads(kept or "") == {"a": "x", "b": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("declared", "taken"), [({}, None), ({"aliases": ("firm",)}, "Company"), ({"optional": True}, "null")]
+)
+def test_record_without_a_required_column_is_taken_once_its_new_name_or_its_absence_is_declared(
+    declared: dict[str, Any], taken: str | None
+) -> None:
+    """What a replay of parked records meets."""
+    row = {"firm" if name == "company_name" else name: value for name, value in GOOD_ROWS["accounts"].items()}
+    columns = [replace(c, **declared) if c.name == "company_name" else c for c in ACCOUNTS.columns]
+    decoder = Decoder(source_names=SOURCE_NAMES)
+    decoded = decode_both_ways(
+        decoder, replace(ACCOUNTS, columns=tuple(columns)), encode(envelope(ACCOUNTS, after=row))
+    )
+    decoder.close()
+    if taken is None:
+        (letter,) = decoded.dead.to_pylist()
+        assert (letter["reason"], letter["detail"]) == ("missing_column", "company_name is missing")
+    else:
+        (event,) = decoded.events.to_pylist()
+        assert event["company_name"] == (None if taken == "null" else taken)
+        assert event["extra"] == ('{"firm":"Company"}' if taken == "null" else None)

@@ -48,7 +48,8 @@ def _history(chance: random.Random, shop: int) -> list[Record]:
         table = chance.choice(["skus", "accounts", "invoices", "invoices", *["invoice_line_items"] * 3])
         key, other = _key(chance, shop, table), _key(chance, shop, table)
         op, order, offset = chance.choice("ccruud"), chance.randint(1, 12), shop * 100 + n
-        values = tuple(_values(chance, shop, table).items())
+        extra = {} if table == "accounts" else {"extra": (None, '{"x":1}', '{"x":2}')[n % 3]}
+        values = tuple((_values(chance, shop, table) | extra).items())
         if op == "u" and other != key and chance.random() < 0.5:
             records.append(Record(table, key, order, offset, is_delete=True, is_create=False, values=()))
             records.append(Record(table, other, order, offset, is_delete=False, is_create=True, values=values))
@@ -65,11 +66,6 @@ def _key(chance: random.Random, shop: int, table: str) -> tuple[Any, ...]:
 
 
 def _values(chance: random.Random, shop: int, table: str) -> Fields:
-    extra = {} if table == "accounts" else {"extra": chance.choice([None, '{"x":1}', '{"x":2}'])}
-    return extra | _declared_values(chance, shop, table)
-
-
-def _declared_values(chance: random.Random, shop: int, table: str) -> Fields:
     day, paid = (date(2024, 1, 1) + timedelta(chance.randrange(300)) for _ in range(2))
     if table == "skus":
         return {"item_retail_price": Decimal(chance.choice(["1.5", "0.0000000001", "1234567890.1", "2", "-3"]))}
