@@ -324,3 +324,24 @@ def test_a_lake_without_rows_is_refused(tmp_path: Path, prepare: Callable[[Small
     answer = backfill(lake)
     assert answer.code != 0
     assert said in answer.err
+
+
+def test_verify_finds_a_row_that_claims_a_time_after_the_first_observation(rows: Rows, tmp_path: Path) -> None:
+    from app.settings import Settings
+    from app.verify import verify
+
+    lake = write_lake(rows, tmp_path / "lake")
+    assert backfill(lake, "--from", "2024-03").code == 0
+
+    def broken() -> set[tuple[str, str]]:
+        found = verify(Settings(lake=lake.uri), price_at="creation", ask_kafka=False)
+        return {(o.table, o.promise) for o in found.outcomes if o.failures and o.table.endswith("_reconstructed")}
+
+    assert broken() == set()
+    late = {"inv_id": 5, "valid_from": at("2024-06-01"), "origin": "reconstructed", "run_id": "another"}
+    lake.append("invoice_features_reconstructed", late, late)
+    assert broken() == {
+        ("invoice_features_reconstructed", "no entity twice per month end"),
+        ("invoice_features_reconstructed", "no month end after the first observation"),
+        ("invoice_features_reconstructed", "the rows of one run alone"),
+    }
