@@ -345,3 +345,16 @@ def test_verify_finds_a_row_that_claims_a_time_after_the_first_observation(rows:
         ("invoice_features_reconstructed", "no month end after the first observation"),
         ("invoice_features_reconstructed", "the rows of one run alone"),
     }
+
+
+def test_an_account_that_joins_in_a_quiet_month_gets_its_age_then(tmp_path: Path) -> None:
+    """Nothing but the joining is dated in 2023-06; random rows are too dense to show it."""
+    rows = Rows(
+        {1: date(2023, 6, 20)}, [Invoice(1, 1, date(2023, 2, 3), None, 5), Invoice(2, 2, date(2023, 2, 4), None, 6)]
+    )
+    lake = write_lake(rows, tmp_path / "lake")
+    assert backfill(lake).code == 0
+    for end in (date(2023, 6, 1), date(2023, 7, 1)):
+        found = as_of(lake, end.isoformat(), "--axis", "valid")
+        assert [[row[c] for c in HEADER] for row in found] == expected_invoices(rows.before(end), tmp_path / str(end))
+    assert len(reconstructed(lake, "invoice_features")) == 3
