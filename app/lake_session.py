@@ -21,7 +21,7 @@ from processors.errors import TrsError, UnavailableError, UsageError
 from processors.features.as_of import Axis, as_of_sql
 from processors.features.compare import Comparison, compare
 from processors.features.declarations import FEATURE_SETS, FeatureSet, feature_set
-from processors.lake_tables import EPOCHS, LAKE_TABLES, PERSONAL_TABLES, changes_name
+from processors.lake_tables import EPOCHS, LAKE_TABLES, PERSONAL_TABLES, changes_name, reconstructed_name
 from processors.views.catalog import create_views, documented_names
 from processors.watermark import watermark_sql
 
@@ -90,16 +90,18 @@ class LakeSession:
 
     def as_of(self, features: FeatureSet, time: datetime, axis: Axis = "known") -> str:
         """SQL of the set's rows as of `time`, by key, to run on `con`."""
-        changes = changes_name(features)
-        self.create_views([changes])
+        changes, reconstructed = changes_name(features), reconstructed_name(features)
+        self.create_views([changes] if axis == "known" else [changes, reconstructed])
         keys = ", ".join(features.entity_key)
-        return f"FROM {as_of_sql(features, changes=changes, time=time, axis=axis)} ORDER BY {keys}"
+        rows = as_of_sql(features, changes=changes, reconstructed=reconstructed, time=time, axis=axis)
+        return f"FROM {rows} ORDER BY {keys}"
 
     def first_time(self, features: FeatureSet, axis: Axis = "known") -> datetime | None:
         """When the set's history begins, None while it has no rows."""
-        changes = changes_name(features)
-        self.create_views([changes])
-        ((first,),) = self.con.sql(f"SELECT min({axis}_from) FROM {changes}").fetchall()
+        tables = [changes_name(features)] + ([reconstructed_name(features)] if axis == "valid" else [])
+        self.create_views(tables)
+        times = " UNION ALL ".join(f"SELECT {axis}_from AS began FROM {name}" for name in tables)
+        ((first,),) = self.con.sql(f"SELECT min(began) FROM ({times})").fetchall()
         return None if first is None else first.astimezone(UTC)
 
     def compare(self, features: FeatureSet, before: datetime, after: datetime, axis: Axis = "known") -> Comparison:

@@ -153,6 +153,14 @@ class LakeStore:
                 time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - another worker was first, or writes
         raise RetryableError(f"table {table.name}: columns {', '.join(table.added)} could not be added: it is busy")
 
+    def replace(self, name: str, rows: pa.RecordBatchReader) -> None:
+        """Puts these rows, streamed, in the place of all rows of a table by one commit; after an error it is as before.
+
+        Of two that replace at once the later fails. For tables that no worker writes.
+        """
+        with wrapped_errors(f"table {name}"):
+            write_deltalake(self.open(name), rows, mode="overwrite", writer_properties=WRITER)
+
     def open(self, name: str, version: int | None = None) -> DeltaTable:
         """A fresh handle on a table. Raises UnavailableError when the table or the store is not there."""
         uri = self.location.table(name)

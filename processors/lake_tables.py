@@ -321,6 +321,35 @@ def feature_changes(feature_set: FeatureSet) -> LakeTable:
     )
 
 
+def reconstructed_name(feature_set: FeatureSet) -> str:
+    """`invoice_features` before the lake was there is in `invoice_features_reconstructed`."""
+    return f"{feature_set.name}_reconstructed"
+
+
+def reconstructed_features(feature_set: FeatureSet) -> LakeTable:
+    """One feature set at month ends before the lake's first observation; every run replaces the whole table.
+
+    It has no `known_from`: the lake did not know these rows then.
+    """
+    return LakeTable(
+        reconstructed_name(feature_set),
+        f"{feature_set.name} at past month ends, from the dates in the rows; a row holds until the entity's next.",
+        pa.schema(
+            [
+                *(_field(c.name, c.arrow_type, c.doc) for c in feature_set.columns),
+                _field("valid_from", TIMESTAMP, "End of the month: the first moment of the next one, UTC."),
+                _field("origin", pa.string(), "'reconstructed'."),
+                _field("unknowns", pa.list_(pa.string()), "What the row cannot know (docs/history.md)."),
+                _field("feature_version", pa.int32(), "Version of the feature set's SQL."),
+                _field("backfilled_at", TIMESTAMP, "When the run began."),
+                _field("watermark", TIMESTAMP, "Through when the lake was complete as the run read it; null: unknown."),
+                _field("run_id", pa.string(), "The run; the same in the tables of all feature sets."),
+            ]
+        ),
+        partition_by=(),
+    )
+
+
 SKUS_KEYED = KeyedTable("sku_log", "sku_log_folded", key=("item_id",))
 INVOICES_KEYED = KeyedTable("invoice_log", "invoice_log_folded", key=("kind", "invoice_id", "item_id"))
 ACCOUNTS_KEYED = KeyedTable("account_log", "account_log_folded", key=("kind", "account_id", "invoice_id"))
@@ -358,6 +387,8 @@ _APPEND_ONLY = (
     *(feature_changes(f) for f in FEATURE_SETS),
 )
 
+_REPLACED = tuple(reconstructed_features(f) for f in FEATURE_SETS)
+
 
 def folded_table(keyed: KeyedTable, log: LakeTable) -> LakeTable:
     """The folded table of a log: its columns without known_date's partitioning, plus the marks."""
@@ -380,7 +411,7 @@ def folded_table(keyed: KeyedTable, log: LakeTable) -> LakeTable:
 FEATURE_CHANGES: tuple[str, ...] = tuple(changes_name(f) for f in FEATURE_SETS)
 """Names of the tables of feature changes, each an output of account_log."""
 
-LAKE_TABLES: dict[str, LakeTable] = {t.name: t for t in _APPEND_ONLY}
+LAKE_TABLES: dict[str, LakeTable] = {t.name: t for t in (*_APPEND_ONLY, *_REPLACED)}
 LAKE_TABLES |= {k.folded: folded_table(k, LAKE_TABLES[k.log]) for k in KEYED_TABLES}
 
 PERSONAL_TABLES: frozenset[str] = frozenset(t.name for t in LAKE_TABLES.values() if t.personal)

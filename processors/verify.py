@@ -21,6 +21,7 @@ from processors.lake_tables import (
     SKUS_KEYED,
     changes_name,
     feature_keyed,
+    reconstructed_name,
 )
 from processors.stands import DOCUMENTS, LOGS
 from processors.views.catalog import states_name
@@ -38,6 +39,7 @@ NAMES: tuple[str, ...] = (
     DEAD_LETTERS.name,
     EPOCHS.name,
     CONTROL_LOG.name,
+    *(reconstructed_name(f) for f in FEATURE_SETS),
 )
 """Tables and views that the checks name; their logs and folded tables come along."""
 
@@ -67,6 +69,7 @@ def checks() -> tuple[Check, ...]:
         *_epochs(),
         *(_within_ids(stage, log) for stage, log in LOGS.items()),
         *(check for feature_set in FEATURE_SETS for check in _history(feature_set)),
+        *(check for feature_set in FEATURE_SETS for check in _reconstructed(feature_set)),
         _documents(),
         *(_features(feature_set) for feature_set in FEATURE_SETS),
     )
@@ -183,6 +186,22 @@ def _history(feature_set: FeatureSet) -> tuple[Check, ...]:
     return (
         Check("history", changes, "known_from never steps back", changes, decreasing),
         Check("history", changes, f"no row beyond the bucket's epoch in {ACCOUNT_LOG.name}", changes, beyond),
+    )
+
+
+def _reconstructed(feature_set: FeatureSet) -> tuple[Check, ...]:
+    table = reconstructed_name(feature_set)
+    key = ", ".join(feature_set.entity_key)
+    claiming = f"""
+        SELECT {key}, valid_from
+        FROM {table}
+        WHERE origin IS DISTINCT FROM 'reconstructed'
+          OR valid_from > (SELECT min(known_from) FROM {changes_name(feature_set)})"""
+    runs = f"SELECT min(run_id) AS one, max(run_id) AS another FROM {table} HAVING count(DISTINCT run_id) > 1"
+    return (
+        _unique(table, (*feature_set.entity_key, "valid_from"), "no entity twice per month end"),
+        Check("history", table, "no month end after the first observation", table, claiming),
+        Check("history", table, "the rows of one run alone", table, runs),
     )
 
 

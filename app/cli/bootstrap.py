@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command(epilog="Example: trs bootstrap snapshot --source csv:extracts")(snapshot)
     group.command(epilog="Example: trs bootstrap diff --every 15m")(diff)
+    group.command(epilog="Example: trs bootstrap backfill --from 2018-01")(backfill)
     app.add_typer(group)
 
 
@@ -88,6 +89,52 @@ def snapshot(
             f"stopped; run {summary.run} goes on when the same command is given again", style="yellow", markup=False
         )
         raise typer.Exit(128 + (stop.signal or 2))
+
+
+def backfill(
+    first: Annotated[
+        str | None, typer.Option("--from", help="First month.  [default: that of the first issue]", metavar="YYYY-MM")
+    ] = None,
+    last: Annotated[
+        str | None,
+        typer.Option("--to", help="Last month.  [default: the one before the lake's first row]", metavar="YYYY-MM"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Reconstruct features at month ends before the lake, from the dates in its rows.
+
+    An invoice exists from its issue, a payment from its day. Old prices, deleted rows and later edits cannot be known.
+    `trs features as-of TIME --axis valid` reads it; a run replaces the one before. Kafka and the source are not needed.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from app.backfill import backfill as run
+    from app.settings import load_settings
+    from processors.features.reconstruct import parse_month
+
+    begin = None if first is None else parse_month(first)
+    end = None if last is None else parse_month(last)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("months", total=None)
+        summary = run(
+            load_settings(),
+            first=begin,
+            last=end,
+            progress=lambda done, months: bar.update(task, completed=done, total=months),
+        )
+    document = summary.as_document()
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+        return
+    for name, counts in document["feature_sets"].items():
+        typer.echo(f"{name}: {counts['rows']} rows of {counts['entities']} entities")
+    typer.echo(
+        f"{summary.months} month ends, {summary.first} to {summary.last}, in {summary.seconds:.1f} s; not known: "
+        + ", ".join(document["unknowns"])
+    )
 
 
 def date_formats(options: list[str]) -> dict[str, str]:

@@ -9,7 +9,8 @@ from processors.keyed_table import latest_sql
 from processors.lake_tables import feature_keyed
 
 Axis = Literal["known", "valid"]
-"""`known`: what the lake knew then. `valid`: what holds for then by the source's clock, as known today."""
+"""`known`: what the lake knew then. `valid`: what holds for then by the source's clock, as known today; before an
+entity's first observed row, what was reconstructed of it (docs/history.md)."""
 
 
 def parse_time(text: str, *, now: datetime) -> datetime:
@@ -33,18 +34,35 @@ def format_time(time: datetime) -> str:
     return time.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
-def as_of_sql(feature_set: FeatureSet, *, changes: str, time: datetime, axis: Axis = "known") -> str:
+def as_of_sql(
+    feature_set: FeatureSet, *, changes: str, reconstructed: str, time: datetime, axis: Axis = "known"
+) -> str:
     """SQL in parentheses: per entity the declared columns of the row that counted at `time`, deleted entities left out.
 
     Of an entity the greatest (document version, epoch) counts among the rows with `known_from` (axis `valid`:
-    `valid_from`) at or before `time` (R7). `changes` is the set's table of changes.
+    `valid_from`) at or before `time` (R7). `changes` is the set's table of changes, `reconstructed` that of its past:
+    axis `valid` takes the latest row there of an entity without any observed row by then; axis `known` never reads it.
     """
     moment = f"TIMESTAMPTZ '{time.astimezone(UTC).replace(tzinfo=None).isoformat(sep=' ')}+00'"
     # A row's partition is the day of its commit: later days need not be opened.
     pruned = f" AND known_date <= DATE '{time.astimezone(UTC).date().isoformat()}'" if axis == "known" else ""
     rows = f"(SELECT * FROM {changes} WHERE {axis}_from <= {moment}{pruned})"
-    return f"""(
-  SELECT {", ".join(feature_set.column_names)}
+    columns = ", ".join(feature_set.column_names)
+    observed = f"""SELECT {columns}
   FROM {latest_sql(feature_keyed(feature_set), rows=rows)}
-  WHERE NOT deleted
+  WHERE NOT deleted"""
+    if axis == "known":
+        return f"(\n  {observed}\n)"
+    key = ", ".join(feature_set.entity_key)
+    same = " AND ".join(f"o.{k} = r.{k}" for k in feature_set.entity_key)
+    return f"""(
+  {observed}
+  UNION ALL
+  SELECT {columns}
+  FROM (
+    SELECT *, row_number() OVER (PARTITION BY {key} ORDER BY valid_from DESC) AS rank_in_entity
+    FROM {reconstructed} AS r
+    WHERE valid_from <= {moment} AND NOT EXISTS (SELECT 1 FROM {rows} AS o WHERE {same})
+  ) AS ranked
+  WHERE rank_in_entity = 1
 )"""

@@ -19,6 +19,7 @@ from processors.lake_tables import (
     SKUS_KEYED,
     changes_name,
     feature_keyed,
+    reconstructed_name,
 )
 
 
@@ -64,10 +65,13 @@ def _of_features(feature_set: FeatureSet) -> tuple[View, ...]:
         View(feature_set.name, feature_set.doc, (states,), f"SELECT {columns} FROM {states} WHERE NOT deleted"),
         View(
             history_name(feature_set),
-            f"Every change of {feature_set.name}; of an entity the greatest (document_version, epoch) counts.",
-            (changes_name(feature_set),),
-            f"SELECT {columns}, valid_from, known_from, deleted, document_version, epoch, bucket, known_date"
-            f" FROM {changes_name(feature_set)}",
+            f"Every change of {feature_set.name}; of an entity the greatest (document_version, epoch) counts. Rows of"
+            " origin 'reconstructed' lie before the lake and have no known_from.",
+            (changes_name(feature_set), reconstructed_name(feature_set)),
+            f"SELECT {columns}, valid_from, known_from, deleted, document_version, epoch, bucket, known_date,"
+            f" 'observed' AS origin FROM {changes_name(feature_set)}"
+            f" UNION ALL SELECT {columns}, valid_from, NULL, false, NULL, NULL, NULL, NULL, origin"
+            f" FROM {reconstructed_name(feature_set)}",
         ),
     )
 
