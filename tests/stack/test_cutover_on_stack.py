@@ -46,9 +46,9 @@ def change(connection: Connection, number: int) -> None:
     """One transaction on every table. Only articles that were never sold are removed: of others the lake keeps the
     prices, and a database does not."""
     chance = random.Random(number)
-    invoice, other = 10**6 + number, chance.randrange(1, INVOICES_MADE)
+    invoice, other, account = 10**6 + number, chance.randrange(1, INVOICES_MADE), chance.randrange(1, 9)
     for statement in (
-        f"INSERT INTO invoices VALUES ({invoice}, {chance.randrange(1, 9)}, '2024-01-01' + INTERVAL {number} DAY, NULL)",
+        f"INSERT INTO invoices VALUES ({invoice}, {account}, '2024-01-01' + INTERVAL {number} DAY, NULL)",
         f"INSERT INTO invoice_line_items SELECT {invoice}, item_id, 2 FROM skus WHERE item_id NOT LIKE 'new-%' LIMIT 3",
         f"UPDATE invoice_line_items SET quantity = quantity + 1 WHERE invoice_id IN ({other}, {invoice - 1})",
         f"UPDATE invoices SET payment_dates = date_issued + INTERVAL 40 DAY, account_id = 3 WHERE invoice_id = {other}",
@@ -58,7 +58,7 @@ def change(connection: Connection, number: int) -> None:
         f"UPDATE skus SET item_retail_price = item_retail_price + 1 ORDER BY item_id LIMIT {number % 2}",
         f"INSERT INTO skus VALUES ('new-{number}', 'n', 'd', 1, 2)",
         f"DELETE FROM skus WHERE item_id = 'new-{number - 5}'",
-        f"UPDATE accounts SET contact_phone = '{number}' WHERE account_id = {chance.randrange(1, 9)}",
+        f"UPDATE accounts SET contact_phone = '{number}' WHERE account_id = {account}",
     ):
         with suppress(SourceError, pymysql.IntegrityError):  # a line of that key is there already
             execute(connection, statement)
