@@ -55,8 +55,8 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class Options:
-    """`method`: None goes on as begun, at first with a snapshot. `wait_s`: for what does not move at all. `settle_s`:
-    for the connector to note that it has passed a place, which it does now and then."""
+    """`method`: None goes on as begun, at first with a diff where the lake holds rows. `wait_s`: for what does not move
+    at all. `settle_s`: for the connector to note that it has passed a place, which it does now and then."""
 
     method: Method | None = None
     chunk_rows: int = DEFAULT_CHUNK_ROWS
@@ -101,9 +101,7 @@ class _Cutover:
         if saved is not None and saved.source != self._source.description:
             watcher.announce(f"the last cut-over was of {saved.source}: this one begins anew")
             saved = None
-        self.state = saved or CutoverState(
-            connector_name(settings), self._source.description, options.method or "snapshot", now()
-        )
+        self.state = saved or CutoverState(connector_name(settings), self._source.description, options.method, now())
         if options.method is not None:
             self.state.method = options.method
 
@@ -183,16 +181,19 @@ class _Cutover:
             noted = self._noted(name)
             if noted is not None:
                 return noted
-            state = self._client.state(name)
-            if state is not None and state.failure is not None:
-                shown = redact(state.failure, self._client.config(name) or {})
-                raise ConnectError(f"connector {name} failed: {shown}", hint="correct the cause, then call again")
+            self._check_connector(name)
             self._pause()
             if time.monotonic() > deadline:
                 raise UnavailableError(
                     f"connector {name} has noted no position in {self._options.wait_s:.0f} s",
                     hint="see trs connector status; Kafka Connect notes it every offset.flush.interval.ms",
                 )
+
+    def _check_connector(self, name: str) -> None:
+        state = self._client.state(name)
+        if state is not None and state.failure is not None:
+            shown = redact(state.failure, self._client.config(name) or {})
+            raise ConnectError(f"connector {name} failed: {shown}", hint="correct the cause, then call again")
 
     def _check_lake(self) -> None:
         """Another lake than the one that the rows were sent for needs them again."""
@@ -207,6 +208,7 @@ class _Cutover:
         control = open_control_log(self._settings)
         if self.state.rows_after_run is None:
             self.state.rows_after_run = max((e.run for e in control.entries() if e.run is not None), default=0)
+            self.state.method = self._options.method or self.state.method or self._fitting_method()
             open_run = next((r for r in control.open_runs() if r.detail.get("kind") != DIFF), None)
             if open_run is not None:
                 raise SourceError(
@@ -238,9 +240,15 @@ class _Cutover:
             raise Stopped
         facts |= {"run": run, "with": self.state.method, "sent": sent}
 
+    def _fitting_method(self) -> Method:
+        """A snapshot cannot say what is gone: what was deleted before the connector came would stay in the lake."""
+        fed = bool(self.state.rows_after_run) or newest_order(self._settings) >= 0
+        return "diff" if fed else "snapshot"
+
     def _finished_run(self) -> int | None:
-        """A run of this source that was begun by this step and ended well, though nobody noted it here."""
+        """A run of all tables that was begun after this step and ended well, though nobody noted it here."""
         assert self.state.rows_after_run is not None
+        tables = {table.name for table in self._source.tables()}
         entries = open_control_log(self._settings).entries()
         ours = {
             e.run
@@ -250,7 +258,14 @@ class _Cutover:
             and e.run > self.state.rows_after_run
             and e.detail.get("source") == self._source.description
         }
-        ended = [e.run for e in entries if e.kind == "run_closed" and e.run in ours and not e.detail.get("abandoned")]
+        ended = [
+            e.run
+            for e in entries
+            if e.kind == "run_closed"
+            and e.run in ours
+            and not e.detail.get("abandoned")
+            and tables <= set(e.detail.get("rows", ()))
+        ]
         return ended[-1] if ended else None
 
     def _wait_for_lag(self, facts: dict[str, Any]) -> None:
@@ -266,8 +281,10 @@ class _Cutover:
         passed = False
         while not passed and time.monotonic() < deadline:
             noted = self._noted(self.state.connector)
-            passed = (noted is not None and _place(noted) >= wanted) or newest_order(settings) >= order
+            # rows of ours may stand at `order` itself, which says nothing about the connector
+            passed = (noted is not None and _place(noted) >= wanted) or newest_order(settings) > order
             if not passed:
+                self._check_connector(self.state.connector)
                 self._pause()
         if not passed:
             self._watcher.announce(

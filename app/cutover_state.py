@@ -24,12 +24,12 @@ class StepRecord:
 
 @dataclass
 class CutoverState:
-    """`attempts`: how often the command was started. `rows_after_run`: the lake's newest run before ours; None: the
-    rows were not begun."""
+    """`method`: None until it is given or the rows are begun. `attempts`: how often the command was started.
+    `rows_after_run`: the lake's newest run before ours; None: the rows were not begun."""
 
     connector: str
     source: str
-    method: str
+    method: str | None
     started_at: str
     attempts: int = 0
     rows_after_run: int | None = None
@@ -39,7 +39,7 @@ class CutoverState:
 
     def forget_rows(self) -> None:
         """The rows are to be sent again, with all that follows."""
-        self.rows_after_run = self.generation = self.finished_at = None
+        self.method = self.rows_after_run = self.generation = self.finished_at = None
         for step in ("rows", "lag", "reconcile"):
             self.steps.pop(step, None)
 

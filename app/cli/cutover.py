@@ -21,7 +21,7 @@ def cutover(
         typer.Option(
             "--with",
             help="How the rows are brought: snapshot sends all, diff compares with the lake and sends what differs."
-            "  [default: as begun, at first snapshot]",
+            "  [default: as begun, at first diff where the lake holds rows, else snapshot]",
         ),
     ] = None,
     status: Annotated[

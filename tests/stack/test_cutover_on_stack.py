@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -13,9 +14,10 @@ from typing import Any
 import pymysql
 import pytest
 
+from app.bootstrap import open_control_log
 from app.cutover import STEPS, state_file
 from app.cutover_state import CutoverState
-from app.generate import load_database
+from app.generate import load_database, write_extracts
 from app.settings import Settings
 from batch_bootstrap.generate import Generated
 from connectors.mysql import Connection, DatabaseUrl, connect, execute
@@ -26,13 +28,14 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 INVOICES_MADE = 600
+SEED = 23
 PAUSE_S = 0.1
 
 
 @pytest.fixture
 def shop(captured_settings: Settings) -> Settings:
     """A filled source that nothing was read of yet."""
-    with Generated(INVOICES_MADE, seed=23) as data:
+    with Generated(INVOICES_MADE, seed=SEED) as data:
         load_database(data, url_of(captured_settings), replace=False, report=lambda *_: None)
     return captured_settings
 
@@ -146,10 +149,10 @@ def repeated_history(settings: Settings, features: FeatureSet) -> list[dict[str,
     key = ", ".join(features.entity_key)
     return query(
         settings,
-        f"SELECT * FROM (SELECT {key}, known_from, ({columns}) AS held, is_delete,"
-        f" lag(({columns})) OVER w AS earlier, lag(is_delete) OVER w AS was_deleted"
+        f"SELECT * FROM (SELECT {key}, known_from, ({columns}) AS held, deleted,"
+        f" lag(({columns})) OVER w AS earlier, lag(deleted) OVER w AS was_deleted"
         f" FROM {features.name}_changes WINDOW w AS (PARTITION BY {key} ORDER BY known_from))"
-        " WHERE held = earlier AND is_delete = was_deleted",
+        " WHERE held IS NOT DISTINCT FROM earlier AND deleted = was_deleted",
     ).to_pylist()
 
 
@@ -171,3 +174,35 @@ def test_cutover_killed_after_every_step_loses_and_repeats_nothing_while_the_sou
             await_the_batch(shop, features, tmp_path)
             assert repeated_history(shop, features) == []
     assert row_count(shop, "dead_letters") == 0
+
+
+def test_cutover_of_a_lake_fed_from_extracts_killed_among_the_rows_takes_away_what_the_source_deleted_before(
+    shop: Settings, tmp_path: Path
+) -> None:
+    extracts, log = tmp_path / "extracts", tmp_path / "cutover.log"
+    with Generated(INVOICES_MADE, seed=SEED) as data:
+        write_extracts(data, extracts, replace=False, report=lambda *_: None)
+    with working(shop, tmp_path / "worker.log"):
+        trs(shop, "bootstrap", "snapshot", "--source", f"csv:{extracts}")
+        wait_until(
+            lambda: row_count(shop, "invoice_features_changes") >= INVOICES_MADE, timeout_s=90, what="the lake is fed"
+        )
+        with connect(DatabaseUrl.parse(url_of(shop)), autocommit=False) as connection:
+            for table in ("invoice_line_items", "invoices"):  # no read of the source will show them
+                assert execute(connection, f"DELETE FROM {table} WHERE invoice_id BETWEEN 100 AND 140") > 0
+            connection.commit()
+        control = open_control_log(shop)
+        with changing(shop):
+            process = start_cutover(shop, log)
+            wait_until(
+                lambda: bool(control.open_runs()) or process.poll() is not None, timeout_s=120, what="rows are sent"
+            )
+            process.kill()
+            assert process.wait() == -signal.SIGKILL, log.read_text()
+            shown = json.loads(trs(shop, "cutover", "--json", timeout_s=180).stdout)
+        assert shown["finished_at"] is not None
+        assert shown["method"] == "diff"
+        assert control.open_runs() == []
+        for features in FEATURE_SETS:
+            await_the_batch(shop, features, tmp_path)
+            assert repeated_history(shop, features) == []
