@@ -168,9 +168,13 @@ def open_control_log(settings: Settings) -> ControlLog:
 
 def binlog_positions_known(settings: Settings) -> bool:
     """Whether the lake holds rows of a source with binlog positions (R2)."""
-    least = RowOrder(1, 0, 0, 0).packed()
+    return newest_order(settings) >= RowOrder(1, 0, 0, 0).packed()
+
+
+def newest_order(settings: Settings) -> int:
+    """The greatest order of any row in the logs, packed; -1 in an empty lake."""
     with LakeSession(settings) as session:
         session.create_views(LOGS)
         newest = " UNION ALL ".join(f"SELECT max(row_order) AS newest FROM {log}" for log in LOGS)
-        ((found,),) = session.con.sql(f"SELECT count(*) FROM ({newest}) WHERE newest >= {least}").fetchall()
-    return bool(found)
+        ((found,),) = session.con.sql(f"SELECT max(newest) FROM ({newest})").fetchall()
+    return -1 if found is None else int(found)

@@ -124,7 +124,7 @@ def register(
     """
     known = client.config(planned.name)
     if known is not None and not same_server:
-        _check_same_server(planned, known)
+        check_same_server(planned, known)
     problems, notices = validate(client, planned)
     for notice in notices:
         report(notice)
@@ -254,7 +254,7 @@ def _newest_source(settings: Settings) -> str:
     return settings.source_names[-1]
 
 
-def _check_same_server(planned: Planned, known: dict[str, str]) -> None:
+def check_same_server(planned: Planned, known: dict[str, str]) -> None:
     """Positions of two servers do not compare (R2): another server needs another source name."""
     before, now = (
         (c.get("topic.prefix"), f"{c.get('database.hostname')}:{c.get('database.port')}")

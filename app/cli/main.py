@@ -18,6 +18,7 @@ _GROUPS = (
     "generate",
     "bootstrap",
     "connector",
+    "cutover",
     "dms",
     "worker",
     "etl",

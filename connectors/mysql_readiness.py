@@ -1,0 +1,69 @@
+"""What must hold of a server before change data capture begins and cannot be seen in its replication settings alone:
+the right to read the binlog, and that the server keeps it long enough."""
+
+from collections.abc import Iterable, Mapping
+
+import pymysql
+
+from connectors.mysql import Connection, DatabaseUrl, query
+from processors.errors import AccessDeniedError
+
+LEAST_RETENTION_H = 24
+"""A connector that rests over a night must find the binlog that it did not read."""
+
+_READERS = ("REPLICATION SLAVE", "REPLICATION REPLICA", "ALL PRIVILEGES")
+_EVERYWHERE = "ON *.*"
+
+
+def check_replication_right(connection: Connection, url: DatabaseUrl) -> list[str]:
+    """Notices about the user's rights. Raises AccessDeniedError where the user may not read the binlog."""
+    return judge_grants([str(row[0]) for row in query(connection, "SHOW GRANTS")], url)
+
+
+def judge_grants(grants: Iterable[str], url: DatabaseUrl) -> list[str]:
+    """The same of the lines that `SHOW GRANTS` answers. Rights that come by a role are not looked into."""
+    lines = [line.upper() for line in grants]
+    if any(_EVERYWHERE in line and any(right in line for right in _READERS) for line in lines):
+        return []
+    if any(" ON " not in line for line in lines):  # GRANT `role` TO `user`
+        return [f"{url}: whether a role grants REPLICATION SLAVE was not looked at"]
+    raise AccessDeniedError(
+        f"{url}: the user may not read the binlog",
+        hint="GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO the user",
+    )
+
+
+def retention_notices(connection: Connection, url: DatabaseUrl) -> list[str]:
+    """What is to be known about how long the server keeps its binlog."""
+    names = ("binlog_expire_logs_seconds", "expire_logs_days", "basedir")
+    variables = dict(query(connection, f"SHOW GLOBAL VARIABLES WHERE variable_name IN {names}"))
+    if not variables.get("basedir", "").startswith("/rdsdbbin"):
+        return judge_retention(variables, url)
+    try:
+        rds = {row[0]: row[1] for row in query(connection, "CALL mysql.rds_show_configuration")}
+    except pymysql.MySQLError:
+        return [f"{url}: how long the binlog is kept could not be read: CALL mysql.rds_show_configuration tells"]
+    return judge_rds_retention(rds.get("binlog retention hours"), url)
+
+
+def judge_retention(variables: Mapping[str, str], url: DatabaseUrl) -> list[str]:
+    """A notice where a server that manages its own binlog drops it within a day; 0 means that it is kept."""
+    seconds = float(variables.get("binlog_expire_logs_seconds") or 0)
+    seconds = seconds or 86_400 * float(variables.get("expire_logs_days") or 0)
+    if seconds == 0 or seconds >= 3_600 * LEAST_RETENTION_H:
+        return []
+    return [
+        f"{url}: the binlog is kept for {seconds / 3_600:.1f} h only; a connector that rests longer must begin anew:"
+        f" set binlog_expire_logs_seconds to {3_600 * LEAST_RETENTION_H} or more"
+    ]
+
+
+def judge_rds_retention(hours: object, url: DatabaseUrl) -> list[str]:
+    """The same for RDS and Aurora, which drop the binlog at once where no hours are set."""
+    if hours is not None and float(str(hours)) >= LEAST_RETENTION_H:
+        return []
+    kept = "not kept at all" if hours is None else f"kept for {hours} h only"
+    return [
+        f"{url}: the binlog is {kept}; a connector that rests longer must begin anew:"
+        f" CALL mysql.rds_set_configuration('binlog retention hours', {LEAST_RETENTION_H})"
+    ]

@@ -1,0 +1,53 @@
+"""What is said of grants and of how long a binlog is kept, from the answers of real servers."""
+
+from typing import Any
+
+import pytest
+
+from connectors.mysql import DatabaseUrl
+from connectors.mysql_readiness import judge_grants, judge_rds_retention, judge_retention
+from processors.errors import AccessDeniedError
+
+URL = DatabaseUrl("db", 3306, "trs", "s3cret", "trs")
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        "GRANT SELECT, REPLICATION SLAVE, BINLOG MONITOR ON *.* TO `trs`@`%`",
+        "GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO `trs`@`%`",
+        "GRANT ALL PRIVILEGES ON *.* TO `root`@`localhost` WITH GRANT OPTION",
+    ],
+)
+def test_user_that_may_read_the_binlog_is_fine(grant: str) -> None:
+    assert judge_grants([grant, "GRANT SELECT ON `trs`.* TO `trs`@`%`"], URL) == []
+
+
+def test_user_without_the_right_is_refused_with_the_grant_that_lacks() -> None:
+    with pytest.raises(AccessDeniedError, match="may not read the binlog") as error:
+        judge_grants(["GRANT USAGE ON *.* TO `trs`@`%`", "GRANT ALL PRIVILEGES ON `trs`.* TO `trs`@`%`"], URL)
+    assert "REPLICATION SLAVE" in (error.value.hint or "")
+
+
+def test_rights_of_a_role_are_not_judged() -> None:
+    (notice,) = judge_grants(["GRANT USAGE ON *.* TO `trs`@`%`", "GRANT `cdc`@`%` TO `trs`@`%`"], URL)
+    assert "role" in notice
+
+
+@pytest.mark.parametrize(
+    ("variables", "noticed"),
+    [
+        ({"binlog_expire_logs_seconds": "2592000"}, False),
+        ({"binlog_expire_logs_seconds": "0", "expire_logs_days": "0.000000"}, False),
+        ({"binlog_expire_logs_seconds": "3600"}, True),
+        ({"binlog_expire_logs_seconds": "0", "expire_logs_days": "0.5"}, True),
+    ],
+)
+def test_binlog_that_is_dropped_within_a_day_is_noticed(variables: dict[str, str], noticed: bool) -> None:
+    assert bool(judge_retention(variables, URL)) is noticed
+
+
+@pytest.mark.parametrize(("hours", "said"), [(None, "not kept at all"), ("1", "for 1 h only"), (24, None)])
+def test_rds_keeps_what_it_was_told_to_keep(hours: Any, said: str | None) -> None:
+    notices = judge_rds_retention(hours, URL)
+    assert (said in notices[0]) if said else notices == []
