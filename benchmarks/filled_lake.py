@@ -25,7 +25,7 @@ from processors.records import RawBatch, event_schema
 from processors.stage import Stage, StageContext
 from processors.stages import AccountStage, InvoiceStage, SkuStage
 from processors.state import cursor, open_state
-from processors.tables import ACCOUNTS, INVOICE_LINE_ITEMS, INVOICES, SKUS, Table
+from processors.tables import ACCOUNTS, EXTRA, INVOICE_LINE_ITEMS, INVOICES, SKUS, Table
 
 BUCKETS = 8
 EPOCH_ROWS = 1_000_000
@@ -157,7 +157,8 @@ def row_events(
         SELECT ({number} % {BUCKETS})::INTEGER AS bucket,
                (row_number() OVER ())::BIGINT AS row_offset,
                ({first_order} - 1 + row_number() OVER ())::DECIMAL(38,0) AS row_order,
-               FALSE AS is_delete, {is_create} AS is_create, TIMESTAMPTZ '2026-01-01 00:00:00+00' AS source_ts, *
+               FALSE AS is_delete, {is_create} AS is_create, TIMESTAMPTZ '2026-01-01 00:00:00+00' AS source_ts, *,
+               NULL::VARCHAR AS {EXTRA}
         FROM (SELECT {columns} FROM ({rows}))
     """
     return con.sql(query).to_arrow_table().select(schema.names).cast(schema)

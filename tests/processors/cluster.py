@@ -247,10 +247,13 @@ class Cluster:
         while busy := [w for w in members if w.busy and w in self._workers]:
             worker = self.chance.choice(busy)
             worker.resume()
-            if self._was_refused(worker):
-                self.faults.append("fenced")
-                self._workers.remove(worker)
-                worker.kill()
+            self._end_if_refused(worker)
+
+    def _end_if_refused(self, worker: Worker) -> None:
+        if self._was_refused(worker):
+            self.faults.append("fenced")
+            self._workers.remove(worker)
+            worker.kill()
 
     def epoch(self, worker: Worker, stage: Stage, *, whole: bool) -> Callable[[], None]:
         """An epoch of a stage over some of what waits, or over all."""
@@ -287,26 +290,41 @@ class Cluster:
         return Chunk(topic, rows, end - start, {bucket: end}, truncates=truncates)
 
     def _drain(self) -> None:
-        """Zombies wake and are refused; then members read, derive and settle everything."""
+        """Zombies wake and are refused; then members read, derive and settle everything.
+
+        A member may have been robbed before: a zombie that slept while it opened buckets opens them once more when it
+        wakes, above the owner's epoch. The owner is refused at its next commit and ends, as after any fence; whoever
+        began after the last zombie's end is not.
+        """
         for zombie in [w for w in self._workers if w.zombie]:
             while zombie.busy:
                 zombie.resume()
             self._was_refused(zombie)
             self._workers.remove(zombie)
             zombie.kill()
+        robbed = set(self._workers)
+        while not self._settle():
+            left = robbed & set(self._workers)
+            assert left < robbed, "a worker was refused though nobody else was awake since it began"
+            robbed = left
+
+    def _settle(self) -> bool:
+        """Members that own all buckets read everything; False when one of them was refused meanwhile."""
         self._rebalance(leave_zombie=False)
         members = list(self._workers)
         self.finish(members)
         if members != self._workers:
-            self._drain()
-            return
+            return False
         for _ in range(3):
             for place in range(3):
                 for worker in members:
                     worker.begin(self.epoch(worker, worker.stages[place], whole=True))
                     self.finish([worker])
-                    assert not self._was_refused(worker), "a member was refused though nobody else is awake"
-        assert members == self._workers, "a member was refused though nobody else is awake"
+                    if worker in self._workers:
+                        self._end_if_refused(worker)
+                    if worker not in self._workers:
+                        return False
+        return True
 
 
 def fill(
