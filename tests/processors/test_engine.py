@@ -252,6 +252,17 @@ def test_truncate_deletes_every_row_of_its_table(shell: Open, topics: Topics, lo
     assert state["deleted"]
 
 
+def test_deletion_that_is_told_twice_gives_one_tombstone(shell: Open, topics: Topics, location: LakeLocation) -> None:
+    open_shell = shell(topics)
+    open_shell.settle()
+    for position in (50, 60):
+        topics.add("invoices", event("invoices", "d", position, INVOICE))
+        open_shell.settle()
+    logged = [r["row_order"] for r in rows(location, INVOICE_LOG.name) if r["kind"] == "invoice" and r["deleted"]]
+    assert len(set(logged)) == 2
+    assert sum(r["deleted"] for r in rows(location, "invoice_features_changes")) == 1
+
+
 def test_second_engine_recovers_and_writes_no_feature_rows(shell: Open, topics: Topics, location: LakeLocation) -> None:
     first = shell(topics)
     first.settle()

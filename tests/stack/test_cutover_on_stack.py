@@ -144,8 +144,7 @@ def await_the_batch(settings: Settings, features: FeatureSet, folder: Path) -> N
 
 
 def repeated_history(settings: Settings, features: FeatureSet) -> list[dict[str, Any]]:
-    """Rows of the history whose values are those of the row before of the same entity; not tombstones, which come twice
-    where a diff sends a deletion that the connector has told as well (docs/cutover.md)."""
+    """Rows of the history that say what the row before of the same entity says, deletions included."""
     columns = ", ".join(features.column_names)
     key = ", ".join(features.entity_key)
     return query(
@@ -153,7 +152,7 @@ def repeated_history(settings: Settings, features: FeatureSet) -> list[dict[str,
         f"SELECT * FROM (SELECT {key}, known_from, ({columns}) AS held, deleted,"
         f" lag(({columns})) OVER w AS earlier, lag(deleted) OVER w AS was_deleted"
         f" FROM {features.name}_changes WINDOW w AS (PARTITION BY {key} ORDER BY known_from))"
-        " WHERE held IS NOT DISTINCT FROM earlier AND NOT deleted AND NOT was_deleted",
+        " WHERE held IS NOT DISTINCT FROM earlier AND deleted = was_deleted",
     ).to_pylist()
 
 
