@@ -4,6 +4,7 @@ Records that lack a column that must be there wait in the dead letters, those of
 lasts as long as such letters are open (`trs status`), or, in a worker, until a good row of the topic arrives.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -52,15 +53,18 @@ class StructureWatch:
 
     def look(self, chunks: Iterable[Chunk]) -> list[Alarm]:
         """Takes what was just committed; returns the alarms that are new."""
-        raised = []
+        found: Counter[tuple[str, str, str]] = Counter()
+        good = set()
         for chunk in chunks:
-            found = _structural(chunk.dead)
-            if found:
-                raised += [what for what in ((chunk.topic, *f) for f in found) if what not in self._parked]
-                for what, records in found.items():
-                    self._parked[chunk.topic, *what] = self._parked.get((chunk.topic, *what), 0) + records
-            elif _has_live_row(chunk.rows):
-                self._parked = {what: n for what, n in self._parked.items() if what[0] != chunk.topic}
+            found.update({(chunk.topic, *what): records for what, records in _structural(chunk.dead).items()})
+            if _has_live_row(chunk.rows):
+                good.add(chunk.topic)
+        # What arrives together has no order between partitions: a topic of which anything is refused is not well again.
+        well = good - {topic for topic, _, _ in found}
+        self._parked = {what: records for what, records in self._parked.items() if what[0] not in well}
+        raised = [what for what in found if what not in self._parked]
+        for what, records in found.items():
+            self._parked[what] = self._parked.get(what, 0) + records
         return [parked_alarm(*what, self._parked[what]) for what in raised]
 
 

@@ -1,6 +1,7 @@
 """Which refused records raise an alarm, and when it ends."""
 
 import pyarrow as pa
+import pytest
 
 from processors.alarms import Alarm, StructureWatch
 from processors.inbox import Chunk
@@ -33,6 +34,14 @@ def test_alarm_is_raised_once_and_counts_the_records_that_wait() -> None:
     assert told(watch.look([refused(ACCOUNTS, LOST, LOST)])) == []
     assert told(watch.alarms) == [three]
     assert "trs dead-letters replay --reason missing_column" in str(watch.alarms[0])
+
+
+@pytest.mark.parametrize("good_first", [True, False])
+def test_alarm_stands_though_another_partition_has_good_rows_in_the_same_epoch(good_first: bool) -> None:
+    watch = StructureWatch()
+    chunks = [refused(ACCOUNTS, LOST), good(ACCOUNTS, is_delete=False)]
+    assert len(watch.look(reversed(chunks) if good_first else chunks)) == 1
+    assert len(watch.alarms) == 1
 
 
 def test_each_column_and_topic_has_an_alarm_of_its_own() -> None:
