@@ -15,6 +15,7 @@ from connectors.source_rows import new_connection
 from processors.errors import AccessDeniedError, SourceError, UnavailableError, UsageError
 
 _PATIENCE_S = 20.0
+_LONGEST_REASON = 200
 _FORM = "--source s3-export:s3://BUCKET/PREFIX/EXPORT"
 
 
@@ -90,7 +91,7 @@ class ExportFiles:
         return con
 
     def _wrapped(self, error: BaseError) -> Exception:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())
         if isinstance(error, PermissionDeniedError) or "denied" in reason.lower():
             return AccessDeniedError(
                 f"{self.place}: the object store refuses access", hint="check TRS_AWS_* or the role"
@@ -98,5 +99,5 @@ class ExportFiles:
         if isinstance(error, NotFoundError | FileNotFoundError) or "nosuchbucket" in reason.lower():
             return SourceError(f"{self.place}: no such bucket or object", hint="check the address of the export")
         return UnavailableError(
-            f"{self.place}: the object store does not answer: {reason}", hint="check TRS_AWS_ENDPOINT"
+            f"{self.place}: the object store does not answer: {reason[:_LONGEST_REASON]}", hint="check TRS_AWS_ENDPOINT"
         )
