@@ -12,9 +12,11 @@ from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
 from connectors.object_files import S3RangeFileSystem
 from connectors.object_store import s3_store
 from connectors.source_rows import new_connection
-from processors.errors import AccessDeniedError, SourceError, UnavailableError
+from processors.errors import AccessDeniedError, SourceError, UnavailableError, UsageError
 
 _PATIENCE_S = 20.0
+_LONGEST_REASON = 200
+_FORM = "--source s3-export:s3://BUCKET/PREFIX/EXPORT"
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,15 @@ class ExportFile:
 
 
 class ExportFiles:
-    """All files below one place, as they were at the first look."""
+    """All files below one place, as they were at the first look. Raises UsageError for a place that names none."""
 
     def __init__(self, place: str, storage_options: Mapping[str, str]) -> None:
         self.place = place.rstrip("/")
         self._options = storage_options
         parts = urlsplit(self.place)
         self._bucket = parts.netloc if parts.scheme == "s3" else None
+        if not place or self._bucket == "":
+            raise UsageError(f"s3-export:{place} names no bucket and no folder", hint=_FORM)
         self._prefix = parts.path.strip("/")
 
     def list(self) -> list[ExportFile]:
@@ -41,7 +45,7 @@ class ExportFiles:
         if self._bucket is None:
             folder = Path(self.place)
             if not folder.is_dir():
-                raise SourceError(f"{self.place} is not a folder", hint="--source s3-export:s3://BUCKET/PREFIX/EXPORT")
+                raise SourceError(f"{self.place} is not a folder", hint=_FORM)
             found = [(p, p.stat()) for p in folder.rglob("*") if p.is_file()]
             files = [ExportFile(p.relative_to(folder).as_posix(), s.st_size, str(s.st_mtime_ns)) for p, s in found]
         else:
@@ -67,9 +71,17 @@ class ExportFiles:
         except BaseError as error:
             raise self._wrapped(error) from error
 
-    def address(self, name: str) -> str:
-        """The file's address for DuckDB on a connection of `connect`, as SQL text."""
-        return "'" + f"{self.place}/{name}".replace("'", "''") + "'"
+    def parquet(self, name: str, *, numbered: bool = False) -> str:
+        """SQL that reads the rows of one file on a connection of `connect`; `numbered`: with `file_row_number`.
+
+        Only what the file holds: folders like `year=2026` above it add no columns, and its name is no pattern.
+        """
+        address = f"{self.place}/{name}"
+        if self._bucket is None:
+            address = "".join(f"[{c}]" if c in "*?[" else c for c in address)
+        address = address.replace("'", "''")
+        options = ", file_row_number = true" if numbered else ""
+        return f"read_parquet('{address}', hive_partitioning = false{options})"
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A DuckDB that reads the files, rows in their order."""
@@ -79,7 +91,7 @@ class ExportFiles:
         return con
 
     def _wrapped(self, error: BaseError) -> Exception:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())
         if isinstance(error, PermissionDeniedError) or "denied" in reason.lower():
             return AccessDeniedError(
                 f"{self.place}: the object store refuses access", hint="check TRS_AWS_* or the role"
@@ -87,5 +99,5 @@ class ExportFiles:
         if isinstance(error, NotFoundError | FileNotFoundError) or "nosuchbucket" in reason.lower():
             return SourceError(f"{self.place}: no such bucket or object", hint="check the address of the export")
         return UnavailableError(
-            f"{self.place}: the object store does not answer: {reason}", hint="check TRS_AWS_ENDPOINT"
+            f"{self.place}: the object store does not answer: {reason[:_LONGEST_REASON]}", hint="check TRS_AWS_ENDPOINT"
         )

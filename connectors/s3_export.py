@@ -32,7 +32,10 @@ _DATA = re.compile(
     r"(?P<database>[^/]+)/[^/]+\.(?P<table>[^/.]+)/(?:(?P<batch>\d+)/)?(?P<file>[^/]+\.parquet|_success)", re.IGNORECASE
 )
 _MARKER = "_success"
-_WHOLE_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT")
+_UNSIGNED_BIGINT = "DECIMAL(20,0)"  # as AWS exports it
+_WHOLE_TYPES = frozenset(
+    ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", _UNSIGNED_BIGINT)
+)
 _COMPLETE = "COMPLETE"
 
 
@@ -43,6 +46,14 @@ class _Exported:
     files: list[ExportFile]
     columns: Mapping[str, str]
     whole: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What export_tables_info says of a table: `target`, `status`, perhaps `warningMessage`."""
+
+    database: str
+    entry: Mapping[str, Any]
 
 
 class ExportSource:
@@ -100,8 +111,9 @@ class ExportSource:
         self.notices.clear()
         listed = self._files.list()
         self._check_task(listed)
-        self._check_tables(listed)
-        self.database = self._choose_database(listed)
+        told = self._table_statuses(listed)
+        self.database = self._choose_database(listed, told)
+        self._check_tables(told)
         for table in self._tables:
             self._exported[table.name] = self._find(table, listed)
 
@@ -133,28 +145,36 @@ class ExportSource:
             )
         self.notices.append(f"the export is of {info.get('snapshotTime') or 'a time that it does not tell'}")
 
-    def _check_tables(self, listed: list[ExportFile]) -> None:
+    def _table_statuses(self, listed: list[ExportFile]) -> list[_Told]:
+        """What the export tells of each wanted table, of any database."""
         wanted = {t.name for t in self._tables}
+        told = []
         for file in listed:
-            if not _TABLES_INFO.fullmatch(file.name):
-                continue
-            for told in self._json(file).get("perTableStatus", []):
-                target, status = str(told.get("target", "")), str(told.get("status", ""))
-                if target.rpartition(".")[2] not in wanted:
-                    continue
-                if status.upper() != _COMPLETE:
-                    raise SourceError(
-                        f"{self._files.place}: table {target} is {status or 'without a status'} in the export"
-                        f": {told.get('warningMessage', 'no reason is told')}",
-                        hint="export again, or leave it out by --tables",
-                    )
-                if told.get("warningMessage"):
-                    self.notices.append(f"{target}: {told['warningMessage']}")
+            if _TABLES_INFO.fullmatch(file.name):
+                for entry in self._json(file).get("perTableStatus") or []:
+                    database, _, rest = str(entry.get("target", "")).partition(".")
+                    if rest.rpartition(".")[2] in wanted:
+                        told.append(_Told(database, entry))
+        return told
 
-    def _choose_database(self, listed: list[ExportFile]) -> str:
+    def _check_tables(self, told: list[_Told]) -> None:
+        for entry in (t.entry for t in told if t.database == self.database):
+            target, status, warning = entry["target"], str(entry.get("status", "")), entry.get("warningMessage")
+            if status.upper() != _COMPLETE:
+                raise SourceError(
+                    f"{self._files.place}: table {target} is {status or 'without a status'} in the export"
+                    f": {warning or 'no reason is told'}",
+                    hint="export again, or leave it out by --tables",
+                )
+            if warning:
+                self.notices.append(f"{target}: {warning}")
+
+    def _choose_database(self, listed: list[ExportFile], told: list[_Told]) -> str:
         wanted = {t.name for t in self._tables}
         matches = (_DATA.fullmatch(f.name) for f in listed)
+        # of tables that were all skipped there are no files, but reasons
         found = sorted({m["database"] for m in matches if m is not None and m["table"] in wanted})
+        found = found or sorted({t.database for t in told})
         if self._wanted_database is not None:
             if self._wanted_database not in found:
                 raise SourceError(
@@ -204,7 +224,7 @@ class ExportSource:
     def _columns(self, table: Table, files: list[ExportFile]) -> _Exported:
         where = f"{self._files.place}/{files[0].name}"
         try:
-            described = self._con.sql(f"DESCRIBE FROM read_parquet({self._files.address(files[0].name)})").fetchall()
+            described = self._con.sql(f"DESCRIBE FROM {self._files.parquet(files[0].name)}").fetchall()
         except duckdb.Error as error:
             raise read_error(error) or SourceError(f"{where} is no Parquet file: {_line(error)}") from error
         names: dict[str, str] = {}
@@ -232,7 +252,7 @@ class ExportSource:
         whole = {
             c.name
             for c in table.columns
-            if c.kind is Kind.TEXT and c.name in table.key and types.get(c.name, "").startswith(_WHOLE_TYPES)
+            if c.kind is Kind.TEXT and c.name in table.key and types.get(c.name) in _WHOLE_TYPES
         }
         return _Exported(files, names, frozenset(whole))
 
@@ -274,7 +294,7 @@ class ExportSource:
                 try:
                     reader = con.sql(
                         f"SELECT {cells}, file_row_number + 1 AS line"
-                        f" FROM read_parquet({self._files.address(file.name)}, file_row_number = true)"
+                        f" FROM {self._files.parquet(file.name, numbered=True)}"
                     ).to_arrow_reader(min(self._chunk_rows, 100_000))
                     for batch in reader:
                         read = pa.Table.from_batches([batch])
@@ -294,7 +314,7 @@ class ExportSource:
     def _count(self, files: list[ExportFile]) -> list[int]:
         try:
             return [
-                int(self._con.sql(f"SELECT count(*) FROM read_parquet({self._files.address(f.name)})").fetchall()[0][0])
+                int(self._con.sql(f"SELECT count(*) FROM {self._files.parquet(f.name)}").fetchall()[0][0])
                 for f in files
             ]
         except duckdb.Error as error:

@@ -29,8 +29,12 @@ def write_export(
     status: str = "COMPLETE",
     table_status: Mapping[str, str] | None = None,
     batches: bool = True,
+    infos: str | None = None,
 ) -> str:
-    """Writes the export below `folder` and returns its own folder. `batches`: the current convention of names."""
+    """Writes the export below `folder` and returns its own folder. `batches`: the current convention of names.
+
+    `infos`: another name for the files that tell of the tables, where an export is written in two steps.
+    """
     root = f"{folder}/{name}"
     statuses = []
     for table, rows in tables.items():
@@ -50,7 +54,8 @@ def write_export(
             "originalTypeMappings": [{"columnName": n, "originalType": "?"} for n in rows.schema.names]
         }
         statuses.append(told)
-    _write(store, f"{root}/export_tables_info_{name}_from_1_to_{len(statuses)}.json", {"perTableStatus": statuses})
+    about_tables = f"{root}/export_tables_info_{infos or name}_from_1_to_{len(statuses)}.json"
+    _write(store, about_tables, {"perTableStatus": statuses})
     info = {"exportTaskIdentifier": name, "snapshotTime": "Nov 25, 2026 3:00:00 AM", "percentProgress": 100}
     _write(store, f"{root}/export_info_{name}.json", info | {"status": status})
     return root

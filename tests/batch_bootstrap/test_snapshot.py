@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 import pytest
 
 from app.settings import Settings
@@ -25,6 +26,8 @@ from processors.order import file_number
 from processors.ports import OpenRun
 from processors.tables import TABLES, all_topics
 from tests.batch_bootstrap.test_events import murmur2
+from tests.exports import rows_of as read_rows
+from tests.exports import write_export
 from tests.topics import Record, read_topic
 from tests.waiting import wait_until
 
@@ -220,11 +223,15 @@ def test_snapshot_rejects_go_to_the_dead_letters_with_file_and_line(
     assert (letter["line"], letter["reason"], letter["raw"]) == (62, "bad_value", "bad,n,d,one,1")
 
 
-def test_snapshot_of_extracts_after_cdc_is_refused_before_anything_is_sent(
-    stack_settings: Settings, generated: Path, register: Register
+@pytest.mark.parametrize("kind", ["csv", "s3-export"])
+def test_snapshot_without_positions_after_cdc_is_refused_before_anything_is_sent(
+    stack_settings: Settings, generated: Path, register: Register, tmp_path: Path, kind: str
 ) -> None:
+    spec = f"csv:{generated}"
+    if kind == "s3-export":
+        spec = f"s3-export:{write_export(pafs.LocalFileSystem(), str(tmp_path), read_rows(open_source(spec)))}"
     with pytest.raises(CdcOpenError, match="no binlog positions"):
-        send(stack_settings, f"csv:{generated}", register, cdc_open=lambda: True)
+        send(stack_settings, spec, register, cdc_open=lambda: True)
     assert register.opened == []
     assert partition_counts(kafka_config(stack_settings), all_topics(stack_settings.topic_prefix)) == {}
 

@@ -1,5 +1,6 @@
 """Exports of a snapshot: whole ones give their rows, in chunks that can be resumed; others are refused."""
 
+import shutil
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_export_gives_the_rows_of_all_tables(tables: dict[str, pa.Table], tmp_pa
 
 @pytest.mark.parametrize("chunk_rows", [1, 60, 1000])
 def test_reading_goes_on_behind_any_chunk(tables: dict[str, pa.Table], tmp_path: Path, chunk_rows: int) -> None:
-    some = {n: rows.slice(0, 130) for n, rows in tables.items()}
+    some = {n: rows.slice(0, 12 if chunk_rows == 1 else 130) for n, rows in tables.items()}
     source = open_source(f"s3-export:{write_export(LOCAL, str(tmp_path), some)}", chunk_rows=chunk_rows)
     source.preflight()
     chunks = list(source.chunks(INVOICES))
@@ -85,6 +86,48 @@ def test_types_of_the_export_are_cast_and_keys_that_are_numbers_are_told(tmp_pat
     assert chunk.rows.to_pylist() == [SKU | {"item_id": "12", "item_retail_price": Decimal(3)}]
     assert source.numeric_keys(SKUS) == {"item_id"}
     assert source.notices[-1] == "skus: columns that are not declared are left out: new"
+
+
+def test_key_of_unsigned_numbers_is_told_as_numbers(tmp_path: Path) -> None:
+    """BIGINT UNSIGNED is exported as DECIMAL(20,0)."""
+    skus = pa.Table.from_pylist([SKU | {"item_id": Decimal(2**64 - 1)}])
+    skus = skus.set_column(0, "item_id", skus["item_id"].cast(pa.decimal128(20, 0)))
+    source = open_source(f"s3-export:{write_export(LOCAL, str(tmp_path), {'skus': skus})}", tables=["skus"])
+    assert rows_of(source)["skus"]["item_id"].to_pylist() == ["18446744073709551615"]
+    assert source.numeric_keys(SKUS) == {"item_id"}
+
+
+@pytest.mark.parametrize("folder", ["item_name=zzz", "year=2026", "x*y", "x?y", "[x]zy", "it's"])
+def test_folder_above_the_export_adds_and_replaces_no_values(tmp_path: Path, folder: str) -> None:
+    write_export(LOCAL, f"{tmp_path}/xzy", {"skus": pa.Table.from_pylist([SKU | {"item_id": "of another export"}])})
+    place = write_export(LOCAL, f"{tmp_path}/{folder}", {"skus": pa.Table.from_pylist([SKU])})
+    source = open_source(f"s3-export:{place}", tables=["skus"])
+    assert rows_of(source)["skus"].to_pylist() == [SKU]
+    assert source.row_estimate(SKUS) == 1
+    assert source.notices == ["the export is of Nov 25, 2026 3:00:00 AM"]
+
+
+def test_status_of_another_databases_table_does_not_count(tmp_path: Path) -> None:
+    skus = {"skus": pa.Table.from_pylist([SKU])}
+    write_export(LOCAL, str(tmp_path), skus, database="old", table_status={"skus": "SKIPPED"}, infos="old")
+    place = write_export(LOCAL, str(tmp_path), skus)
+    assert rows_of(open_source(f"s3-export:{place}?database=trs", tables=["skus"]))["skus"].num_rows == 1
+    with pytest.raises(SourceError, match=r"table old\.skus is SKIPPED in the export"):
+        open_source(f"s3-export:{place}?database=old", tables=["skus"]).preflight()
+
+
+def test_reason_is_told_where_all_tables_were_skipped(tmp_path: Path) -> None:
+    rows = {"skus": pa.Table.from_pylist([SKU])}
+    place = write_export(LOCAL, str(tmp_path), rows, table_status={"skus": "SKIPPED"})
+    shutil.rmtree(Path(place, "trs"))
+    with pytest.raises(SourceError, match=r"table trs\.skus is SKIPPED in the export"):
+        open_source(f"s3-export:{place}", tables=["skus"]).preflight()
+
+
+@pytest.mark.parametrize("place", ["", "s3://", "s3:/bucket/export", "s3:///export", "?database=trs"])
+def test_address_without_bucket_or_folder_is_a_usage_error(place: str) -> None:
+    with pytest.raises(UsageError, match=r"names no bucket and no folder"):
+        open_source(f"s3-export:{place}")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 """A first load and a later diff from exports of a snapshot on the S3 server: the lake is the batch over the export."""
 
 import json
+import signal
+import subprocess
+import sys
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +17,12 @@ from app.settings import Settings
 from batch_bootstrap.generate import Generated
 from batch_bootstrap.source import open_source
 from processors.features.declarations import FEATURE_SETS
+from processors.order import BATCH_SOURCE_NAME
 from processors.tables import TABLES
-from tests.exports import rows_of, write_export
-from tests.stack_helpers import batch_features, query, trs
+from tests.exports import exported, rows_of, write_export
+from tests.stack_helpers import batch_features, environment, query, trs
+from tests.topics import read_topic
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -54,10 +61,15 @@ def assert_lake_is_the_batch_over(settings: Settings, source: str, folder: Path)
         assert expected
 
 
+@pytest.fixture
+def folder(settings: Settings) -> str:
+    """Where the test's exports are, in the bucket of the lake."""
+    return f"{settings.lake_uri.removeprefix('s3://').split('/')[0]}/exports-{uuid.uuid4().hex[:8]}"
+
+
 def test_lake_follows_the_exports_of_a_database(
-    settings: Settings, store: pafs.S3FileSystem, tables: dict[str, pa.Table], tmp_path: Path
+    settings: Settings, store: pafs.S3FileSystem, folder: str, tables: dict[str, pa.Table], tmp_path: Path
 ) -> None:
-    folder = f"{settings.lake_uri.removeprefix('s3://').split('/')[0]}/exports-{uuid.uuid4().hex[:8]}"
     first = f"s3-export:s3://{write_export(store, folder, tables, name='first')}"
     trs(settings, "bootstrap", "snapshot", "--source", first, "--chunk-rows", "500")
     assert_lake_is_the_batch_over(settings, first, tmp_path)
@@ -73,3 +85,69 @@ def test_lake_follows_the_exports_of_a_database(
     counts = {t: (c["created"], c["updated"], c["deleted"]) for t, c in told["tables"].items()}
     assert counts == {"skus": (0, 0, 0), "accounts": (0, 0, 0), "invoices": (0, 1, 0), "invoice_line_items": (0, 0, 2)}
     assert_lake_is_the_batch_over(settings, second, tmp_path)
+
+
+def line_chunks(settings: Settings) -> int:
+    """How many chunks of lines the one unfinished run says it has sent."""
+    for file in (settings.home / "bootstrap").glob("*.json"):
+        return int(json.loads(file.read_text())["tables"].get("invoice_line_items", {}).get("chunks", 0))
+    return 0
+
+
+def test_load_that_was_killed_goes_on_and_a_bad_row_is_told_with_its_place(
+    settings: Settings, store: pafs.S3FileSystem, folder: str, tables: dict[str, pa.Table]
+) -> None:
+    invoices = exported(tables["invoices"])
+    bad = invoices.slice(0, 1).set_column(2, "date_issued", pa.array(["2018-02-30"]))
+    place = write_export(store, folder, tables | {"invoices": pa.concat_tables([bad, invoices])})
+    command = ["bootstrap", "snapshot", "--source", f"s3-export:s3://{place}", "--chunk-rows", "20", "--json"]
+    python = [sys.executable, "-m", "app.cli.main"]
+    process = subprocess.Popen([*python, *command], env=environment(settings), stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: line_chunks(settings) >= 5, timeout_s=90, what="some chunks of lines are sent")
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    summary = json.loads(trs(settings, *command).stdout)
+    assert (summary["finished"], summary["resumed"], summary["sent"] < summary["rows"]) == (True, True, True)
+
+    for table in TABLES:
+        events = [json.loads(r.value) for r in read_topic(settings, f"{settings.topic_prefix}.{table.name}")]
+        assert {e["source"]["name"] for e in events} == {BATCH_SOURCE_NAME}
+        sent = Counter(
+            (*(str(e["after"][k]) for k in table.key), e["source"]["pos"], e["source"]["row"]) for e in events
+        )
+        keys = [tuple(str(row[k]) for k in table.key) for row in tables[table.name].select(list(table.key)).to_pylist()]
+        assert sorted(key[: len(table.key)] for key in sent) == sorted(keys)  # sent twice: with the same order
+    (letter,) = (json.loads(r.value) for r in read_topic(settings, f"{settings.topic_prefix}.dead_letters"))
+    assert (letter["origin"], letter["table"], letter["reason"], letter["line"]) == (
+        "s3-export",
+        "invoices",
+        "bad_value",
+        1,
+    )
+    assert letter["file"] == "trs/trs.invoices/1/part-00000-5f0c0.gz.parquet"
+
+
+@pytest.mark.parametrize("command", ["snapshot", "diff"])
+def test_mistyped_address_is_one_line_that_says_what_to_name(
+    settings: Settings, store: pafs.S3FileSystem, folder: str, tables: dict[str, pa.Table], command: str
+) -> None:
+    write_export(store, folder, {"skus": tables["skus"]}, name="nightly", parts=1)
+    for place, told in (
+        (f"s3://{folder}/nighty", "is not an export: it has no export_info_*.json"),
+        (f"s3://{folder}", "exports are below it: nightly"),
+        (f"s3://no-bucket-{uuid.uuid4().hex}/nightly", "no such bucket or object"),
+        ("s3://", "names no bucket and no folder"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "app.cli.main", "bootstrap", command, "--source", f"s3-export:{place}"],
+            env=environment(settings),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
