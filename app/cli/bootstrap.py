@@ -5,6 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.source_options import (
+    ChunkRowsOption,
+    DateFormatOption,
+    SourceOption,
+    TablesOption,
+    date_formats,
+    row_bars,
+    table_names,
+)
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -28,24 +38,10 @@ def register(app: typer.Typer) -> None:
 
 
 def snapshot(
-    source: Annotated[
-        str,
-        typer.Option(
-            help="mysql (TRS_DATABASE), mysql://USER:PASSWORD@HOST:PORT/DATABASE, csv:FOLDER,"
-            " or s3-export:s3://BUCKET/PREFIX/EXPORT, the export of a snapshot of Aurora."
-        ),
-    ] = "mysql",
-    tables: Annotated[str | None, typer.Option(help="Only these tables, comma-separated.", metavar="A,B")] = None,
-    date_format: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Format of a CSV date column, as invoices.date_issued=%d/%m/%Y; may be repeated.",
-            metavar="COLUMN=FORMAT",
-        ),
-    ] = None,
-    chunk_rows: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="Rows per chunk and Kafka transaction.  [default: 50000]")
-    ] = None,
+    source: SourceOption = "mysql",
+    tables: TablesOption = None,
+    date_format: DateFormatOption = None,
+    chunk_rows: ChunkRowsOption = None,
     restart: Annotated[bool, typer.Option("--restart", help="Abandon an unfinished run and begin a new one.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -67,7 +63,7 @@ def snapshot(
         summary = run(
             settings,
             source,
-            tables=None if tables is None else [name.strip() for name in tables.split(",")],
+            tables=table_names(tables),
             date_formats=date_formats(date_format or []),
             chunk_rows=chunk_rows or DEFAULT_CHUNK_ROWS,
             restart=restart,
@@ -135,50 +131,6 @@ def backfill(
         f"{summary.months} month ends, {summary.first} to {summary.last}, in {summary.seconds:.1f} s; not known: "
         + ", ".join(document["unknowns"])
     )
-
-
-def date_formats(options: list[str]) -> dict[str, str]:
-    """`table.column=FORMAT` options as a mapping. Raises UsageError."""
-    from processors.errors import UsageError
-    from processors.tables import TABLES, Kind
-
-    dates = [f"{t.name}.{c.name}" for t in TABLES for c in t.columns if c.kind is Kind.DATE]
-    formats = {}
-    for option in options:
-        column, equals, value = option.partition("=")
-        if not equals or "%" not in value or column not in dates:
-            raise UsageError(f"--date-format {option}: write COLUMN=FORMAT", hint=f"columns: {', '.join(dates)}")
-        formats[column] = value
-    return formats
-
-
-def row_bars(console: Any) -> Any:
-    """A context manager that shows a bar per table and gives the function that moves them."""
-    from contextlib import contextmanager
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        """Rows per second."""
-
-        def render(self, task: Task) -> Text:
-            return Text("" if task.speed is None else f"{task.speed:,.0f} rows/s", style="dim")
-
-    @contextmanager
-    def bars() -> Any:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate())
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            tasks: dict[str, Any] = {}
-
-            def report(table: str, rows: int, estimate: int | None) -> None:
-                if table not in tasks:
-                    tasks[table] = progress.add_task(table, total=estimate, completed=rows)
-                progress.update(tasks[table], completed=rows, total=max(rows, estimate or 0))
-
-            yield report
-
-    return bars()
 
 
 def as_document(summary: "SnapshotSummary") -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from app.cli.source_options import ChunkRowsOption, row_bars, watcher
+
 if TYPE_CHECKING:
     from app.cutover_state import CutoverState
 
@@ -34,9 +36,7 @@ def cutover(
     settle: Annotated[
         float, typer.Option(min=0, help="Seconds in which the connector should note that it has passed a place.")
     ] = 120.0,
-    chunk_rows: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="Rows per chunk.  [default: 50000]")
-    ] = None,
+    chunk_rows: ChunkRowsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Switch change data capture on for TRS_DATABASE: check, start the connector, bring the rows, wait, compare.
@@ -46,11 +46,9 @@ def cutover(
     """
     from rich.console import Console
 
-    from app.cli.bootstrap import row_bars
     from app.cutover import Options, run_cutover, state_file
     from app.settings import load_settings
     from app.signals import stop_requests
-    from batch_bootstrap.diff import Watcher
     from batch_bootstrap.source import DEFAULT_CHUNK_ROWS
 
     settings = load_settings()
@@ -63,11 +61,7 @@ def cutover(
         state = run_cutover(
             settings,
             options,
-            Watcher(
-                stopped=lambda: stop.signal is not None,
-                report=report,
-                announce=lambda line: console.print(line, style="yellow", markup=False),
-            ),
+            watcher(console, stop, report),
         )
     _show(state, as_json=as_json)
     if state.finished_at is None:

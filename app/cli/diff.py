@@ -8,6 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.source_options import (
+    ChunkRowsOption,
+    DateFormatOption,
+    SourceOption,
+    TablesOption,
+    WaitOption,
+    date_formats,
+    row_bars,
+    table_names,
+    watcher,
+)
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -17,30 +29,14 @@ _NAP_S = 0.2
 
 
 def diff(
-    source: Annotated[
-        str,
-        typer.Option(
-            help="mysql (TRS_DATABASE), mysql://USER:PASSWORD@HOST:PORT/DATABASE, csv:FOLDER,"
-            " or s3-export:s3://BUCKET/PREFIX/EXPORT, the export of a snapshot of Aurora."
-        ),
-    ] = "mysql",
-    tables: Annotated[str | None, typer.Option(help="Only these tables, comma-separated.", metavar="A,B")] = None,
+    source: SourceOption = "mysql",
+    tables: TablesOption = None,
     every: Annotated[
         str | None, typer.Option(help="Again and again, as 90s, 15m or 1h from start to start.", metavar="TIME")
     ] = None,
-    date_format: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Format of a CSV date column, as invoices.date_issued=%d/%m/%Y; may be repeated.",
-            metavar="COLUMN=FORMAT",
-        ),
-    ] = None,
-    chunk_rows: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="Rows per chunk and Kafka transaction.  [default: 50000]")
-    ] = None,
-    wait: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait for a lake that reads nothing of what the topics hold.")
-    ] = 300.0,
+    date_format: DateFormatOption = None,
+    chunk_rows: ChunkRowsOption = None,
+    wait: WaitOption = 300.0,
     accept_empty: Annotated[
         bool, typer.Option("--accept-empty", help="Believe a table without any row: delete all of it.")
     ] = False,
@@ -55,10 +51,8 @@ def diff(
     from rich.console import Console
 
     from app.bootstrap import diff as run
-    from app.cli.bootstrap import date_formats, row_bars
     from app.settings import load_settings
     from app.signals import stop_requests
-    from batch_bootstrap.diff import Watcher
     from batch_bootstrap.source import DEFAULT_CHUNK_ROWS
     from processors.errors import RetryableError, UnavailableError
 
@@ -73,16 +67,12 @@ def diff(
                 summary = run(
                     settings,
                     source,
-                    tables=None if tables is None else [name.strip() for name in tables.split(",")],
+                    tables=table_names(tables),
                     date_formats=date_formats(date_format or []),
                     chunk_rows=chunk_rows or DEFAULT_CHUNK_ROWS,
                     wait_s=wait,
                     accept_empty=accept_empty,
-                    watcher=Watcher(
-                        stopped=lambda: stop.signal is not None,
-                        report=report,
-                        announce=lambda line: console.print(line, style="yellow", markup=False),
-                    ),
+                    watcher=watcher(console, stop, report),
                 )
             for notice in summary.notices:
                 console.print(notice, style="yellow", markup=False)

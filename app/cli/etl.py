@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from app.cli.source_options import DateFormatOption, date_formats
+
 if TYPE_CHECKING:
     from app.etl import EtlReport
 
@@ -25,13 +27,7 @@ def etl(
     ],
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet. Replaced whole, at the end.")],
     feature_set: Annotated[str, typer.Option(help="invoice_features or account_features.")] = "invoice_features",
-    date_format: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Format of a CSV date column, as invoices.date_issued=%d/%m/%Y; may be repeated.",
-            metavar="COLUMN=FORMAT",
-        ),
-    ] = None,
+    date_format: DateFormatOption = None,
     price_at: Annotated[
         Literal["creation", "current"] | None,
         typer.Option(help="Which price a line is charged, with --source lake. Default: TRS_PRICE_AT."),
@@ -45,7 +41,6 @@ def etl(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from app.cli.bootstrap import date_formats
     from app.etl import LAKE, run_etl
     from app.lake_session import named_feature_set
     from app.settings import load_settings

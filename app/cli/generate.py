@@ -29,7 +29,7 @@ def generate(
 
     from rich.console import Console
 
-    from app.cli.bootstrap import row_bars
+    from app.cli.source_options import row_bars
     from app.generate import load_database, write_extracts
     from batch_bootstrap.generate import Generated
 

@@ -5,6 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.source_options import (
+    ChunkRowsOption,
+    SourceOption,
+    TablesOption,
+    WaitOption,
+    row_bars,
+    table_names,
+    watcher,
+)
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -17,24 +27,14 @@ def register(app: typer.Typer) -> None:
 
 
 def reconcile(
-    source: Annotated[
-        str,
-        typer.Option(
-            help="mysql (TRS_DATABASE), mysql://USER:PASSWORD@HOST:PORT/DATABASE, csv:FOLDER,"
-            " or s3-export:s3://BUCKET/PREFIX/EXPORT, the export of a snapshot of Aurora."
-        ),
-    ] = "mysql",
-    tables: Annotated[str | None, typer.Option(help="Only these tables, comma-separated.", metavar="A,B")] = None,
+    source: SourceOption = "mysql",
+    tables: TablesOption = None,
     repair: Annotated[bool, typer.Option("--repair", help="Send the corrections, as a diff does.")] = False,
     settle: Annotated[
         float, typer.Option(min=0, help="Seconds that a connector may need to bring what it has not sent yet.")
     ] = 30.0,
-    chunk_rows: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="Rows per chunk.  [default: 50000]")
-    ] = None,
-    wait: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait for a lake that reads nothing of what the topics hold.")
-    ] = 300.0,
+    chunk_rows: ChunkRowsOption = None,
+    wait: WaitOption = 300.0,
     accept_empty: Annotated[
         bool, typer.Option("--accept-empty", help="With --repair: believe a table without any row.")
     ] = False,
@@ -48,10 +48,8 @@ def reconcile(
     from rich.console import Console
 
     from app.bootstrap import reconcile as run
-    from app.cli.bootstrap import row_bars
     from app.settings import load_settings
     from app.signals import stop_requests
-    from batch_bootstrap.diff import Watcher
     from batch_bootstrap.source import DEFAULT_CHUNK_ROWS
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -60,17 +58,13 @@ def reconcile(
         check = run(
             settings,
             source,
-            tables=None if tables is None else [name.strip() for name in tables.split(",")],
+            tables=table_names(tables),
             chunk_rows=chunk_rows or DEFAULT_CHUNK_ROWS,
             wait_s=wait,
             settle_s=settle,
             repair=repair,
             accept_empty=accept_empty,
-            watcher=Watcher(
-                stopped=lambda: stop.signal is not None,
-                report=report,
-                announce=lambda line: console.print(line, style="yellow", markup=False),
-            ),
+            watcher=watcher(console, stop, report),
         )
     for notice in check.notices:
         console.print(notice, style="yellow", markup=False)
