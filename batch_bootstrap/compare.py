@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from batch_bootstrap.events import Op
 from batch_bootstrap.source import Source
-from connectors.row_digests import Digests, Parts, duckdb_digests
+from connectors.row_digests import Digests, Parts, PartsRead, duckdb_digests
 from connectors.source_rows import BinlogPosition, Reject, declared_schema
 from processors.errors import SourceError
 from processors.lake_rows import lake_rows_sql, tables_read
@@ -34,19 +34,6 @@ PART_ROWS = 30
 _FEW_ROWS = 10_000
 _SMALL_WIDTH = 5
 _STRETCHES = 64
-
-
-class PartsRead(Protocol):
-    """One consistent read of some parts: see connectors/mysql_parts.py."""
-
-    position: BinlogPosition | None
-    read_ms: int
-    end: int | None
-    compared: int
-    differing: npt.NDArray[np.int64]
-    rows: pa.Table
-    rejects: list[Reject]
-    rejected_keys: pa.Table
 
 
 class PartsReader(Protocol):

@@ -7,7 +7,6 @@ digests of a range of parts, has them compared, and reads the rows of those part
 import json
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -26,30 +25,12 @@ from connectors.mysql import (
     wrapped_errors,
 )
 from connectors.mysql_schema import SourceColumns
-from connectors.row_digests import Digests, Parts, mysql_digests
+from connectors.row_digests import Digests, Parts, PartsRead, mysql_digests
 from connectors.source_rows import BinlogPosition, Reject, new_connection, type_rows
 from processors.tables import EXTRA, Table
 
 SETTLE_S = 0.5
 KEYS_PER_QUERY = 1_000
-
-
-@dataclass(frozen=True)
-class PartsRead:
-    """One consistent read of the parts before `end` (None: all that were asked for and beyond).
-
-    `compared`: the rows that digests were made of. `differing`: the parts that differ, ascending; `rows` are all their
-    rows as declared, without `rejects`. `rejected_keys`: the primary keys of rejects, as declared.
-    """
-
-    position: BinlogPosition | None
-    read_ms: int
-    end: int | None
-    compared: int
-    differing: npt.NDArray[np.int64]
-    rows: pa.Table
-    rejects: list[Reject]
-    rejected_keys: pa.Table
 
 
 class PartsReader:

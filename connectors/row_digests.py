@@ -20,7 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from connectors.source_rows import BinlogPosition, Reject
 from processors.tables import Column, Kind, Table
 
 _PARTS_PER_HASH = 1 << 32
@@ -122,6 +124,24 @@ class Digests:
             right[np.searchsorted(parts, other.parts)] = its
             alike &= left == right
         return parts[~alike]
+
+
+@dataclass(frozen=True)
+class PartsRead:
+    """One consistent read of the parts before `end` (None: all that were asked for and beyond).
+
+    `compared`: the rows that digests were made of. `differing`: the parts that differ, ascending; `rows` are all their
+    rows as declared, without `rejects`. `rejected_keys`: the primary keys of rejects, as declared.
+    """
+
+    position: BinlogPosition | None
+    read_ms: int
+    end: int | None
+    compared: int
+    differing: npt.NDArray[np.int64]
+    rows: pa.Table
+    rejects: list[Reject]
+    rejected_keys: pa.Table
 
 
 def duckdb_text(table: Table) -> str:
