@@ -11,11 +11,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+import duckdb
 import structlog
 
 from app.durations import seconds
 from app.lake_session import LakeSession
 from app.settings import Settings
+from connectors.object_files import read_error
 from processors.errors import DifferencesError, TrsError
 from processors.lake_tables import RECONCILIATION
 
@@ -32,7 +34,7 @@ class ScheduledCheck:
         self._settings = settings
         self._every = timedelta(seconds=seconds(every))
         self._owns = owns
-        self._tried: datetime | None = None
+        self._not_before = datetime.min.replace(tzinfo=UTC)
 
     async def run(self) -> None:
         """Never returns; cancelled when the worker stops."""
@@ -40,17 +42,21 @@ class ScheduledCheck:
             await asyncio.sleep(min(_POLL_S, self._every.total_seconds()))
             try:
                 if self._owns() and await asyncio.to_thread(self._due):
-                    self._tried = datetime.now(UTC)
+                    self._not_before = datetime.now(UTC) + self._every
                     await self._check()
-            except TrsError as error:
-                log.warning("whether a reconciliation is due cannot be told", reason=str(error))
+            except (TrsError, duckdb.Error, OSError) as error:  # no reason for a worker to end
+                log.warning("a reconciliation could not begin", reason=str(read_error(error) or error))
 
     def _due(self) -> bool:
+        """Asks the lake only when the time may have come: another worker may have checked meanwhile."""
+        if datetime.now(UTC) < self._not_before:
+            return False
         with LakeSession(self._settings) as session:
             session.create_views([RECONCILIATION.name])
             ((last,),) = session.con.sql(f"SELECT max(checked_at) FROM {RECONCILIATION.name}").fetchall()
-        times = [t for t in (last, self._tried) if t is not None]
-        return not times or datetime.now(UTC) - max(times) >= self._every
+        if last is not None:
+            self._not_before = last + self._every
+        return datetime.now(UTC) >= self._not_before
 
     async def _check(self) -> None:
         log.info("reconciliation begins")

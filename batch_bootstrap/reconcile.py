@@ -247,9 +247,12 @@ class _Check:
         return pa.concat_tables(suspects) if suspects else _as_rows(table, {})
 
     def _note_unlooked(self, table: Table) -> None:
-        note = f"{table.name}: more than {MOST_LOOKED_AT:,} rows differ; the rest is counted without a second look"
+        note = (
+            f"{table.name}: more than {MOST_LOOKED_AT:,} rows differ; the rest is counted without a second look,"
+            " and not repaired: `trs bootstrap diff` sends it"
+        )
         if note not in self.check.notices:
-            self.check.notices.append(note + ", and not repaired: `trs bootstrap diff` sends it")
+            self.check.notices.append(note)
 
     def _look_again(self, suspects: dict[Table, pa.Table]) -> bool:
         """Judges what differed; False when it was stopped."""
