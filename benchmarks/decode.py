@@ -1,4 +1,4 @@
-"""How fast the decoders are: records/s of big calls per table and for documents, milliseconds of small calls.
+"""How fast the decoders are: records/s of big calls per table, for documents and DMS; milliseconds of small calls.
 
     python -m benchmarks.decode [--records N] [--threads N] [--json FILE]
 
@@ -17,10 +17,11 @@ from typing import Any
 import duckdb
 
 from benchmarks.report import Row, publish
+from connectors.dms import DmsTranslator
 from processors.decode import Decoder
 from processors.document_codec import DocumentDecoder, encode_documents
 from processors.records import RawBatch
-from processors.tables import TABLES, Kind, Table
+from processors.tables import INVOICE_LINE_ITEMS, TABLES, Kind, Table
 
 PARTITIONS = 8
 REPEATS = 5
@@ -146,6 +147,43 @@ def bench_documents(documents: int) -> list[dict[str, Any]]:
     return results
 
 
+def dms_update(number: int) -> bytes:
+    """A correction of a line as AWS DMS writes it, some 600 bytes, on one line."""
+    row = {"invoice_id": number // 5, "item_id": f"{number % 997}", "quantity": number % 9}
+    at = "2026-11-26T14:00:00.000000Z"
+    metadata: dict[str, Any] = {
+        "timestamp": at,
+        "record-type": "data",
+        "operation": "update",
+        "partition-key-type": "primary-key",
+    }
+    metadata |= {"schema-name": "trs", "table-name": INVOICE_LINE_ITEMS.name, "transaction-id": 677883278264080}
+    metadata |= {"transaction-record-id": number % 3 + 1, "commit-timestamp": at}
+    metadata |= {"prev-transaction-id": 677883278264000, "prev-transaction-record-id": 1}
+    metadata |= {"stream-position": f"mysql-bin.000002:{143_900 + number}:-1:{143_927 + number}:1:mysql-bin.000002:4"}
+    before = {name: row[name] for name in INVOICE_LINE_ITEMS.key}
+    return json.dumps({"data": row, "before-image": before, "metadata": metadata}, separators=(",", ":")).encode()
+
+
+def bench_dms(records: int) -> list[dict[str, Any]]:
+    """AWS DMS's records to row events, one by one, and what Python's own JSON reader alone costs."""
+    values = [dms_update(number) for number in range(records)]
+    translator = DmsTranslator(source_name="trs", schema="trs")
+
+    def translated() -> None:
+        for value in values:
+            translator.translate(value, 0)
+
+    def read() -> None:
+        for value in values:
+            json.loads(value)
+
+    name = f"translate DMS ({len(values[-1])} bytes)"
+    results = [measure(name, records, translated), measure("  json.loads of the same", records, read)]
+    assert sum(translator.told.translated.values()) == REPEATS * records, "not every record became a row event"
+    return results
+
+
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -155,6 +193,10 @@ def main() -> None:
     arguments = parser.parse_args()
     results = bench_rows(arguments.records, arguments.threads) + bench_documents(arguments.records // 2)
     rows = [Row(r["name"].strip(), r["records"] / r["cpu_s"], "records per CPU second") for r in results]
+    ours, peer = bench_dms(arguments.records // 4)
+    rate, reading = (r["records"] / r["cpu_s"] for r in (ours, peer))
+    rows.append(Row(ours["name"], rate, "records per CPU second", "json.loads alone", reading, rate / reading))
+    results += [ours, peer]
     publish("decode", rows, {"threads": arguments.threads, "results": results}, file=arguments.json)
 
 

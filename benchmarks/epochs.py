@@ -30,7 +30,7 @@ import pyarrow.fs as pafs
 
 from app.settings import load_settings
 from app.wiring import lake_location
-from benchmarks.filled_lake import Feed, fill, fold_whole, row_events
+from benchmarks.filled_lake import Feed, decoded_rows, fill, fold_whole
 from benchmarks.freshness import LINES, MIX, RECENT
 from benchmarks.report import Row, publish
 from benchmarks.usage import peak_rss_mb
@@ -253,7 +253,7 @@ class Day:
             FROM (SELECT * FROM invoice_state WHERE {recent}) USING SAMPLE reservoir({paid} ROWS)"""
 
         def events(table: Any, rows: str, offset: int, *, is_create: bool) -> pa.Table:
-            return row_events(self._con, table, rows, first_order=order + offset, is_create=is_create)
+            return decoded_rows(self._con, table, rows, first_order=order + offset, is_create=is_create)
 
         return {
             INVOICES.name: pa.concat_tables(
@@ -286,7 +286,9 @@ class Corrections:
         order = time.time_ns()
         rows = f"SELECT *, {1 + (self._runs + number) % 1_000_000} AS quantity FROM corrected"
         return {
-            INVOICE_LINE_ITEMS.name: row_events(self._con, INVOICE_LINE_ITEMS, rows, first_order=order, is_create=False)
+            INVOICE_LINE_ITEMS.name: decoded_rows(
+                self._con, INVOICE_LINE_ITEMS, rows, first_order=order, is_create=False
+            )
         }
 
 

@@ -142,10 +142,10 @@ def events(con: duckdb.DuckDBPyConnection, table: Table, invoices: int, hot: int
     if table is INVOICES and hot:
         account = f"CASE WHEN invoice_id % {invoices // hot} = 0 THEN 0 ELSE account_id END"
         rows = f"SELECT * REPLACE ({account} AS account_id) FROM ({rows})"
-    return row_events(con, table, rows)
+    return decoded_rows(con, table, rows)
 
 
-def row_events(
+def decoded_rows(
     con: duckdb.DuckDBPyConnection, table: Table, rows: str, *, first_order: int = 1, is_create: bool = True
 ) -> pa.Table:
     """The rows of a query as the decoder gives them, in `event_schema`; the bucket is a function of the topic's key."""
