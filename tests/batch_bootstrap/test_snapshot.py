@@ -1,7 +1,6 @@
 """A snapshot on the real broker and database: nothing left out after a kill, one run at a time, rejects told."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from processors.tables import TABLES, all_topics
 from tests.batch_bootstrap.test_events import murmur2
 from tests.exports import rows_of as read_rows
 from tests.exports import write_export
+from tests.stack_helpers import environment
 from tests.topics import Record, read_topic
 from tests.waiting import wait_until
 
@@ -153,14 +153,14 @@ def test_snapshot_of_a_database_carries_the_position_of_each_chunk(
 def test_snapshot_killed_in_the_middle_resumes_without_gaps(stack_settings: Settings, generated: Path) -> None:
     command = [sys.executable, "-m", "app.cli.main", "bootstrap", "snapshot"]
     command += ["--source", f"csv:{generated}", "--chunk-rows", "150", "--json"]
-    environment = process_environment(stack_settings)
+    own = environment(stack_settings)
     state = stack_settings.home / "bootstrap"
-    killed = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(lambda: chunks_saved(state, "invoice_line_items") >= 5, timeout_s=90, what="some line chunks are sent")
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     before = chunks_saved(state, "invoice_line_items")
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    again = subprocess.run(command, env=own, capture_output=True, text=True, check=False, timeout=120)
     assert again.returncode == 0, again.stderr
     summary = json.loads(again.stdout)
     assert (summary["finished"], summary["resumed"], summary["run"]) == (True, True, 1)
@@ -259,15 +259,6 @@ def chunks_saved(state: Path, table: str) -> int:
     for file in state.glob("*.json"):
         return int(json.loads(file.read_text())["tables"].get(table, {}).get("chunks", 0))
     return 0
-
-
-def process_environment(settings: Settings) -> dict[str, str]:
-    """The environment in which a command sees exactly these settings."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRS_")}
-    for name, value in settings.model_dump(exclude_none=True).items():
-        shown = value.get_secret_value() if hasattr(value, "get_secret_value") else value
-        environment[f"TRS_{name.upper()}"] = ",".join(shown) if isinstance(shown, tuple) else str(shown)
-    return environment
 
 
 def test_snapshot_whose_progress_cannot_be_kept_does_not_begin_a_run(
