@@ -145,12 +145,16 @@ class Workspace:
         return 0 if found is None else int(found)
 
     def both(self, first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """Rows that both tables of the same columns have, and those of the second alone; nulls count as equal."""
+        """Rows of `second` that `first` has as well, and the others; nulls count as equal, `extra` does not count."""
         con = self._con.cursor()
         con.register("first_rows", first)
         con.register("second_rows", second)
-        shared = con.sql("FROM second_rows INTERSECT FROM first_rows").to_arrow_table()
-        return shared, con.sql("FROM second_rows EXCEPT FROM first_rows").to_arrow_table()
+        same = " AND ".join(f"s.{c} IS NOT DISTINCT FROM f.{c}" for c in first.schema.names if c != EXTRA)
+        shared, others = (
+            con.sql(f"SELECT s.* FROM second_rows AS s {kind} JOIN first_rows AS f ON {same}").to_arrow_table()
+            for kind in ("SEMI", "ANTI")
+        )
+        return shared, others
 
 
 class LakeRows:

@@ -96,8 +96,7 @@ def merge_accounts(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -
 def merge_documents(con: duckdb.DuckDBPyConnection, *, documents: str, owned: str) -> None:
     """Merges documents and leaves the newer ones in `new_documents`, with their lines.
 
-    `first_day`: the earlier of the days on which the document was and is issued, null if it has none. `was_deleted`: it
-    was deleted before, too.
+    `first_day`: the earlier of the days on which the document was and is issued, null if it has none.
     """
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE {NEW_DOCUMENTS} AS
@@ -107,8 +106,7 @@ def merge_documents(con: duckdb.DuckDBPyConnection, *, documents: str, owned: st
             PARTITION BY account_id, invoice_id ORDER BY document_version DESC, row_offset DESC
           ) = 1
         )
-        SELECT n.*, o.epoch, least(n.date_issued, s.date_issued) AS first_day,
-               coalesce(s.document_state = 'deleted', FALSE) AS was_deleted
+        SELECT n.*, o.epoch, least(n.date_issued, s.date_issued) AS first_day
         FROM latest AS n
         JOIN {owned} AS o ON n.bucket = o.bucket
         LEFT JOIN {DOCUMENTS} AS s ON n.account_id = s.account_id AND n.invoice_id = s.invoice_id

@@ -7,7 +7,7 @@ yes           the same values                       nothing
 yes           the same, of an earlier stay          the row: the invoice was elsewhere in between
 none          per-account set: one                  a tombstone
 none          per-invoice set: one, document left   nothing (the other account writes it)
-none          any, document deleted in this epoch   a tombstone with the document's version, but no second one
+none          any, document deleted in this epoch   a tombstone with the document's version
 """
 
 import duckdb
@@ -75,7 +75,7 @@ def touch_changed(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE deleted_documents AS
         SELECT bucket, account_id, invoice_id, document_version, invoice_bucket, source_ts
-        FROM {NEW_DOCUMENTS} WHERE document_state = 'deleted' AND NOT was_deleted
+        FROM {NEW_DOCUMENTS} WHERE document_state = 'deleted'
     """)
 
 

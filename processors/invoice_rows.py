@@ -85,7 +85,8 @@ def _repeated(con: duckdb.DuckDBPyConnection, events: str, key: str) -> bool:
 
 
 def merge_invoices(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -> None:
-    """Merges invoice events and leaves the changed states in `new_invoices` (the state's columns + left_account_id).
+    """Merges invoice events and leaves the changed states in `new_invoices`: the state's columns, `left_account_id`, and
+    `was_deleted` (the state before was a deletion).
 
     `events`: relation of `event_schema(INVOICES)`; `owned(bucket, epoch)`: each bucket's epoch number.
     """
@@ -109,7 +110,7 @@ def merge_invoices(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -
             ELSE n.payment_dates END AS payment_dates,
           n.is_delete AS deleted, n.row_order, n.row_offset, n.source_ts,
           CASE WHEN s.account_id <> coalesce(n.account_id, s.account_id) THEN s.account_id END AS left_account_id,
-          n.extra
+          coalesce(s.deleted, FALSE) AS was_deleted, n.extra
         FROM {latest} AS n
         JOIN {owned} AS o ON n.bucket = o.bucket
         LEFT JOIN {INVOICES} AS s ON n.invoice_id = s.invoice_id

@@ -191,6 +191,24 @@ def test_columns_that_are_not_declared_go_along_with_a_change_and_make_none(
     assert changes(steps) == [("u", (2, 8, date(2021, 2, 3), None, '{"channel": "app"}'))]
 
 
+def test_rows_that_differ_as_they_did_are_told_from_others_by_their_declared_columns(lake: SmallLake) -> None:
+    declared = pa.schema([("op", pa.string()), *declared_schema(INVOICE_LINE_ITEMS)])
+    rows = [("u", 1, "as it was", 2), ("c", 2, "other now", 2), ("d", 3, "gone", None)]
+    first = pa.Table.from_pylist([dict(zip(declared.names, row, strict=True)) for row in rows], schema=declared)
+    second = first.slice(0, 1).append_column("extra", pa.array(['{"rate": 1}']))
+    second = pa.concat_tables(
+        [second, first.slice(2), first.slice(1, 1).set_column(3, "quantity", pa.array([9]))],
+        promote_options="permissive",
+    )
+    with workspace(lake) as space:
+        same, other = space.both(first, second)
+    assert sorted(same.select(["item_id", "extra"]).to_pylist(), key=str) == [
+        {"item_id": "as it was", "extra": '{"rate": 1}'},
+        {"item_id": "gone", "extra": None},
+    ]
+    assert other["item_id"].to_pylist() == ["other now"]
+
+
 def test_lake_that_is_ahead_of_the_binlog_is_refused(
     lake: SmallLake, database: Connection, fresh_database: str
 ) -> None:

@@ -233,3 +233,26 @@ def test_an_invoice_that_comes_back_counts_there_though_its_account_never_saw_it
     world.features_epoch([], [d for d in world.sent if d["account_id"] == 7])
 
     assert committed(world, INVOICE_FEATURES)[1][0] == 7
+
+
+def test_deletion_in_an_account_that_had_deleted_the_invoice_before_ends_its_row_of_another_account(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    """Deleted in 7, alive in 8, back in 7 and deleted there: account 7 learns of all after its deletion at once."""
+
+    def invoice(account: int, order: int, *, deleted: bool = False) -> Record:
+        values = (("account_id", account), ("date_issued", date(2024, 1, 1)), ("payment_dates", None))
+        return Record("invoices", (1,), order, order, is_delete=deleted, is_create=False, values=values)
+
+    world = World(con, "creation")
+    for order in (1, 2):
+        world.rows_epoch([invoice(7, order, deleted=order == 2)])
+        world.features_epoch([], world.sent)
+    world.rows_epoch([invoice(8, 3)])
+    world.features_epoch([], [d for d in world.sent if d["account_id"] == 8])
+    assert committed(world, INVOICE_FEATURES)[1][0] == 8
+    for order in (4, 5):
+        world.rows_epoch([invoice(7, order, deleted=order == 5)])
+    world.features_epoch([], [d for d in world.sent if d["account_id"] == 7])
+
+    assert 1 not in committed(world, INVOICE_FEATURES)
