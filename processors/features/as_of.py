@@ -49,7 +49,7 @@ def as_of_sql(
     rows = f"(SELECT * FROM {changes} WHERE {axis}_from <= {moment}{pruned})"
     columns = ", ".join(feature_set.column_names)
     observed = f"""SELECT {columns}
-  FROM {latest_sql(feature_keyed(feature_set), rows=rows)}
+  FROM {latest_sql(feature_keyed(feature_set), rows=rows, columns=(*feature_set.column_names, "deleted"))} AS latest
   WHERE NOT deleted"""
     if axis == "known":
         return f"(\n  {observed}\n)"
