@@ -81,7 +81,7 @@ def reconstruct(
 ) -> None:
     """Fills `result_name` of each set with one row per entity and month end at which it is new or another.
 
-    `accounts` and `documents` name tables of today's rows (processors/features/declarations.py). `months` ascend
+    `accounts` and `documents` name tables of today's rows (processors/features/feature_set.py). `months` ascend
     without a gap; the first is computed over everything dated before its end, each later one over the accounts with a
     date in the month, because a feature looks at nothing of other accounts. `progress` gets the number of months done.
     Until the end, temporary views `accounts` and `documents` hide whatever else has these names on the connection.

@@ -18,11 +18,12 @@ from typing import Literal
 import duckdb
 import pyarrow as pa
 
-from processors.features.declarations import FEATURE_SETS, FeatureSet
+from processors.features.declarations import FEATURE_SETS, SETS_BY_ARTICLE, FeatureSet
 from processors.keyed_table import KeyedTable, current_sql
 from processors.lake_tables import (
     ACCOUNTS_KEYED,
     INVOICES_KEYED,
+    ITEMS_KEYED,
     LAKE_TABLES,
     SKUS_KEYED,
     changes_name,
@@ -160,6 +161,7 @@ VIEWS: dict[str, View] = {
         _states("sku_states", SKUS_KEYED),
         _states("invoice_states", INVOICES_KEYED),
         _states("account_states", ACCOUNTS_KEYED),
+        *((_states("item_states", ITEMS_KEYED),) if SETS_BY_ARTICLE else ()),
         _from_file("skus", "Live articles with their latest prices.", "sku_states"),
         _from_file("invoices_mirror", "Invoices as the source has them, undeclared columns too.", "invoice_states"),
         _from_file(

@@ -21,7 +21,7 @@ from processors.keyed_table import KeyedTable
 from processors.lake_tables import INVOICE_LOG, INVOICES_KEYED
 from processors.ports import KeyedFiles
 from processors.records import RawBatch
-from processors.tables import DOCUMENTS_TOPIC
+from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC
 from tests.waiting import wait_until
 
 PREFIX, PARTITION, SETTLE_S = "test", 0, 60
@@ -48,20 +48,28 @@ def event(table: str, op: str, pos: int, row: Row | None) -> bytes:
     return json.dumps({"before": before, "after": after, "op": op, "ts_ms": 1, "source": source}).encode()
 
 
+class Sink:
+    """Where the engine sends the records of one topic; they come back through it."""
+
+    def __init__(self, records: dict[str, list[tuple[bytes, bytes]]], topic: str) -> None:
+        self._records, self._topic = records, topic
+
+    def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        self._records.setdefault(self._topic, []).extend(zip(keys, values, strict=True))
+
+    def flush(self) -> dict[int, int]:
+        return {PARTITION: len(self._records.get(self._topic, []))}
+
+
 class Topics:
-    """Records per topic in one partition; the documents that the engine sends come back through it."""
+    """Records per topic in one partition, and the sinks of those that the engine fills."""
 
     def __init__(self) -> None:
         self.records: dict[str, list[tuple[bytes, bytes]]] = {}
+        self.sinks = {name: Sink(self.records, f"{PREFIX}.{name}") for name in DERIVED_TOPICS}
 
     def add(self, table: str, *values: bytes) -> None:
         self.records.setdefault(f"{PREFIX}.{table}", []).extend((b"{}", v) for v in values)
-
-    def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        self.records.setdefault(f"{PREFIX}.{DOCUMENTS_TOPIC}", []).extend(zip(keys, values, strict=True))
-
-    def flush(self) -> dict[int, int]:
-        return {PARTITION: len(self.records[f"{PREFIX}.{DOCUMENTS_TOPIC}"])}
 
 
 def open_engine(
@@ -76,7 +84,14 @@ def open_engine(
         spill=spill,
     )
     ids = {f"{PREFIX}.{n}": n for n in _TOPICS} | dict(topic_ids)
-    return StreamEngine(config, lake=lake, sink=topics, topic_ids=ids, writer="test")
+    return StreamEngine(
+        config,
+        lake=lake,
+        sink=topics.sinks[DOCUMENTS_TOPIC],
+        lines_sink=topics.sinks.get(CHARGED_LINES_TOPIC),
+        topic_ids=ids,
+        writer="test",
+    )
 
 
 class Shell:
@@ -122,7 +137,7 @@ class Shell:
         wait_until(self.settled, timeout_s=SETTLE_S, what="everything is committed and derived")
 
 
-_TOPICS = ("skus", "dead_letters", "invoices", "invoice_line_items", "accounts", DOCUMENTS_TOPIC)
+_TOPICS = ("skus", "dead_letters", "invoices", "invoice_line_items", "accounts", *DERIVED_TOPICS)
 Open = Callable[..., Shell]
 
 
