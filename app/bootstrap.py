@@ -16,9 +16,9 @@ from connectors.control_log import ControlLog
 from connectors.lake import LakeStore
 from connectors.lake_positions import LakePositions
 from connectors.object_files import LakeReader
-from connectors.reconciliation import append_check
+from connectors.results import append_results
 from processors.errors import RetryableError
-from processors.lake_tables import DEAD_LETTERS
+from processors.lake_tables import DEAD_LETTERS, RECONCILIATION
 from processors.order import RowOrder
 from processors.tables import DEAD_LETTERS_TOPIC, topic_of
 
@@ -96,7 +96,7 @@ def reconcile(
             config,
             lake_of(settings),
             kafka=kafka_config(settings),
-            record=lambda rows: append_check(LakeStore(lake_location(settings)), rows),
+            record=lambda rows: append_results(LakeStore(lake_location(settings)), RECONCILIATION, rows),
             repair=repair,
             settle_s=settle_s,
             watcher=watcher,

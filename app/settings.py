@@ -158,6 +158,10 @@ class Settings(BaseSettings):
         pattern=PATTERN,
         description="How often a worker compares TRS_DATABASE with the lake, as 90s, 15m or 1h. Default: never.",
     )
+    quality_checks: Path | None = Field(
+        None, description="TOML file of further checks of the lake's data (docs/quality.md)."
+    )
+    quality_gate: bool = Field(True, description="Whether failed checks may hold back folds.")
     session_timeout_s: float = Field(45.0, gt=0, description="Kafka session time-out of a worker.")
     web_port: int = Field(6066, ge=0, le=65535, description="Port of the worker's pages; 0 picks a free one.")
     web_host: str = Field("127.0.0.1", description="Address that the worker's pages listen on.")

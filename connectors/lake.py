@@ -103,7 +103,7 @@ class LakeStore:
     def create(self) -> None:
         """Makes every declared table that is missing, and adds the columns that an earlier version did not have."""
         with ThreadPoolExecutor(max_workers=8) as pool:
-            list(pool.map(self._create_table, LAKE_TABLES.values()))
+            list(pool.map(self.ensure, LAKE_TABLES.values()))
 
     def exists(self) -> bool:
         """Whether the lake was ever created."""
@@ -112,7 +112,8 @@ class LakeStore:
         except (DeltaError, OSError) as error:
             raise wrap_error(error, f"lake {self.location.uri}") from error
 
-    def _create_table(self, table: LakeTable) -> None:
+    def ensure(self, table: LakeTable) -> None:
+        """The same for one table."""
         uri = self.location.table(table.name)
         try:
             if is_table(uri, self._options):

@@ -253,18 +253,23 @@ CONTROL_LOG = LakeTable(
 
 QUALITY_RESULTS = LakeTable(
     "quality_results",
-    "Outcomes of declared checks.",
+    "Outcomes of declared checks, one row per check and run (docs/quality.md).",
     pa.schema(
         [
             _field("check_name", pa.string(), "The check."),
-            _field("table_name", pa.string(), "What was checked."),
+            _field("table_name", pa.string(), "The table or view that was checked."),
             _field("passed", pa.bool_(), "Whether it held."),
-            _field("failures", pa.int64(), "Rows that failed."),
-            _field("detail", pa.string(), "A sentence."),
-            _field("at", TIMESTAMP, "When."),
+            _field("failures", pa.int64(), "Rows that failed; null where the check could not be made."),
+            _field("detail", pa.string(), "What should hold, and the first row that fails."),
+            _field("at", TIMESTAMP, "When the run began."),
+            _field("run_id", pa.string(), "The run; the same in all of its rows."),
+            _field("reason", pa.string(), "'fold': a fold was due; 'demand': a person or scheduler asked."),
+            _field("rows", pa.int64(), "Rows of the table; null where the check could not be made."),
+            _field("holds_fold", pa.bool_(), "So much failed that folds of what the table shows wait."),
             KNOWN_DATE,
         ]
     ),
+    added=("run_id", "reason", "rows", "holds_fold"),
 )
 
 RECONCILIATION = LakeTable(
