@@ -159,3 +159,29 @@ def test_compare_writes_every_difference(lake: SmallLake, tmp_path: Path) -> Non
 def test_list_names_every_column(lake: SmallLake) -> None:
     listed = json.loads(features(lake, "list", "--json").out)
     assert [c["name"] for c in listed[0]["columns"]] == list(INVOICE_FEATURES.column_names)
+
+
+@pytest.mark.parametrize("axis", ["known", "valid"])
+@pytest.mark.parametrize("time", ["2024-05-05", "2024-05-15", "latest"])
+def test_as_of_sql_for_duckdb_asks_what_the_command_answers(lake: SmallLake, time: str, axis: str) -> None:
+    statement = features(lake, "as-of", time, "--axis", axis, "--sql")
+    assert statement.code == 0, statement.err
+    pasted = trs("sql", statement.out, "--format", "csv", TRS_LAKE=lake.uri)
+    assert pasted.out == features(lake, "as-of", time, "--axis", axis, "--format", "csv").out
+    assert len(pasted.out.splitlines()) > 1
+
+
+def test_as_of_latest_is_what_counts_now(lake: SmallLake) -> None:
+    assert ids(lake, "latest") == ids(lake, "now")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("--sql", "--out", "x.csv"), "leave out one of them"), (("--engine", "spark"), "add --sql")],
+)
+def test_as_of_sql_with_what_does_not_belong_to_it_is_refused(
+    lake: SmallLake, arguments: tuple[str, ...], said: str
+) -> None:
+    answer = features(lake, "as-of", "now", *arguments)
+    assert answer.code == 2
+    assert said in answer.err
