@@ -24,6 +24,7 @@ from processors.features.compare import Comparison, compare
 from processors.features.declarations import FEATURE_SETS, FeatureSet, feature_set
 from processors.features.labels import LABEL_TIME
 from processors.features.training import training_sql
+from processors.features.versions import entity_condition, entity_history_sql
 from processors.lake_tables import EPOCHS, LAKE_TABLES, PERSONAL_TABLES, changes_name, reconstructed_name
 from processors.views.catalog import create_views, documented_names
 from processors.watermark import watermark_sql
@@ -112,6 +113,13 @@ class LakeSession:
             return self.run(query)
         finally:
             self.con.unregister("label_points")
+
+    def history(self, features: FeatureSet, key: tuple[object, ...]) -> str:
+        """SQL of every version of one entity, the least first, to run on `con`. Raises UsageError for a wrong key."""
+        entity = entity_condition(features, key)
+        changes, reconstructed = changes_name(features), reconstructed_name(features)
+        self.create_views([changes, reconstructed])
+        return entity_history_sql(features, changes=changes, reconstructed=reconstructed, entity=entity)
 
     def first_time(self, features: FeatureSet, axis: Axis = "known") -> datetime | None:
         """When the set's history begins, None while it has no rows."""

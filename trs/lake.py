@@ -30,7 +30,7 @@ from processors.features.as_of import Axis, parse_time
 from processors.features.compare import ColumnChange, Comparison
 from processors.features.labels import LABEL_TIME, check_names, label_points
 
-__all__ = ["ColumnChange", "Comparison", "as_of", "compare", "sql", "training_set"]
+__all__ = ["ColumnChange", "Comparison", "as_of", "compare", "history_of", "sql", "training_set"]
 
 
 def as_of(
@@ -114,6 +114,32 @@ def training_set(
     if prefix:
         found = found.rename_columns([prefix + name for name in found.column_names])
     return with_columns(labels if to is None or to == kind_of(labels) else from_arrow(table, to), found)
+
+
+def history_of(
+    key: int | str | Sequence[int | str], feature_set: str = "invoice_features", *, to: Kind = "arrow"
+) -> Any:
+    """Every version of one entity that the lake has, the first version first; none for an entity that it never had.
+
+    `key`: the entity's id, several values for a set whose key has several columns. Of each version the declared
+    columns, then
+
+    - `known_from`, `known_until`: when it counted for the lake; null: it still does. Equal: it arrived when a newer
+      version was known already, and never counted.
+    - `valid_from`, `valid_until`: the same by the source's clock, as known today.
+    - `deleted`: the entity went; `origin`: 'observed', or 'reconstructed' (docs/history.md).
+    - `changed`: names of the columns that differ from the version before; null for the first, for a deletion, and for
+      the version after one.
+
+    >>> lake.history_of(1).select(["inv_total", "changed"]).to_pylist()  # doctest: +NORMALIZE_WHITESPACE
+    [{'inv_total': Decimal('10.0000000000'), 'changed': None},
+     {'inv_total': Decimal('12.5000000000'), 'changed': ['inv_total']}]
+    """
+    features = named_feature_set(feature_set)
+    check_kind(to)
+    values = (key,) if isinstance(key, str) or not isinstance(key, Sequence) else tuple(key)
+    with LakeSession(load_settings()) as session:
+        return from_arrow(session.run(session.history(features, values)), to)
 
 
 def sql(query: str, *, with_personal_data: bool = False, to: Kind = "arrow") -> Any:

@@ -1,4 +1,4 @@
-"""`trs features`: feature sets as of any time, and what changed between two."""
+"""`trs features`: feature sets as of any time, what changed between two, and the history of one entity."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 group = typer.Typer(
     no_args_is_help=True,
-    help="Feature sets as of any point in time, and what changed between two.",
+    help="Feature sets as of any point in time, what changed between two, and the history of one entity.",
     epilog="Example: trs features compare 2024-05-01 now",
 )
 
@@ -116,6 +116,42 @@ def as_of(
                 f"nothing was {axis} then: the first row of {features.name} is of {format_time(first)}", warning=True
             )
         message(f"{rows} rows of {features.name} as of {format_time(moment)} ({axis})" + (f": {out}" if out else ""))
+
+
+@group.command(epilog="Example: trs features history 1042")
+def history(
+    key: Annotated[list[str], typer.Argument(help="The entity's id; several values where the set's key has several.")],
+    feature_set: _SET = "invoice_features",
+    out: Annotated[Path | None, typer.Option(help="Write to this .csv or .parquet file.")] = None,
+    form: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="How to print, without --out.")
+    ] = "table",
+    limit: _LIMIT = 50,
+) -> None:
+    """Show every version of one entity: when each counted, and what it changed.
+
+    known_until, valid_until: empty while the version counts, equal to the beginning if it never did. changed: the
+    columns that differ from the version before; empty for the first, a deletion, and the version after one.
+    """
+    from app.lake_session import LakeSession, named_feature_set
+    from app.output import check_target, write_query
+    from app.printing import message, print_query
+    from app.settings import load_settings
+    from processors.features.as_of import format_time
+
+    features = named_feature_set(feature_set)
+    if out is not None:
+        check_target(out)
+    with LakeSession(load_settings()) as session:
+        query = session.history(features, tuple(key))
+        if out is None:
+            rows = print_query(session.con, query, form=form, limit=limit)
+        else:
+            rows = write_query(session.con, query, out)
+        entity = ", ".join(f"{name} {value}" for name, value in zip(features.entity_key, key, strict=True))
+        through = session.freshness().watermark
+        complete = "" if through is None else f"; the lake is complete through {format_time(through)}"
+        message(f"{rows} versions in {features.name} of {entity}{complete}" + (f": {out}" if out else ""))
 
 
 @group.command(epilog="Example: trs features compare 2024-05-01 2024-06-01")
