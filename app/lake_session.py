@@ -12,6 +12,7 @@ from typing import Self
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from app.output import write_query
 from app.settings import Settings
@@ -21,6 +22,9 @@ from processors.errors import TrsError, UnavailableError, UsageError
 from processors.features.as_of import Axis, as_of_sql
 from processors.features.compare import Comparison, compare
 from processors.features.declarations import FEATURE_SETS, FeatureSet, feature_set
+from processors.features.labels import LABEL_TIME
+from processors.features.training import training_sql
+from processors.features.versions import entity_condition, entity_history_sql
 from processors.lake_tables import EPOCHS, LAKE_TABLES, PERSONAL_TABLES, changes_name, reconstructed_name
 from processors.views.catalog import create_views, documented_names
 from processors.watermark import watermark_sql
@@ -88,13 +92,34 @@ class LakeSession:
         ((watermark,),) = self.con.sql(watermark_sql(EPOCHS.name)).fetchall()
         return Freshness(self.reader.uri, self.read_at, watermark)
 
-    def as_of(self, features: FeatureSet, time: datetime, axis: Axis = "known") -> str:
-        """SQL of the set's rows as of `time`, by key, to run on `con`."""
+    def as_of(self, features: FeatureSet, time: datetime | None, axis: Axis = "known") -> str:
+        """SQL of the set's rows as of `time` (None: the latest), by key, to run on `con`."""
         changes, reconstructed = changes_name(features), reconstructed_name(features)
         self.create_views([changes] if axis == "known" else [changes, reconstructed])
         keys = ", ".join(features.entity_key)
         rows = as_of_sql(features, changes=changes, reconstructed=reconstructed, time=time, axis=axis)
         return f"FROM {rows} ORDER BY {keys}"
+
+    def training(self, features: FeatureSet, points: pa.Table, axis: Axis = "known") -> pa.Table:
+        """Per row of `points` (processors/features/labels.py), in their order, the features at its time."""
+        changes, reconstructed = changes_name(features), reconstructed_name(features)
+        self.create_views([changes] if axis == "known" else [changes, reconstructed])
+        last = pc.max(points[LABEL_TIME]).as_py() or self.read_at
+        self.con.register("label_points", points)
+        query = training_sql(
+            features, points="label_points", changes=changes, reconstructed=reconstructed, last=last, axis=axis
+        )
+        try:
+            return self.run(query)
+        finally:
+            self.con.unregister("label_points")
+
+    def history(self, features: FeatureSet, key: tuple[object, ...]) -> str:
+        """SQL of every version of one entity, the least first, to run on `con`. Raises UsageError for a wrong key."""
+        entity = entity_condition(features, key)
+        changes, reconstructed = changes_name(features), reconstructed_name(features)
+        self.create_views([changes, reconstructed])
+        return entity_history_sql(features, changes=changes, reconstructed=reconstructed, entity=entity)
 
     def first_time(self, features: FeatureSet, axis: Axis = "known") -> datetime | None:
         """When the set's history begins, None while it has no rows."""
