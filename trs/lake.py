@@ -23,6 +23,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from app import description
+from app.description import Description
 from app.frames import Kind, check_kind, from_arrow, kind_of, to_arrow, with_columns
 from app.lake_session import LakeSession, named_feature_set
 from app.settings import load_settings
@@ -30,7 +32,19 @@ from processors.features.as_of import Axis, parse_time
 from processors.features.compare import ColumnChange, Comparison
 from processors.features.labels import LABEL_TIME, check_names, label_points
 
-__all__ = ["ColumnChange", "Comparison", "as_of", "compare", "history_of", "sql", "training_set"]
+__all__ = [
+    "ColumnChange",
+    "Comparison",
+    "Description",
+    "as_of",
+    "compare",
+    "delta",
+    "delta_versions",
+    "describe",
+    "history_of",
+    "sql",
+    "training_set",
+]
 
 
 def as_of(
@@ -114,6 +128,59 @@ def training_set(
     if prefix:
         found = found.rename_columns([prefix + name for name in found.column_names])
     return with_columns(labels if to is None or to == kind_of(labels) else from_arrow(table, to), found)
+
+
+def delta(
+    table: str,
+    *,
+    version: int | None = None,
+    timestamp: str | datetime | None = None,
+    with_personal_data: bool = False,
+    to: Kind = "arrow",
+) -> Any:
+    """All rows of one table of the lake at a Delta version: of a number, or the last committed by `timestamp`.
+
+    Delta's time travel shows a table as its writers left it, log rows, folds and tombstones; it needs no columns of
+    ours. But it goes back only as far as the table's log (30 days) and the files that vacuum left (7 days); earlier
+    times and versions are refused. `as_of` answers from the history itself, however long ago, and in every engine.
+    Without version and timestamp: the newest. `delta_versions` lists what there is.
+
+    >>> [lake.delta("invoice_features_changes", version=v).num_rows for v in range(4)]
+    [1, 2, 3, 4]
+    """
+    check_kind(to)
+    with LakeSession(load_settings()) as session:
+        time = None if timestamp is None else _time(session, timestamp)
+        return from_arrow(session.delta(table, version=version, time=time, with_personal_data=with_personal_data), to)
+
+
+def delta_versions(table: str, *, limit: int = 20, to: Kind = "arrow") -> Any:
+    """The newest versions of a table that its log still has, newest first: when each was committed, and by what.
+
+    >>> lake.delta_versions("invoice_features_changes", limit=2).select(["version", "operation"]).to_pylist()
+    [{'version': 3, 'operation': 'WRITE'}, {'version': 2, 'operation': 'WRITE'}]
+    """
+    check_kind(to)
+    with LakeSession(load_settings()) as session:
+        return from_arrow(session.delta_versions(table, limit), to)
+
+
+def describe() -> Description:
+    """What is there: the feature sets with their columns, how many rows, from when to when, and the watermark.
+
+    It prints as text; `feature_sets` and `columns` are Arrow tables.
+
+    >>> print(lake.describe())  # doctest: +ELLIPSIS
+    /...: complete through 2024-06-30T00:00:00Z, read at ...
+    <BLANKLINE>
+    invoice_features: 3 entities, 4 versions of 2024-05-01T00:00:00Z to 2024-05-28T17:00:00Z
+      One row per invoice: what it is worth and how its account behaved up to its issue.
+      inv_id            key: The invoice.
+      acct_id           Its account.
+    ...
+    """
+    with LakeSession(load_settings()) as session:
+        return description.describe(session)
 
 
 def history_of(
