@@ -16,7 +16,7 @@ from app.bootstrap import diff, diff_config, lake_of, newest_order, open_control
 from app.connector import (
     Planned,
     await_running,
-    check_same_server,
+    check_same_capture,
     connect_client,
     connector_name,
     plan_connector,
@@ -32,7 +32,7 @@ from batch_bootstrap.diff import Watcher, wait_until_read
 from batch_bootstrap.runs import DIFF
 from batch_bootstrap.source import DEFAULT_CHUNK_ROWS
 from connectors.connect_rest import ConnectClient
-from connectors.debezium import redact
+from connectors.debezium import differs, redact
 from connectors.kafka import check_topics
 from connectors.mysql import connect, current_position, wrapped_errors
 from connectors.mysql_readiness import check_replication_right, retention_notices
@@ -156,20 +156,26 @@ class _Cutover:
         client, name = self._client, planned.name
         known = client.config(name)
         if known is not None:
-            check_same_server(planned, known)
+            check_same_capture(planned, known)
         elif self.state.rows_after_run is not None:
             # it may begin at a later place than the one before which the rows were read
             self._watcher.announce(f"{name} is gone from Kafka Connect: the rows are sent again once it runs")
             self.state.forget_rows()
             self._file.save(self.state)
+        outdated = known is not None and differs(planned.config, known)
+        if known is None or outdated:
+            register(self._settings, client, planned, wait_s=0, report=self._watcher.announce)
         state = client.state(name)
-        if known is None:
-            register(self._settings, client, planned, wait_s=self._options.wait_s, report=self._watcher.announce)
-        elif state is None or not state.runs:
+        if known is None or (state is not None and state.runs):
+            await_running(client, name, wait_s=self._options.wait_s)
+        else:
             resume(client, name, wait_s=self._options.wait_s)
-        await_running(client, name, wait_s=self._options.wait_s)
         position = self._await_position(name)
-        facts |= {"position": {"file": position.file, "pos": position.pos}, "registered_before": known is not None}
+        facts |= {
+            "position": {"file": position.file, "pos": position.pos},
+            "registered_before": known is not None,
+            "reconfigured": outdated,
+        }
 
     def _await_position(self, name: str) -> BinlogPosition:
         """The first place that the connector has noted for itself, from which it goes on after any failure.
