@@ -32,14 +32,17 @@ class Kept:
 
 @dataclass
 class _World:
-    position: dict[str, Any] | None = field(default_factory=lambda: {"file": "binlog.000001", "pos": 4})
+    """`position`, `failure`: those of a connector that is registered from now on. `written`: METHOD PATH of what was
+    asked to change."""
+
+    position: dict[str, Any] | None = None
+    failure: str | None = None
     connectors: dict[str, Kept] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
 
 
 class SmallConnect(ThreadingHTTPServer):
-    """`position`: what a connector notes once it is registered, None for nothing. `written`: what was asked to change,
-    as METHOD PATH."""
+    """A server of one's own; `world` is what it serves."""
 
     def __init__(self) -> None:
         self.world = _World()
@@ -76,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         connector = world.connectors.get(name)
         if (self.command, what) == ("PUT", "config"):
             if connector is None:
-                world.connectors[name] = Kept(body, position=world.position)
+                world.connectors[name] = Kept(body, position=world.position, failure=world.failure)
             else:
                 connector.config = body
             return 200, {"name": name, "config": body}
