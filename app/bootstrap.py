@@ -16,13 +16,12 @@ from connectors.control_log import ControlLog
 from connectors.lake import LakeStore
 from connectors.lake_positions import LakePositions
 from connectors.object_files import LakeReader
-from connectors.reconciliation import append_check
+from connectors.results import append_results
 from processors.errors import RetryableError
-from processors.lake_tables import DEAD_LETTERS
+from processors.lake_rows import LOGS, newest_order_sql
+from processors.lake_tables import DEAD_LETTERS, RECONCILIATION
 from processors.order import RowOrder
 from processors.tables import DEAD_LETTERS_TOPIC, topic_of
-
-LOGS = ("sku_log", "invoice_log", "account_log")
 
 
 def snapshot(
@@ -96,7 +95,7 @@ def reconcile(
             config,
             lake_of(settings),
             kafka=kafka_config(settings),
-            record=lambda rows: append_check(LakeStore(lake_location(settings)), rows),
+            record=lambda rows: append_results(LakeStore(lake_location(settings)), RECONCILIATION, rows),
             repair=repair,
             settle_s=settle_s,
             watcher=watcher,
@@ -175,6 +174,5 @@ def newest_order(settings: Settings) -> int:
     """The greatest order of any row in the logs, packed; -1 in an empty lake."""
     with LakeSession(settings) as session:
         session.create_views(LOGS)
-        newest = " UNION ALL ".join(f"SELECT max(row_order) AS newest FROM {log}" for log in LOGS)
-        ((found,),) = session.con.sql(f"SELECT max(newest) FROM ({newest})").fetchall()
+        ((found,),) = session.con.sql(newest_order_sql(LOGS)).fetchall()
     return -1 if found is None else int(found)

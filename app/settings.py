@@ -138,8 +138,7 @@ class Settings(BaseSettings):
     )
     feature_sets: Path | None = Field(
         None,
-        description="Folder of further feature sets (docs/feature_sets.md); in the environment of every process, not in "
-        "`.env`.",
+        description="Folder of further feature sets; in the environment of every process, not in `.env`.",
     )
     epoch_interval_s: float = Field(10.0, gt=0, le=3600, description="Seconds between commits of a stage.")
     epoch_max_events: int = Field(400_000, ge=1, description="Events after which a commit starts early.")
@@ -163,6 +162,10 @@ class Settings(BaseSettings):
         pattern=PATTERN,
         description="How often a worker compares TRS_DATABASE with the lake, as 90s, 15m or 1h. Default: never.",
     )
+    quality_checks: Path | None = Field(
+        None, description="TOML file of further checks of the lake's data (docs/quality.md)."
+    )
+    quality_gate: bool = Field(True, description="Whether failed checks may hold back folds.")
     session_timeout_s: float = Field(45.0, gt=0, description="Kafka session time-out of a worker.")
     web_port: int = Field(6066, ge=0, le=65535, description="Port of the worker's pages; 0 picks a free one.")
     web_host: str = Field("127.0.0.1", description="Address that the worker's pages listen on.")

@@ -15,7 +15,7 @@ from connectors.source_structure import read_structure
 from processors.alarms import Alarm
 from processors.errors import TrsError
 from processors.features.declarations import FEATURE_SETS
-from processors.lake_tables import EPOCHS, LAKE_TABLES, RECONCILIATION, STAGE_LOGS
+from processors.lake_tables import EPOCHS, LAKE_TABLES, QUALITY_RESULTS, RECONCILIATION, STAGE_LOGS
 from processors.open_letters import Selection
 from processors.tables import all_topics
 from processors.watermark import latest_epochs_sql
@@ -31,6 +31,16 @@ class TableReconciled:
     differing: int
     repaired: int
     source: str
+
+
+@dataclass(frozen=True)
+class FailedCheck:
+    """A declared check that failed when it was made last."""
+
+    name: str
+    at: datetime
+    detail: str
+    holds_fold: bool
 
 
 _COUNTED_VIEWS = ("skus", "accounts", "invoices", *(f.name for f in FEATURE_SETS))
@@ -66,7 +76,7 @@ class Status:
     `tables`: rows by lake table, from Delta's statistics, None where the table does not exist. `views`: live rows.
     `dead_letters`: open ones by reason. `alarms`: what needs a person; of the source's tables there are none if they
     could not be looked at, `source_problem` says why. `workers`: those that run in this TRS_HOME.
-    `reconciled`: the last check of each table, none if there never was one.
+    `reconciled`: the last check of each table, none if there never was one. `failed_checks`: by their last run.
     """
 
     read_at: datetime
@@ -82,6 +92,7 @@ class Status:
     source_problem: str | None = None
     workers: tuple[WorkerStatus, ...] = ()
     reconciled: tuple[TableReconciled, ...] = ()
+    failed_checks: tuple[FailedCheck, ...] = ()
 
     @property
     def lag(self) -> int | None:
@@ -99,7 +110,7 @@ def read_status(settings: Settings) -> Status:
     """Reads lake and Kafka. A Kafka that does not answer is told in the status, a lake that does not is an error."""
     with LakeSession(settings) as session:
         freshness = session.freshness()
-        session.create_views([EPOCHS.name, RECONCILIATION.name, *_COUNTED_VIEWS])
+        session.create_views([EPOCHS.name, RECONCILIATION.name, QUALITY_RESULTS.name, *_COUNTED_VIEWS])
         partitions, problem = _partitions(session, settings)
         reasons: Counter[str] = Counter()
         letters = DeadLetters(session)
@@ -120,6 +131,7 @@ def read_status(settings: Settings) -> Status:
             source_problem=source_problem,
             workers=local_workers(settings.home),
             reconciled=_reconciled(session),
+            failed_checks=_failed_checks(session),
         )
 
 
@@ -147,6 +159,20 @@ def _reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:
         """
     ).fetchall()
     return tuple(TableReconciled(*row) for row in rows)
+
+
+def _failed_checks(session: LakeSession) -> tuple[FailedCheck, ...]:
+    rows = session.con.sql(
+        f"""
+        SELECT check_name, "at", detail, coalesce(holds_fold, FALSE)
+        FROM (
+          FROM {QUALITY_RESULTS.name} QUALIFY row_number() OVER (PARTITION BY check_name ORDER BY "at" DESC) = 1
+        )
+        WHERE NOT passed
+        ORDER BY check_name
+        """
+    ).fetchall()
+    return tuple(FailedCheck(*row) for row in rows)
 
 
 def _stages(session: LakeSession) -> tuple[StageStatus, ...]:

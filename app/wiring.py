@@ -88,6 +88,7 @@ def store_watch(settings: Settings) -> AbstractContextManager[object]:
 
 def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEngine":
     """The worker's engine. Makes the lake's tables where they are missing."""
+    from app.quality import FoldGate
     from connectors.delta_lake import DeltaLake
     from connectors.fold import fold_all
     from connectors.kafka import KafkaDocumentSink
@@ -104,11 +105,14 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
         for name in DERIVED_TOPICS
     }
 
+    share_mb = max(settings.memory_mb // 4, 64)
+    gate = FoldGate(settings.model_copy(update={"memory_mb": share_mb, "threads": 1}), holds=settings.quality_gate)
+
     def fold() -> None:
-        con = open_state(spill=spill, memory_mb=max(settings.memory_mb // 4, 64), threads=1)
+        con = open_state(spill=spill, memory_mb=share_mb, threads=1)
         try:
             lake.prepare(con)
-            fold_all(lake, con, settings.partitions, fold_policy(settings))
+            fold_all(lake, con, settings.partitions, fold_policy(settings), gate)
         finally:
             con.close()
 

@@ -7,7 +7,7 @@ bucket 0 folds what is due in idle moments; `trs lake fold` folds all that waits
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import pairwise
@@ -59,7 +59,8 @@ Query = tuple[str, Mapping[str, Any]]
 class Folded:
     """What one fold did: rows of the log beyond the old marks, rows of the folded table now, partitions rewritten.
 
-    Not `committed`: another fold came in between; the partitions before it are folded.
+    Not `committed`: another fold came in between, the partitions before it are folded; or, with the reason in `held`,
+    a check of the data failed and nothing is.
     """
 
     table: str
@@ -67,21 +68,37 @@ class Folded:
     rows: int
     buckets: int
     committed: bool
+    held: str | None = None
 
 
-def fold_all(lake: DeltaLake, con: duckdb.DuckDBPyConnection, partitions: int, policy: FoldPolicy) -> list[Folded]:
-    """Folds what is due of every keyed table; `con` must be prepared for the lake."""
-    outcomes = (fold(lake, con, keyed, partitions, policy) for keyed in KEYED_TABLES)
+Gate = Callable[[KeyedTable], str | None]
+"""Asked before a table is folded: None, or why its data should not be."""
+
+
+def fold_all(
+    lake: DeltaLake,
+    con: duckdb.DuckDBPyConnection,
+    partitions: int,
+    policy: FoldPolicy,
+    gate: Gate = lambda keyed: None,
+) -> list[Folded]:
+    """Folds what is due of every keyed table and may pass the gate; `con` must be prepared for the lake."""
+    outcomes = (fold(lake, con, keyed, partitions, policy, gate) for keyed in KEYED_TABLES)
     return [outcome for outcome in outcomes if outcome is not None]
 
 
 def fold(
-    lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, partitions: int, policy: FoldPolicy
+    lake: DeltaLake,
+    con: duckdb.DuckDBPyConnection,
+    keyed: KeyedTable,
+    partitions: int,
+    policy: FoldPolicy,
+    gate: Gate = lambda keyed: None,
 ) -> Folded | None:
     """Folds what is due of one keyed table; None: nothing is."""
     with wrapped_errors(f"fold of {keyed.folded}"):
         try:
-            return _Folding(lake, con, keyed, partitions).run(policy)
+            return _Folding(lake, con, keyed, partitions).run(policy, gate)
         except duckdb.Error as error:
             raise read_error(error) or error from error
         finally:
@@ -107,8 +124,8 @@ class _Folding:
         stand = KnownIds().read(self._folded, at)
         self._folded_at_s = {home: stand.get(app_id, made_s) for app_id, home in at.items()}
 
-    def run(self, policy: FoldPolicy) -> Folded | None:
-        """Folds the buckets that are due, one commit each."""
+    def run(self, policy: FoldPolicy, gate: Gate) -> Folded | None:
+        """Folds the buckets that are due, one commit each, if the gate has nothing against it."""
         ages_s = {home: self._now.timestamp() - at_s for home, at_s in self._folded_at_s.items()}
         oldest_s = max(ages_s.values())
         rows = self._rows_per_home()
@@ -123,6 +140,9 @@ class _Folding:
             waiting=sum(foldable.values()), folded=sum(rows.values()), age_s=oldest_s
         ):
             return None
+        held = gate(self._keyed)
+        if held is not None:
+            return Folded(self._keyed.folded, found, sum(rows.values()), 0, committed=False, held=held)
         query = within_reach_sql(self._keyed, **self._tail(), homes=due)
         self._con.execute(f"CREATE TEMP TABLE {TAIL} AS {query}")
         done = 0

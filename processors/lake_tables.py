@@ -282,18 +282,23 @@ CONTROL_LOG = LakeTable(
 
 QUALITY_RESULTS = LakeTable(
     "quality_results",
-    "Outcomes of declared checks.",
+    "Outcomes of declared checks, one row per check and run (docs/quality.md).",
     pa.schema(
         [
             _field("check_name", pa.string(), "The check."),
-            _field("table_name", pa.string(), "What was checked."),
+            _field("table_name", pa.string(), "The table or view that was checked."),
             _field("passed", pa.bool_(), "Whether it held."),
-            _field("failures", pa.int64(), "Rows that failed."),
-            _field("detail", pa.string(), "A sentence."),
-            _field("at", TIMESTAMP, "When."),
+            _field("failures", pa.int64(), "Rows that failed; null where the check could not be made."),
+            _field("detail", pa.string(), "What should hold, and the first row that fails."),
+            _field("at", TIMESTAMP, "When the run began."),
+            _field("run_id", pa.string(), "The run; the same in all of its rows."),
+            _field("reason", pa.string(), "'fold': a fold was due; 'demand': a person or scheduler asked."),
+            _field("rows", pa.int64(), "Rows of the table; null where the check could not be made."),
+            _field("holds_fold", pa.bool_(), "So much failed that folds of what the table shows wait."),
             KNOWN_DATE,
         ]
     ),
+    added=("run_id", "reason", "rows", "holds_fold"),
 )
 
 RECONCILIATION = LakeTable(
@@ -428,7 +433,7 @@ KEYED_TABLES: tuple[KeyedTable, ...] = (
     *(feature_keyed(f) for f in FEATURE_SETS),
 )
 
-_APPEND_ONLY = (
+APPEND_ONLY: tuple[LakeTable, ...] = (
     SKU_LOG,
     INVOICE_LOG,
     ACCOUNT_LOG,
@@ -464,9 +469,9 @@ def folded_table(keyed: KeyedTable, log: LakeTable) -> LakeTable:
     )
 
 
-LAKE_TABLES: dict[str, LakeTable] = {t.name: t for t in (*_APPEND_ONLY, *_REPLACED)}
+LAKE_TABLES: dict[str, LakeTable] = {t.name: t for t in (*APPEND_ONLY, *_REPLACED)}
 LAKE_TABLES |= {k.folded: folded_table(k, LAKE_TABLES[k.log]) for k in KEYED_TABLES}
-if len(LAKE_TABLES) < len(_APPEND_ONLY) + len(_REPLACED) + len(KEYED_TABLES):
+if len(LAKE_TABLES) < len(APPEND_ONLY) + len(_REPLACED) + len(KEYED_TABLES):
     raise SettingsError(f"{FOLDER_VARIABLE}: a feature set has a name of which tables of the lake are made already")
 
 PERSONAL_TABLES: frozenset[str] = frozenset(t.name for t in LAKE_TABLES.values() if t.personal)

@@ -26,6 +26,7 @@ _GROUPS = (
     "lake",
     "reconcile",
     "upkeep",
+    "quality",
     "dead_letters",
     "demo",
 )

@@ -179,6 +179,7 @@ VIEWS: dict[str, View] = {
         _from_file(
             "days_sales_outstanding", "Receivables at month ends, and the days of sales they stand for.", "invoices"
         ),
+        _from_file("freshness", "Through when the lake is complete.", "epochs"),
         *(view for feature_set in FEATURE_SETS for view in _of_features(feature_set)),
     )
 }
