@@ -28,9 +28,8 @@ from processors.derived_codec import DerivedDecoder
 from processors.document_codec import DocumentDecoder
 from processors.errors import InvariantError, RetryableError, UnavailableError
 from processors.feature_stages import AccountStage, FeatureStage, ItemStage
-from processors.features.declarations import SETS_BY_ARTICLE
 from processors.inbox import Chunk, Inbox
-from processors.lake_tables import changes_name, outputs_of_invoices
+from processors.lake_tables import changes_name
 from processors.line_codec import LineDecoder
 from processors.ports import DocumentSink, FencedLog, Lake, LakeProgress, LoadProgress, StoredPosition
 from processors.records import RawBatch
@@ -89,12 +88,10 @@ class StreamEngine:
         lines_sink: DocumentSink | None = None,
         upkeep: Callable[[], None] | None = None,
     ) -> None:
-        """`lines_sink`: where charged lines go, needed where a feature set is derived by article.
+        """`lines_sink`: where charged lines go; with it there is a stage for feature sets by article.
 
         `upkeep`: called once a minute in a thread of its own by the worker that owns bucket 0 (folding).
         """
-        if (lines_sink is None) == bool(SETS_BY_ARTICLE):
-            raise InvariantError("a sink for charged lines goes with feature sets by article")
         self.failure: Future[None] = Future()
         self._config = config
         self._lake = lake
@@ -410,7 +407,7 @@ class StreamEngine:
         for stage in self._stages:
             ids = {f"offset:{t}:{b}": (t, b) for t in stage.topics for b in buckets}
             fence = {stage.epoch_id(b): b for b in buckets}
-            cursors = {f"{output}:{b}": b for output in outputs_of_invoices() for b in buckets}
+            cursors = {f"{output.name}:{b}": b for output in self._invoices.outputs for b in buckets}
             row_ids = tuple(f"{ROWS_ID}:{b}" for b in buckets)
             price_ids = {f"{PRICES_ID}:{b}": b for b in buckets}
             stored = self._watched(stage.log_name).stored((*ids, *fence, *cursors, *row_ids, *price_ids))

@@ -36,7 +36,10 @@ CURSORS = "cursors"
 
 
 class FeatureStage(RowStage):
-    """A log of what features are made of, and every feature set of one kind of owner, derived from it (R6, R7)."""
+    """A log of what features are made of, and every feature set of one kind of owner, derived from it (R6, R7).
+
+    All that a set holds of gained buckets is derived anew, so a new set, a higher version and a crash are one thing.
+    """
 
     def __init__(
         self,

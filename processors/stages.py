@@ -91,7 +91,7 @@ class InvoiceStage(RowStage):
         super().__init__(context, con, topics)
         self.documents = documents_output(sink)
         self.charged_lines = None if lines_sink is None else lines_output(lines_sink)
-        self._outputs = (self.documents, *(() if self.charged_lines is None else (self.charged_lines,)))
+        self.outputs = (self.documents, *(() if self.charged_lines is None else (self.charged_lines,)))
         self._stopping = stopping
         self.prices = PriceTail(context.lake, con, price_at)
         self.sent_through: dict[int, int] = {}
@@ -105,7 +105,7 @@ class InvoiceStage(RowStage):
         invoice_documents.create_state(con)
 
     def extra_ids(self, table: str) -> tuple[str, ...]:
-        names = (*(o.name for o in self._outputs), PRICES_ID) if table == self.log_name else ()
+        names = (*(o.name for o in self.outputs), PRICES_ID) if table == self.log_name else ()
         return tuple(f"{name}:{b}" for b in sorted(self.buckets) for name in names)
 
     def extra_metadata(self) -> dict[str, object]:
@@ -129,7 +129,7 @@ class InvoiceStage(RowStage):
         files, current = self.current(INVOICES_KEYED, gained)
         self.loading.run([(files, query) for query in invoice_rows.load_queries(current=current)])
         self.control.apply_again()
-        for output in self._outputs:
+        for output in self.outputs:
             cursors = {b: stored[self.log_name].get(f"{output.name}:{b}", 0) for b in gained}
             self._touch_beyond(output, cursors, folded=files.folded)
             count = output.derive(self.con, owned=OWNED)
@@ -195,12 +195,12 @@ class InvoiceStage(RowStage):
         invoice_rows.merge_lines(self.con, events=lines or "no_lines", owned=OWNED)
         invoice_documents.touch_changed(self.con)
         put_off = self._put_off()
-        count = 0 if put_off else sum(o.derive(self.con, owned=OWNED) for o in self._outputs)
+        count = 0 if put_off else sum(o.derive(self.con, owned=OWNED) for o in self.outputs)
         rows = self.dated(invoice_rows.log_rows_sql(), INVOICE_LOG.schema)
         # Nothing to derive: this very commit may say that the outputs are complete through it.
         through = self.sent_through if put_off or count else dict(self.epochs)
         used = sum(self.prices.versions.values())
-        ids = {f"{o.name}:{b}": e for o in self._outputs for b, e in through.items() if e > 0} | {
+        ids = {f"{o.name}:{b}": e for o in self.outputs for b, e in through.items() if e > 0} | {
             f"{PRICES_ID}:{b}": used for b in self.epochs
         }
         self.commit_log(rows, ids, report)
@@ -208,7 +208,7 @@ class InvoiceStage(RowStage):
         if put_off:
             return
         if count:
-            self._send(self._outputs)
+            self._send(self.outputs)
         invoice_documents.forget_touched(self.con)
         self.sent_through = dict(self.epochs)
         report.derived = count

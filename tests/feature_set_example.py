@@ -5,18 +5,30 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "feature_sets.md"
 NAME = "sku_demand_features"
+WITHOUT_MONTHS = "sku_demand_of_whole_articles"
+"""The same rows by a set that makes no promise of months."""
 
 
-def write_example(folder: Path, *, version: int | None = None, sql: tuple[str, str] | None = None) -> Path:
-    """Writes the page's two files into a folder and returns it. `version`, and a replacement in the SQL, if given."""
+def write_example(folder: Path) -> Path:
+    """Writes the page's two files into a folder and returns it."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = dict(re.findall(r"```(sql|toml)\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL))
-    assert found.keys() == {"sql", "toml"}
-    if sql is not None:
-        assert sql[0] in found["sql"]
-        found["sql"] = found["sql"].replace(*sql)
-    if version is not None:
-        found["toml"] = found["toml"].replace("version = 1", f"version = {version}")
-    for kind, text in found.items():
+    for kind, text in _blocks().items():
         (folder / f"{NAME}.{kind}").write_text(text, encoding="utf-8")
     return folder
+
+
+def write_example_without_months(folder: Path) -> None:
+    """Adds the same set under another name, without `month_column`."""
+    found = _blocks()
+    assert 'month_column = "month"\n' in found["toml"]
+    found["toml"] = found["toml"].replace('month_column = "month"\n', "")
+    for kind, text in found.items():
+        (folder / f"{WITHOUT_MONTHS}.{kind}").write_text(text, encoding="utf-8")
+
+
+def _blocks() -> dict[str, str]:
+    """The code blocks of the page by language."""
+    text = PAGE.read_text(encoding="utf-8")
+    found = re.findall(r"```(sql|toml)\n(.*?)```", text, flags=re.DOTALL)
+    assert sorted(kind for kind, _ in found) == ["sql", "toml"]
+    return dict(found)

@@ -115,7 +115,7 @@ class Shell:
 
     def offer_all(self, *, without: str = "", until: int | None = None) -> None:
         """What the topics hold, except one of them, which is offered until an offset at most."""
-        for topic, records in list(self.topics.records.items()):
+        for topic, records in self._read():
             start, end = self.positions[topic], len(records)
             if topic == f"{PREFIX}.{without}":
                 end = min(end, until or 0)
@@ -124,12 +124,16 @@ class Shell:
                 self.engine.offer(batch)
                 self.positions[topic] = end
 
+    def _read(self) -> list[tuple[str, list[tuple[bytes, bytes]]]]:
+        """The topics that the engine reads."""
+        return [(topic, records) for topic, records in self.topics.records.items() if topic in self.positions]
+
     def settled(self) -> bool:
         self.offer_all()
         if self.engine.failure.done():
             self.engine.failure.result()
         seen = self.engine.progress()
-        ends = {(t, PARTITION): len(r) for t, r in self.topics.records.items()}
+        ends = {(t, PARTITION): len(r) for t, r in self._read()}
         reached = all(seen.positions.get(p, 0) >= end for p, end in ends.items())
         return reached and seen.documents_settled and seen.features_settled
 

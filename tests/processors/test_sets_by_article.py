@@ -11,14 +11,16 @@ from pathlib import Path
 from processors.features.declarations import FEATURE_SETS, FOLDER_VARIABLE, SETS_BY_ARTICLE
 from processors.lake_tables import LAKE_TABLES, STAGE_LOGS, outputs_of_invoices
 from processors.tables import TOPICS
-from tests.feature_set_example import write_example
+from tests.feature_set_example import write_example, write_example_without_months
 
 _REPOSITORY = Path(__file__).parents[2]
 _WITH_A_SET = ("tests/by_article", "tests/processors/test_cluster_laws.py")
 
 
 def test_laws_hold_with_a_set_by_article(tmp_path: Path) -> None:
-    environment = {"TRS_LAW_RUNS": "2"} | os.environ | {FOLDER_VARIABLE: str(write_example(tmp_path / "sets"))}
+    sets = write_example(tmp_path / "sets")
+    write_example_without_months(sets)
+    environment = {"TRS_LAW_RUNS": "2"} | os.environ | {FOLDER_VARIABLE: str(sets)}
     options = ("-n", "0", "-q", "-x", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'tests'}")
     tests = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *_WITH_A_SET],
