@@ -158,6 +158,10 @@ class Settings(BaseSettings):
         pattern=PATTERN,
         description="How often a worker compares TRS_DATABASE with the lake, as 90s, 15m or 1h. Default: never.",
     )
+    history_tiers: str = Field(
+        "90d:all,365d:day,*:month",
+        description="What `trs lake retain` keeps of the history of features, by age (docs/retention.md).",
+    )
     quality_checks: Path | None = Field(
         None, description="TOML file of further checks of the lake's data (docs/quality.md)."
     )

@@ -8,6 +8,7 @@ bucket 0 folds what is due in idle moments; `trs lake fold` folds all that waits
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import pairwise
@@ -19,8 +20,9 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from connectors.delta_lake import FOLDED_LOG_ROWS_ID, DeltaLake
-from connectors.lake import WRITER, KnownIds, wrapped_errors
+from connectors.lake import COMMIT_RETRIES, WRITER, KnownIds, wrapped_errors
 from connectors.object_files import active_files, read_error
+from processors.errors import RetryableError
 from processors.fold import (
     REACH,
     TAIL,
@@ -231,6 +233,31 @@ class _Folding:
         except CommitFailedError:
             return False
         return True
+
+
+def forget_log_rows(lake: DeltaLake, keyed: KeyedTable, rows: int) -> None:
+    """Tells the folded table that so many rows up to its marks leave the log, by a commit without rows.
+
+    Without it a fold would seem to be due that many rows later. Raises RetryableError where folds are always first.
+    """
+    for _ in range(COMMIT_RETRIES):
+        handle = lake.store.open(keyed.folded)
+        stand = KnownIds().read(handle, [_APP_ID, FOLDED_LOG_ROWS_ID])
+        if FOLDED_LOG_ROWS_ID not in stand:
+            return
+        ids = {
+            _APP_ID: stand.get(_APP_ID, 0) + 1,
+            FOLDED_LOG_ROWS_ID: max(0, stand[FOLDED_LOG_ROWS_ID] - rows),
+        }
+        properties = CommitProperties(
+            custom_metadata={"trs_ids": json.dumps(ids)},
+            app_transactions=[Transaction(i, v) for i, v in ids.items()],
+        )
+        with suppress(CommitFailedError):
+            empty = LAKE_TABLES[keyed.folded].schema.empty_table()
+            write_deltalake(handle, empty, mode="append", commit_properties=properties, writer_properties=WRITER)
+            return
+    raise RetryableError(f"{keyed.folded}: folds are always first, try again")
 
 
 class _Stream:

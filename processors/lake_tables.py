@@ -299,6 +299,27 @@ RECONCILIATION = LakeTable(
 )
 
 
+HISTORY_RETENTION = LakeTable(
+    "history_retention",
+    "How finely the history of features is kept, one row per stretch of time, table and run of `trs lake retain`.",
+    pa.schema(
+        [
+            _field("run_id", pa.string(), "The run."),
+            _field("at", TIMESTAMP, "When it began."),
+            _field("table_name", pa.string(), "The table of changes."),
+            _field("zone_begin", TIMESTAMP, "The stretch begins after this moment; null: it has no beginning."),
+            _field("zone_end", TIMESTAMP, "It ends with this moment."),
+            _field(
+                "step", pa.string(), "What is kept of it: the ends of each 'day', 'week', 'month', 'year', or 'none'."
+            ),
+            _field("rows_before", pa.int64(), "Rows of the stretch as the run found them."),
+            _field("rows_kept", pa.int64(), "Rows that it keeps."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+
 def changes_name(feature_set: FeatureSet) -> str:
     """`invoice_features` is kept in `invoice_features_changes`."""
     return f"{feature_set.name}_changes"
@@ -389,6 +410,7 @@ APPEND_ONLY: tuple[LakeTable, ...] = (
     CONTROL_LOG,
     QUALITY_RESULTS,
     RECONCILIATION,
+    HISTORY_RETENTION,
     *(feature_changes(f) for f in FEATURE_SETS),
 )
 

@@ -27,6 +27,7 @@ _GROUPS = (
     "reconcile",
     "upkeep",
     "quality",
+    "retention",
     "dead_letters",
     "demo",
 )
