@@ -30,8 +30,8 @@ _TAIL_BYTES = 64 * 1024
 """Fetched at the first look at a file: nearly always its whole Parquet footer, which DuckDB reads several times."""
 _TAILS_KEPT = 512
 ActiveFile = Mapping[str, Any]
-"""`path`, `size_bytes`, `num_records`, and `partition.NAME` per partition column."""
-_FILE_FACTS = ("path", "size_bytes", "num_records")
+"""`path`, `size_bytes`, `num_records`, `modification_time` (ms since 1970), `partition.NAME` per partition column."""
+_FILE_FACTS = ("path", "size_bytes", "num_records", "modification_time")
 _CANNOT_READ = "the object store does not give"
 _LONGEST_REASON = 200
 
