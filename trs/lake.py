@@ -31,6 +31,7 @@ from app.settings import load_settings
 from processors.features.as_of import Axis, parse_time
 from processors.features.compare import ColumnChange, Comparison
 from processors.features.declarations import FeatureSet
+from processors.features.drift import drift as _drift
 from processors.features.labels import LABEL_TIME, check_names, label_points
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "delta",
     "delta_versions",
     "describe",
+    "drift",
     "history_of",
     "sql",
     "training_set",
@@ -182,6 +184,23 @@ def describe() -> Description:
     """
     with LakeSession(load_settings()) as session:
         return description.describe(session)
+
+
+def drift(before: Any, after: Any, columns: Sequence[str] | None = None, *, bins: int = 10, to: Kind = "arrow") -> Any:
+    """How far the values of features moved from one frame to another: the population stability index per column.
+
+    `before`, `after`: answers of `as_of`, whole or filtered, in any kind of frame. `columns`: by default every number
+    that both have and that is not an identifier. The answer has a row per column, the greatest index first: `column`,
+    `psi` (below 0.1 is usually called stable, above 0.25 a shift; NaN where a frame has no rows), and of both frames
+    the mean and the share of nulls. `bins`: at most so many, of equal numbers of the earlier values.
+
+    >>> moved = lake.drift(lake.as_of("2024-05-02"), lake.as_of("2024-06-01"), ["inv_total"])
+    >>> moved.select(["column", "mean_before", "mean_after"]).to_pylist()
+    [{'column': 'inv_total', 'mean_before': 10.0, 'mean_after': 7.833333333333333}]
+    """
+    check_kind(to)
+    moved = _drift(to_arrow(before, "before"), to_arrow(after, "after"), columns=columns, bins=bins)
+    return from_arrow(moved, to)
 
 
 def history_of(
