@@ -26,6 +26,7 @@ _GROUPS = (
     "lake",
     "reconcile",
     "upkeep",
+    "maintain",
     "dead_letters",
     "demo",
 )

@@ -10,9 +10,12 @@ if TYPE_CHECKING:
     from app.verify import Verification
 
 
+lake = typer.Typer(help="Upkeep of the lake's tables.", epilog="Example: trs lake fold", no_args_is_help=True)
+"""The group; other modules add commands to it."""
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    lake = typer.Typer(help="Upkeep of the lake's tables.", epilog="Example: trs lake fold", no_args_is_help=True)
     app.add_typer(lake, name="lake")
 
     @lake.callback()
