@@ -153,6 +153,20 @@ class Settings(BaseSettings):
     fold_max_age_s: float = Field(
         86_400.0, gt=0, description="Seconds after which the worker folds a log that has any new row."
     )
+    time_travel_days: int = Field(
+        7, ge=1, le=3650, description="Days for which a version of a table can be read that is not the newest any more."
+    )
+    upkeep_every: str = Field(
+        "5m",
+        pattern=PATTERN,
+        description="How often a worker looks what upkeep is due (fold, compact, …), as 5m or 1h.",
+    )
+    upkeep_budget_percent: float = Field(
+        10.0, ge=0, le=100, description="Share of the time that a worker's upkeep may take; 0: workers do none."
+    )
+    upkeep_budget_mb: int = Field(
+        2000, ge=1, description="MB of files that one round of upkeep rewrites at most, folds left out."
+    )
     reconcile_every: str | None = Field(
         None,
         pattern=PATTERN,

@@ -1,8 +1,8 @@
 """Folding on Delta: log and folded table are read at one version each, partitions are overwritten by compare-and-set.
 
 Each partition is a commit of its own, streamed from DuckDB into its files. Two folds of a table at once cannot both go
-on: each commit carries the application id `fold` through the handle that it read from (R8). The worker that owns
-bucket 0 folds what is due in idle moments; `trs lake fold` folds all that waits.
+on: each commit carries the application id `fold` through the handle that it read from (R8). `trs lake maintain` folds
+what is due, as the worker that owns bucket 0 has it do; `trs lake fold` folds all that waits.
 """
 
 import json
@@ -20,7 +20,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from connectors.delta_lake import FOLDED_LOG_ROWS_ID, DeltaLake
-from connectors.lake import COMMIT_RETRIES, WRITER, KnownIds, wrapped_errors
+from connectors.lake import COMMIT_RETRIES, WITHOUT_CLEANUP, WRITER, KnownIds, wrapped_errors
 from connectors.object_files import active_files, read_error
 from processors.errors import RetryableError
 from processors.fold import (
@@ -101,6 +101,14 @@ def fold(
                 con.execute(f"DROP TABLE IF EXISTS {name}")
 
 
+def rows_due(
+    lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, partitions: int, policy: FoldPolicy
+) -> int | None:
+    """How many rows wait for a fold that is due, as Delta's log counts them; None: none is due."""
+    with wrapped_errors(f"fold of {keyed.folded}"):
+        return _Folding(lake, con, keyed, partitions).rows_due(policy)
+
+
 class _Folding:
     """One fold of one table: handles at the versions that it reads, and how far the buckets go."""
 
@@ -119,9 +127,18 @@ class _Folding:
         stand = KnownIds().read(self._folded, at)
         self._folded_at_s = {home: stand.get(app_id, made_s) for app_id, home in at.items()}
 
+    def _ages_s(self) -> dict[int, float]:
+        """Seconds since each partition was folded."""
+        return {home: self._now.timestamp() - at_s for home, at_s in self._folded_at_s.items()}
+
+    def rows_due(self, policy: FoldPolicy) -> int | None:
+        """Rows that wait, if the table is due."""
+        folded, oldest_s = sum(self._rows_per_home().values()), max(self._ages_s().values())
+        return self._waiting if policy.table_is_due(waiting=self._waiting, folded=folded, age_s=oldest_s) else None
+
     def run(self, policy: FoldPolicy, gate: Gate) -> Folded | None:
         """Folds the buckets that are due, one commit each, if the gate has nothing against it."""
-        ages_s = {home: self._now.timestamp() - at_s for home, at_s in self._folded_at_s.items()}
+        ages_s = self._ages_s()
         oldest_s = max(ages_s.values())
         rows = self._rows_per_home()
         found = self._waiting
@@ -228,7 +245,12 @@ class _Folding:
         )
         try:
             write_deltalake(
-                self._folded, rows, **{"mode": "append", **how}, commit_properties=properties, writer_properties=WRITER
+                self._folded,
+                rows,
+                **{"mode": "append", **how},
+                commit_properties=properties,
+                writer_properties=WRITER,
+                post_commithook_properties=WITHOUT_CLEANUP,
             )
         except CommitFailedError:
             return False
@@ -255,7 +277,14 @@ def forget_log_rows(lake: DeltaLake, keyed: KeyedTable, rows: int) -> None:
         )
         with suppress(CommitFailedError):
             empty = LAKE_TABLES[keyed.folded].schema.empty_table()
-            write_deltalake(handle, empty, mode="append", commit_properties=properties, writer_properties=WRITER)
+            write_deltalake(
+                handle,
+                empty,
+                mode="append",
+                commit_properties=properties,
+                writer_properties=WRITER,
+                post_commithook_properties=WITHOUT_CLEANUP,
+            )
             return
     raise RetryableError(f"{keyed.folded}: folds are always first, try again")
 

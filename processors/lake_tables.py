@@ -320,6 +320,27 @@ HISTORY_RETENTION = LakeTable(
 )
 
 
+UPKEEP = LakeTable(
+    "upkeep",
+    "What upkeep did to the tables, and what failed; no worker's rows depend on it.",
+    pa.schema(
+        [
+            _field("action", pa.string(), "'fold', 'compact', 'checkpoint', 'retention' or 'vacuum'."),
+            _field("table_name", pa.string(), "The table."),
+            _field("began_at", TIMESTAMP, "When it began."),
+            _field("seconds", pa.float64(), "How long it took."),
+            _field("files_before", pa.int64(), "Files rewritten or deleted; null where none are."),
+            _field("files_after", pa.int64(), "Files that took their place."),
+            _field("bytes_before", pa.int64(), "Size of the former; of vacuum null."),
+            _field("bytes_after", pa.int64(), "Size of the latter."),
+            _field("failure", pa.string(), "Why it failed; null if it did not."),
+            _field("writer", pa.string(), "The process that did it."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+
 def changes_name(feature_set: FeatureSet) -> str:
     """`invoice_features` is kept in `invoice_features_changes`."""
     return f"{feature_set.name}_changes"
@@ -411,6 +432,7 @@ APPEND_ONLY: tuple[LakeTable, ...] = (
     QUALITY_RESULTS,
     RECONCILIATION,
     HISTORY_RETENTION,
+    UPKEEP,
     *(feature_changes(f) for f in FEATURE_SETS),
 )
 

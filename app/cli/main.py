@@ -28,6 +28,7 @@ _GROUPS = (
     "upkeep",
     "quality",
     "retention",
+    "maintain",
     "dead_letters",
     "demo",
 )
