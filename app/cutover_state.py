@@ -37,9 +37,18 @@ class CutoverState:
     steps: dict[str, StepRecord] = field(default_factory=dict)
     finished_at: str | None = None
 
+    def choose(self, method: str) -> None:
+        """The rows are brought so from here on. What was sent in another way does not count."""
+        if self.method != method:
+            self.method = method
+            self._forget_steps()
+
     def forget_rows(self) -> None:
         """The rows are to be sent again, with all that follows."""
         self.method = self.rows_after_run = self.generation = self.finished_at = None
+        self._forget_steps()
+
+    def _forget_steps(self) -> None:
         for step in ("rows", "lag", "reconcile"):
             self.steps.pop(step, None)
 

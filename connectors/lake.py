@@ -17,7 +17,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction, WriterProperties, write_deltalake
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    PostCommitHookProperties,
+    Schema,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from connectors.delta_log import is_table, last_commits
@@ -37,6 +45,9 @@ COMMIT_RETRIES = 30
 WRITER = WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=122_880)
 """How files are written: at this level in the time of Snappy and half the size. A row group is held in memory until it
 is complete; its size is DuckDB's own, which reads them side by side."""
+WITHOUT_CLEANUP = PostCommitHookProperties(cleanup_expired_logs=False)
+"""For commits on the path of epochs, and of upkeep: to clean up, delta-rs lists the whole log, at every checkpoint.
+Upkeep does it once a day (connectors/table_upkeep.py)."""
 _ORNAMENTS = re.compile("\x1b\\[[0-9;]*m|↳")
 """Colours and arrows with which delta-rs prints the causes of an error, each on a line of its own."""
 _LONGEST_MESSAGE = 300
@@ -289,7 +300,12 @@ class FencedTable:
         while True:
             try:
                 write_deltalake(
-                    self._handle, table, mode="append", commit_properties=properties, writer_properties=WRITER
+                    self._handle,
+                    table,
+                    mode="append",
+                    commit_properties=properties,
+                    writer_properties=WRITER,
+                    post_commithook_properties=WITHOUT_CLEANUP,
                 )
                 break
             except (DeltaError, OSError) as error:
@@ -304,6 +320,8 @@ class FencedTable:
         text = str(error)
         if "Concurrent transaction failed" in text:
             raise FencedError(f"{self.name}: another worker committed one of our ids since our last commit") from error
+        if "Metadata changed since last commit" in text and self._take_over_metadata():
+            return "again"
         if isinstance(error, CommitFailedError) and f"transaction: {COMMIT_RETRIES}" in text:
             return "again"
         wrapped = wrap_error(error, f"commit to {self.name}")
@@ -317,6 +335,23 @@ class FencedTable:
             raise StateUnknownError(f"commit to {self.name} did not arrive: {wrapped.message}") from error
         self._handle = self._store.open(self.name, found)
         return "done"
+
+    def _take_over_metadata(self) -> bool:
+        """Opens a handle that knows the table's new properties, if all our ids still stand there (R8); else raises.
+
+        False: the columns changed too, which is not for this program to write. What anybody commits after the look is
+        refused as before, for the handle stays where it looked.
+        """
+        known, handle = KnownIds(), self._store.open(self.name)
+        if self._handle is None or handle.schema() != self._handle.schema():
+            return False
+        if not self._ids:
+            raise MovedError(f"{self.name}: its properties changed while we opened our buckets")
+        stand = known.read(handle, self._ids)
+        if stand != self._ids:
+            raise FencedError(f"{self.name}: another worker committed one of our ids since our last commit")
+        self._handle, self._known = handle, known
+        return True
 
     def _find_own(self, commit_id: str) -> int | None:
         commit = self._store.find_commit(self.name, lambda c: c.get("commit_id") == commit_id)

@@ -378,7 +378,7 @@ KEYED_TABLES: tuple[KeyedTable, ...] = (
     *(feature_keyed(f) for f in FEATURE_SETS),
 )
 
-_APPEND_ONLY = (
+APPEND_ONLY: tuple[LakeTable, ...] = (
     SKU_LOG,
     INVOICE_LOG,
     ACCOUNT_LOG,
@@ -416,7 +416,7 @@ def folded_table(keyed: KeyedTable, log: LakeTable) -> LakeTable:
 FEATURE_CHANGES: tuple[str, ...] = tuple(changes_name(f) for f in FEATURE_SETS)
 """Names of the tables of feature changes, each an output of account_log."""
 
-LAKE_TABLES: dict[str, LakeTable] = {t.name: t for t in (*_APPEND_ONLY, *_REPLACED)}
+LAKE_TABLES: dict[str, LakeTable] = {t.name: t for t in (*APPEND_ONLY, *_REPLACED)}
 LAKE_TABLES |= {k.folded: folded_table(k, LAKE_TABLES[k.log]) for k in KEYED_TABLES}
 
 PERSONAL_TABLES: frozenset[str] = frozenset(t.name for t in LAKE_TABLES.values() if t.personal)

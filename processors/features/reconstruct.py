@@ -83,20 +83,33 @@ def reconstruct(
 
     `accounts` and `documents` name tables of today's rows (processors/features/declarations.py). `months` ascend
     without a gap; the first is computed over everything dated before its end, each later one over the accounts with a
-    date in the month, because a feature looks at nothing of other accounts. `progress` gets the number of months done.
+    date in the month, because a feature looks at nothing of other accounts; most months since a mistyped date have
+    none. `progress` gets the number of months done.
     Until the end, temporary views `accounts` and `documents` hide whatever else has these names on the connection.
     """
     for feature_set in feature_sets:
         columns = ", ".join(f"{c.name} {c.sql_type}" for c in feature_set.columns)
         con.execute(f"CREATE TEMP TABLE {_held(feature_set)} ({columns})")
         con.execute(f"CREATE TEMP TABLE {result_name(feature_set)} ({columns}, valid_from DATE)")
+    dated = _dated_months(con, accounts=accounts, documents=documents)
     for done, month in enumerate(months, start=1):
-        _restrict(con, month, accounts=accounts, documents=documents, everything=done == 1)
-        for feature_set in feature_sets:
-            _add_month(con, feature_set, month)
+        if done == 1 or month in dated:
+            _restrict(con, month, accounts=accounts, documents=documents, everything=done == 1)
+            for feature_set in feature_sets:
+                _add_month(con, feature_set, month)
         progress(done)
     con.execute("DROP VIEW IF EXISTS temp.documents")
     con.execute("DROP VIEW IF EXISTS temp.accounts")
+
+
+def _dated_months(con: duckdb.DuckDBPyConnection, *, accounts: str, documents: str) -> set[Month]:
+    """The months in which something is dated."""
+    days = " UNION ALL ".join(
+        f"SELECT {column} AS day FROM {relation}"
+        for relation, column in ((documents, "date_issued"), (documents, "payment_dates"), (accounts, "joining_date"))
+    )
+    rows = con.sql(f"SELECT DISTINCT year(day), month(day) FROM ({days}) WHERE day IS NOT NULL").fetchall()
+    return {Month(*row) for row in rows}
 
 
 def _held(feature_set: FeatureSet) -> str:
