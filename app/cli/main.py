@@ -27,6 +27,7 @@ _GROUPS = (
     "reconcile",
     "upkeep",
     "quality",
+    "catalogue",
     "dead_letters",
     "demo",
 )
