@@ -1,10 +1,14 @@
 """The lake's entries in Glue: what `trs lake register` does, and from what `trs lake ddl` writes its statements."""
 
+import difflib
+from collections.abc import Sequence
+
 from app.settings import Settings
 from app.wiring import lake_location
 from connectors.glue import Catalogue, GlueDatabase, Registration
 from connectors.lake import LakeStore
-from processors.entries.entry import lake_entries
+from processors.entries.ddl import DdlEngine, ddl
+from processors.entries.entry import declared_schemas, lake_entries, with_all_read
 from processors.errors import UnavailableError, UsageError
 
 
@@ -39,3 +43,20 @@ def register_lake(settings: Settings, *, create_database: bool = False, dry_run:
     entries = lake_entries(store.schemas())
     catalogue = Catalogue(glue_database(settings))
     return catalogue.register(uri, entries, create_database=create_database, dry_run=dry_run)
+
+
+def lake_ddl(settings: Settings, *, engine: DdlEngine, names: Sequence[str] = (), catalog: str) -> list[str]:
+    """Statements that make the entries by hand, those of the named ones and of what they read where names are given.
+
+    Of the declared tables and views: nothing is asked of S3 or Glue. Raises UsageError.
+    """
+    entries = lake_entries(declared_schemas())
+    known = [entry.name for entry in entries]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "`trs sql` alone lists tables and views"
+            raise UsageError(f"the lake has no table or view `{name}`", hint=hint)
+    wanted = with_all_read(entries, tuple(names)) if names else entries
+    location, database = shared_location(settings), settings.glue_database
+    return list(ddl(wanted, engine=engine, lake_uri=location, database=database, catalog=catalog))

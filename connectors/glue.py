@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from processors.entries.ddl import CATALOG
 from processors.entries.entry import Column, Entry
 from processors.entries.types import hive_type, trino_type
 from processors.errors import AccessDeniedError, RetryableError, TrsError, UnavailableError, UsageError
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 MARK = "trs_lake"
 PERSONAL = "trs_personal_data"
 """Parameter of tables that hold personal data, `true`; all others have `false`."""
-CATALOG = "awsdatacatalog"
-"""Athena's name for its own catalogue; views say in which catalogue their names are looked up."""
+DOC = "trs_doc"
+"""Parameter of views: what the view holds."""
 _ATTEMPTS = 5
 _LONGEST_COLUMN_COMMENT = 255
 _LONGEST_DESCRIPTION = 2048
@@ -175,19 +176,20 @@ def table_input(entry: Entry, lake_uri: str, database: str) -> dict[str, Any]:
     """The entry as Glue takes it."""
     said: dict[str, Any] = {
         "Name": entry.name,
-        "Description": entry.doc[:_LONGEST_DESCRIPTION],
         "Parameters": {MARK: lake_uri},
         "PartitionKeys": [],
     }
     columns = [_glue_column(column) for column in entry.columns]
     if entry.query is not None:
+        # Trino takes an entry for a view by this comment, and a description for a comment: so it has none.
         said["TableType"] = "VIRTUAL_VIEW"
-        said["Parameters"] |= {"presto_view": "true", "comment": "Presto View"}
+        said["Parameters"] |= {"presto_view": "true", "comment": "Presto View", DOC: entry.doc}
         said["ViewOriginalText"] = f"/* Presto View: {_view_text(entry, database)} */"
         said["ViewExpandedText"] = "/* Presto View */"
         said["StorageDescriptor"] = {"Columns": columns, "Location": "", "SerdeInfo": {"Parameters": {}}}
         return said
     location = f"{lake_uri}/{entry.name}"
+    said["Description"] = entry.doc[:_LONGEST_DESCRIPTION]
     said["TableType"] = "EXTERNAL_TABLE"
     said["Parameters"] |= {
         "EXTERNAL": "TRUE",
@@ -234,7 +236,7 @@ def _said(table: Mapping[str, Any]) -> dict[str, Any]:
     """What of an entry we say; parameters of others are left aside."""
     stored = table.get("StorageDescriptor", {})
     serde = stored.get("SerdeInfo", {})
-    ours = (MARK, PERSONAL, "EXTERNAL", "table_type", "spark.sql.sources.provider", "comment", "presto_view")
+    ours = (MARK, PERSONAL, DOC, "EXTERNAL", "table_type", "spark.sql.sources.provider", "comment", "presto_view")
     return {
         "parameters": {key: table.get("Parameters", {}).get(key) for key in ours},
         "columns": [(c["Name"], c.get("Type"), c.get("Comment") or "") for c in stored.get("Columns", ())],

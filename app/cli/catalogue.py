@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -41,3 +41,23 @@ def register_lake(
     counts = ", ".join(f"{len(names)} {what}" for what, names in outcome.items())
     would = "would be " if dry_run else ""
     typer.echo(f"{settings.glue_database}: {would}{counts}")
+
+
+@lake.command(epilog="Example: trs lake ddl --engine athena --view invoices")
+def ddl(
+    engine: Annotated[Literal["athena", "trino"], typer.Option(help="Whose statements.")],
+    view: Annotated[
+        list[str] | None, typer.Option(help="Only this view or table, with all that it reads. May be repeated.")
+    ] = None,
+    catalog: Annotated[str, typer.Option(help="What Trino calls its catalogue.")] = "awsdatacatalog",
+) -> None:
+    """Print the statements that register tables and views by hand; needs no access to AWS.
+
+    They name the database of TRS_GLUE_DATABASE and the location of TRS_LAKE. Trino's need
+    `delta.register-table-procedure.enabled=true` in the catalogue. What they made, `trs lake register` does not touch.
+    """
+    from app.register import lake_ddl
+    from app.settings import load_settings
+
+    for statement in lake_ddl(load_settings(), engine=engine, names=view or (), catalog=catalog):
+        typer.echo(f"{statement};\n")
