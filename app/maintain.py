@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import duckdb
+import pyarrow as pa
 
 from app.quality import FoldGate
 from app.settings import Settings
@@ -26,7 +27,8 @@ from connectors.delta_lake import DeltaLake
 from connectors.fold import fold, rows_due
 from connectors.lake import LakeStore
 from connectors.object_files import read_error
-from connectors.table_upkeep import TableUpkeep, append_upkeep
+from connectors.results import append_results
+from connectors.table_upkeep import TableUpkeep
 from processors.compaction import CompactionPolicy, FileGroup, compacted_tables, file_groups
 from processors.errors import QualityError, RetryableError, TrsError, UnavailableError
 from processors.keyed_table import KeyedTable
@@ -71,6 +73,11 @@ class Round:
     done: list[Done] = field(default_factory=list)
     left: bool = False
     worst: TrsError | None = None
+
+    def rows(self, writer: str) -> pa.Table:
+        """What was done as rows of `upkeep`."""
+        more = {"writer": writer, "known_date": datetime.now(UTC).date()}
+        return pa.Table.from_pylist([asdict(done) | more for done in self.done], schema=UPKEEP.schema)
 
 
 Watcher = Callable[[str, int, int], None]
@@ -153,7 +160,7 @@ class _Maintenance:
             return
         writer = f"{socket.gethostname()}:{os.getpid()}"
         try:
-            append_upkeep(self._lake.store, [asdict(d) | {"writer": writer} for d in self._round.done])
+            append_results(self._lake.store, UPKEEP, self._round.rows(writer))
         except TrsError as error:
             self._round.worst = self._round.worst or error
 

@@ -133,6 +133,13 @@ class Settings(BaseSettings):
     )
     aws_secret_key: SecretStr | None = Field(None, description="Secret key for that server.")
 
+    glue_database: str = Field(
+        "trs", pattern=r"^[a-z0-9_]+$", description="Database of Glue in which `trs lake register` registers the lake."
+    )
+    glue_endpoint: str | None = Field(
+        None, description="Endpoint of a Glue server other than AWS. Default: TRS_AWS_ENDPOINT."
+    )
+
     price_at: Literal["creation", "current"] = Field(
         "creation", description="Which price a line is charged: of its creation, or today's."
     )

@@ -29,6 +29,7 @@ _GROUPS = (
     "quality",
     "retention",
     "maintain",
+    "catalogue",
     "dead_letters",
     "demo",
 )
