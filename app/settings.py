@@ -143,6 +143,10 @@ class Settings(BaseSettings):
     price_at: Literal["creation", "current"] = Field(
         "creation", description="Which price a line is charged: of its creation, or today's."
     )
+    feature_sets: Path | None = Field(
+        None,
+        description="Folder of further feature sets; in the environment of every process, not in `.env`.",
+    )
     epoch_interval_s: float = Field(10.0, gt=0, le=3600, description="Seconds between commits of a stage.")
     epoch_max_events: int = Field(400_000, ge=1, description="Events after which a commit starts early.")
     idle_epoch_s: float = Field(30.0, gt=0, description="Seconds after which an idle bucket commits an empty epoch.")
@@ -202,6 +206,13 @@ class Settings(BaseSettings):
     @classmethod
     def _reasons(cls, value: object) -> object:
         return parse_reasons(value) if isinstance(value, str) else value
+
+    @field_validator("feature_sets")
+    @classmethod
+    def _from_the_environment(cls, value: Path | None) -> Path | None:
+        if value is not None and not os.environ.get("TRS_FEATURE_SETS"):
+            raise ValueError("set it in the environment: sets are declared before `.env` is read")
+        return value
 
     @field_validator("lake")
     @classmethod

@@ -39,7 +39,14 @@ from processors.fold import (
     within_reach_sql,
 )
 from processors.keyed_table import KeyedTable
-from processors.lake_tables import ACCOUNTS_KEYED, FEATURE_CHANGES, INVOICES_KEYED, KEYED_TABLES, LAKE_TABLES
+from processors.lake_tables import (
+    KEYED_TABLES,
+    LAKE_TABLES,
+    STAGE_LOGS,
+    changes_of_stage,
+    outputs_of_invoices,
+    stage_of_log,
+)
 
 _APP_ID = "fold"
 _FOLDED_AT_ID = "folded_at_s"
@@ -308,20 +315,17 @@ class _Stream:
             raise
 
 
-_STAGE_OF = {"sku_log": "skus", "invoice_log": "invoices"}
-
-
 def _reach(lake: DeltaLake, keyed: KeyedTable, log: DeltaTable, partitions: int) -> dict[int, int]:
-    stage = _STAGE_OF.get(keyed.log, "accounts")
-    fence = {f"epoch:{stage}:{b}": b for b in range(partitions)}
-    epochs = _per_bucket(log, fence)
-    if keyed is INVOICES_KEYED:
-        return reach(epochs, _per_bucket(log, {f"documents:{b}": b for b in range(partitions)}))
-    if keyed is ACCOUNTS_KEYED:
-        cursors = {f"cursor:{b}": b for b in range(partitions)}
-        outputs = [_per_bucket(lake.store.open(name), cursors) for name in FEATURE_CHANGES]
-        return reach(epochs, {b: min(o[b] for o in outputs) for b in range(partitions)})
-    return reach(epochs, None)
+    stage = stage_of_log(keyed.log)
+    buckets = range(partitions)
+    epochs = _per_bucket(log, {f"epoch:{stage}:{b}": b for b in buckets})
+    outputs = []
+    if keyed is STAGE_LOGS["invoices"]:
+        outputs = [_per_bucket(log, {f"{output}:{b}": b for b in buckets}) for output in outputs_of_invoices()]
+    elif keyed is STAGE_LOGS.get(stage):
+        cursors = {f"cursor:{b}": b for b in buckets}
+        outputs = [_per_bucket(lake.store.open(name), cursors) for name in changes_of_stage(stage)]
+    return reach(epochs, {b: min(o[b] for o in outputs) for b in buckets} if outputs else None)
 
 
 def _per_bucket(table: DeltaTable, ids: Mapping[str, int]) -> dict[int, int]:
