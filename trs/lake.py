@@ -30,6 +30,7 @@ from app.lake_session import LakeSession, named_feature_set
 from app.settings import load_settings
 from processors.features.as_of import Axis, parse_time
 from processors.features.compare import ColumnChange, Comparison
+from processors.features.declarations import FeatureSet
 from processors.features.drift import drift as _drift
 from processors.features.labels import LABEL_TIME, check_names, label_points
 
@@ -62,7 +63,7 @@ def as_of(
     features = named_feature_set(feature_set)
     check_kind(to)
     with LakeSession(load_settings()) as session:
-        (moment,) = _times(session, time)
+        (moment,) = _times(session, features, axis, time)
         return from_arrow(session.run(session.as_of(features, moment, axis)), to)
 
 
@@ -79,7 +80,7 @@ def compare(
     """
     features = named_feature_set(feature_set)
     with LakeSession(load_settings()) as session:
-        before, after = _times(session, time1, time2)
+        before, after = _times(session, features, axis, time1, time2)
         return session.compare(features, before, after, axis)
 
 
@@ -125,7 +126,7 @@ def training_set(
     points = label_points(table, features, entity=entity, time=time)
     check_kind(to or kind_of(labels))
     with LakeSession(load_settings()) as session:
-        _warn_of_labels(session, points)
+        _warn_of_labels(session, features, points)
         found = session.training(features, points, axis)
     if prefix:
         found = found.rename_columns([prefix + name for name in found.column_names])
@@ -241,10 +242,9 @@ def sql(query: str, *, with_personal_data: bool = False, to: Kind = "arrow") -> 
         return from_arrow(session.run(session.prepare_query(query, with_personal_data=with_personal_data)), to)
 
 
-def _times(session: LakeSession, *times: str | datetime) -> list[datetime]:
+def _times(session: LakeSession, features: FeatureSet, axis: Axis, *times: str | datetime) -> list[datetime]:
     parsed = [_time(session, time) for time in times]
-    warning = session.freshness().warning(max(parsed))
-    if warning is not None:
+    for warning in session.warnings(features, parsed, axis):
         warnings.warn(warning, stacklevel=3)
     return parsed
 
@@ -255,7 +255,7 @@ def _time(session: LakeSession, time: str | datetime) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _warn_of_labels(session: LakeSession, points: pa.Table) -> None:
+def _warn_of_labels(session: LakeSession, features: FeatureSet, points: pa.Table) -> None:
     if points.num_rows == 0:
         return
     times, fresh = points[LABEL_TIME], session.freshness()
@@ -264,3 +264,11 @@ def _warn_of_labels(session: LakeSession, points: pa.Table) -> None:
         past = 0 if fresh.watermark is None else pc.sum(pc.greater(times, fresh.watermark)).as_py()
         count = f"; {past} of {points.num_rows} labels lie past it" if past else ""
         warnings.warn(warning + count, stacklevel=3)
+    thinned = [zone.end for zone in session.thinned(features) if zone.end is not None]
+    early = pc.sum(pc.less_equal(times, max(thinned))).as_py() if thinned else 0
+    if early:
+        warnings.warn(
+            f"{early} of {points.num_rows} labels lie at or before {max(thinned):%Y-%m-%dT%H:%M:%SZ}, where the history"
+            " is kept for some moments only: versions that were replaced soon after are missing",
+            stacklevel=3,
+        )

@@ -59,7 +59,7 @@ def drift(before: pa.Table, after: pa.Table, *, columns: Sequence[str] | None = 
         raise UsageError(f"bins={bins}: at least 2")
     numbers = [f.name for f in before.schema if _is_number(f) and f.name in after.schema.names]
     numbers = [name for name in numbers if _is_number(after.schema.field(name))]
-    ids = {name for f in FEATURE_SETS for name in (*f.entity_key, f.account_column)}
+    ids = {name for f in FEATURE_SETS for name in (*f.entity_key, f.owner_column)}
     wanted = [name for name in numbers if name not in ids] if columns is None else columns
     for name in wanted:
         if name not in numbers:
