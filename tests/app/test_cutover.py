@@ -15,11 +15,11 @@ from pydantic import SecretStr
 from app.bootstrap import open_control_log
 from app.connector import plan_connector
 from app.cutover import STEPS, Options, run_cutover, state_file
-from app.cutover_state import CutoverState
+from app.cutover_state import CutoverState, StateFile, StepRecord, now
 from app.settings import Settings
 from batch_bootstrap.diff import Watcher
 from connectors.mysql import DatabaseUrl, connect, ddl, execute
-from processors.errors import ConnectError, SourceError, UsageError
+from processors.errors import ConnectError, RetryableError, SourceError, UsageError
 from processors.tables import TABLES
 from tests.small_connect import Kept, SmallConnect
 
@@ -219,3 +219,31 @@ def test_snapshot_that_somebody_began_before_the_connector_is_not_counted(shop: 
     control.close_run(run, {"rows": {}})
     state = cut_over(shop)
     assert (state.finished_at is not None, kinds(shop)) == (True, ["snapshot", "diff"])
+
+
+# Its own notes
+
+
+@pytest.mark.parametrize("text", ['{"connector": "c", "steps": {}, "of_tomorrow": 1}', '{"conn', "[]", '{"steps": {}}'])
+def test_state_of_another_version_does_not_count_and_is_told(tmp_path: Path, text: str) -> None:
+    file = StateFile(tmp_path, "c")
+    file.path.write_text(text)
+    told: list[str] = []
+    assert file.load(told.append) is None
+    assert told == [f"{file.path} is not of this version: it does not count"]
+
+
+def test_state_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
+    state = CutoverState("c", "mysql", "diff", now(), 3, 7, "g", {"rows": StepRecord(now(), 1.5, {"run": 8})})
+    file = StateFile(tmp_path / "new", "c")
+    assert file.load() is None
+    file.save(state)
+    assert file.load() == state
+
+
+def test_second_cut_over_on_a_machine_is_refused_while_one_runs(tmp_path: Path) -> None:
+    file = StateFile(tmp_path, "c")
+    with file.alone(), pytest.raises(RetryableError, match=r"another cut-over runs.*--status"), file.alone():
+        pass
+    with file.alone():
+        pass
