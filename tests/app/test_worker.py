@@ -1,7 +1,6 @@
 """The worker's shell on a real broker: what is delivered, to whom, from where, and how it ends."""
 
 import json
-import os
 import signal
 import socket
 import sqlite3
@@ -502,25 +501,26 @@ def test_upkeep_that_fails_is_told_and_the_worker_goes_on_until_a_round_succeeds
 
 
 def test_worker_that_is_stopped_ends_a_round_of_upkeep_within_seconds(
-    settings: Settings, start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The round reads from a pipe that nobody writes to, and would wait for ever."""
-    lake = tmp_path / "lake"
-    monkeypatch.setenv("TRS_UPKEEP_EVERY", "1s")
-    monkeypatch.setenv("TRS_LAKE", str(lake))
-    LakeStore(LakeLocation(str(lake))).create()
-    os.mkfifo(lake / "sku_log" / "_delta_log" / f"{1:020}.json")
-    worker = start()
+    """The round waits for an object store that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("TRS_UPKEEP_EVERY", "1s")
+        monkeypatch.setenv("TRS_LAKE", "s3://bucket/lake")
+        monkeypatch.setenv("TRS_AWS_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for name in ("TRS_AWS_ACCESS_KEY", "TRS_AWS_SECRET_KEY"):
+            monkeypatch.setenv(name, "any")
+        worker = start()
 
-    def rounds() -> list[int]:
-        children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
-        return [int(pid) for pid in children if b"maintain" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        def rounds() -> list[int]:
+            children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+            return [int(pid) for pid in children if b"maintain" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
-    wait_until(lambda: bool(rounds()), timeout_s=60, what="a round has begun")
-    (running,), seen = rounds(), time.monotonic()
-    wait_until(lambda: time.monotonic() - seen > 5, timeout_s=10, what="a round that does not hang would have ended")
-    assert rounds() == [running]
-    began = time.monotonic()
-    assert worker.stop() == 0
-    assert time.monotonic() - began < 15
-    wait_until(lambda: not Path(f"/proc/{running}").exists(), timeout_s=5, what="the round has ended")
+        wait_until(lambda: bool(rounds()), timeout_s=60, what="a round has begun")
+        (running,), seen = rounds(), time.monotonic()
+        wait_until(lambda: time.monotonic() - seen > 5, timeout_s=10, what="one that did not wait would have ended")
+        assert rounds() == [running]
+        began = time.monotonic()
+        assert worker.stop() == 0
+        assert time.monotonic() - began < 15
+        wait_until(lambda: not Path(f"/proc/{running}").exists(), timeout_s=5, what="the round has ended")
