@@ -26,7 +26,15 @@ from processors.features.declarations import FEATURE_SETS, FeatureSet, feature_s
 from processors.features.labels import LABEL_TIME
 from processors.features.training import training_sql
 from processors.features.versions import entity_condition, entity_history_sql
-from processors.lake_tables import EPOCHS, LAKE_TABLES, PERSONAL_TABLES, changes_name, reconstructed_name
+from processors.lake_tables import (
+    EPOCHS,
+    HISTORY_RETENTION,
+    LAKE_TABLES,
+    PERSONAL_TABLES,
+    changes_name,
+    reconstructed_name,
+)
+from processors.retention import Zone, thinned_sql, thinned_warning
 from processors.views.catalog import VIEWS, create_views, documented_names
 from processors.watermark import watermark_sql
 
@@ -105,6 +113,19 @@ class LakeSession:
         self.create_views([EPOCHS.name])
         ((watermark,),) = self.con.sql(watermark_sql(EPOCHS.name)).fetchall()
         return Freshness(self.reader.uri, self.read_at, watermark)
+
+    def warnings(self, features: FeatureSet, times: Iterable[datetime], axis: Axis = "known") -> list[str]:
+        """What to tell a person who asks for these times: the lake is not complete yet, or not kept so finely."""
+        asked = list(times)
+        found = [self.freshness().warning(max(asked))]
+        thinned = self.thinned(features)
+        found += [thinned_warning(features, thinned, time, axis) for time in asked]
+        return [warning for warning in dict.fromkeys(found) if warning is not None]
+
+    def thinned(self, features: FeatureSet) -> list[Zone]:
+        """The stretches of the set's history that were thinned (docs/retention.md)."""
+        self.create_views([HISTORY_RETENTION.name])
+        return [Zone(*row) for row in self.con.sql(thinned_sql(features)).fetchall()]
 
     def as_of(self, features: FeatureSet, time: datetime | None, axis: Axis = "known") -> str:
         """SQL of the set's rows as of `time` (None: the latest), by key, to run on `con`."""

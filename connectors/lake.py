@@ -54,11 +54,20 @@ _LONGEST_MESSAGE = 300
 _CONTROL_APP = "control"
 _HISTORY_DEPTH = 500
 _FOLLOWED = 50
-_TABLE_PROPERTIES = {
-    "delta.checkpointInterval": "10",
-    "delta.logRetentionDuration": "interval 30 days",
-    "delta.deletedFileRetentionDuration": "interval 7 days",
-}
+TIME_TRAVEL_DAYS = 7
+REOPEN_AFTER_S = 3600.0
+"""A writer's handle that was not used for so long is opened anew, before the log is cleaned up behind it."""
+
+
+def table_properties(time_travel_days: int) -> dict[str, str]:
+    """Delta's properties of every table: how long versions can be read that are not the newest any more."""
+    # Of other units than days, weeks and hours delta-rs takes no notice.
+    span = f"interval {time_travel_days} days"
+    return {
+        "delta.checkpointInterval": "10",
+        "delta.logRetentionDuration": span,
+        "delta.deletedFileRetentionDuration": span,
+    }
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,7 @@ class LakeStore:
                 partition_by=list(table.partition_by) or None,
                 name=table.name,
                 description=table.doc,
-                configuration=dict(_TABLE_PROPERTIES),
+                configuration=dict[str, str | None](table_properties(TIME_TRAVEL_DAYS)),
                 storage_options=self._options,
             )
         except (DeltaError, OSError) as error:
@@ -164,6 +173,17 @@ class LakeStore:
             except CommitFailedError:
                 time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - another worker was first, or writes
         raise RetryableError(f"table {table.name}: columns {', '.join(table.added)} could not be added: it is busy")
+
+    def schemas(self) -> dict[str, pa.Schema]:
+        """The columns of the declared tables that there are, as their logs have them."""
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            found = pool.map(self._schema, LAKE_TABLES)
+            return {name: schema for name, schema in zip(LAKE_TABLES, found, strict=True) if schema is not None}
+
+    def _schema(self, name: str) -> pa.Schema | None:
+        uri = self.location.table(name)
+        with wrapped_errors(f"table {name} at {uri}"):
+            return pa.schema(self.open(name).schema().to_arrow()) if is_table(uri, self._options) else None
 
     def replace(self, name: str, rows: pa.RecordBatchReader) -> None:
         """Puts these rows, streamed, in the place of all rows of a table by one commit; after an error it is as before.
@@ -238,6 +258,7 @@ class FencedTable:
         self._looked = KnownIds()
         self._known = KnownIds()  # at the version of `_handle`
         self._ids: dict[str, int] = {}
+        self._committed_s = 0.0
 
     def stored(self, ids: tuple[str, ...]) -> dict[str, int]:
         """The values that a fresh look at the table shows for these ids; absent ids are left out."""
@@ -278,6 +299,8 @@ class FencedTable:
         """
         if self._handle is None:
             raise StateUnknownError(f"table {self.name} was not opened")
+        if time.monotonic() - self._committed_s >= REOPEN_AFTER_S:
+            self._reopen(self._store.open(self.name))
         stand = self._known.read(self._handle, self._ids)
         for app_id, last in self._ids.items():
             if stand.get(app_id) != last:
@@ -313,6 +336,7 @@ class FencedTable:
                     break
                 time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - jitter, not a secret
         self._ids = ids
+        self._committed_s = time.monotonic()
         return commit_id
 
     def _outcome(self, error: Exception, commit_id: str) -> str:
@@ -339,19 +363,26 @@ class FencedTable:
     def _take_over_metadata(self) -> bool:
         """Opens a handle that knows the table's new properties, if all our ids still stand there (R8); else raises.
 
-        False: the columns changed too, which is not for this program to write. What anybody commits after the look is
-        refused as before, for the handle stays where it looked.
+        False: the columns changed too, which is not for this program to write.
         """
-        known, handle = KnownIds(), self._store.open(self.name)
+        handle = self._store.open(self.name)
         if self._handle is None or handle.schema() != self._handle.schema():
             return False
         if not self._ids:
             raise MovedError(f"{self.name}: its properties changed while we opened our buckets")
-        stand = known.read(handle, self._ids)
-        if stand != self._ids:
+        self._reopen(handle)
+        return True
+
+    def _reopen(self, handle: DeltaTable) -> None:
+        """Goes on with a fresh handle, if all our ids still stand there. Raises FencedError.
+
+        That is as safe as the old one: an owner after us has moved an id of each bucket by its opening, and what is
+        committed after this look is refused by the handle.
+        """
+        known = KnownIds()
+        if known.read(handle, self._ids) != self._ids:
             raise FencedError(f"{self.name}: another worker committed one of our ids since our last commit")
         self._handle, self._known = handle, known
-        return True
 
     def _find_own(self, commit_id: str) -> int | None:
         commit = self._store.find_commit(self.name, lambda c: c.get("commit_id") == commit_id)

@@ -31,6 +31,7 @@ _SORTED_BY = (
     "entry",
     "known_from",
     "checked_at",
+    "began_at",
 )
 """Of tables that are no log of a keyed table, those columns that they have."""
 

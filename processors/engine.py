@@ -26,7 +26,7 @@ from processors.dead_letters import dead_from_producer
 from processors.decode import Decoder
 from processors.derived_codec import DerivedDecoder
 from processors.document_codec import DocumentDecoder
-from processors.errors import InvariantError, RetryableError, UnavailableError
+from processors.errors import InvariantError
 from processors.feature_stages import AccountStage, FeatureStage, ItemStage
 from processors.inbox import Chunk, Inbox
 from processors.lake_tables import changes_name
@@ -49,7 +49,7 @@ from processors.tables import (
 
 log = logging.getLogger(__name__)
 
-UPKEEP_S = 60.0
+COMPRESS_S = 60.0
 MUCH_LEFT = 10_000
 """Records behind an epoch that make it a part of a backlog, if they are a fifth of its own as well."""
 COMPRESS_ABOVE_PERCENT = 40
@@ -86,16 +86,11 @@ class StreamEngine:
         topic_ids: Mapping[str, str],
         writer: str,
         lines_sink: DocumentSink | None = None,
-        upkeep: Callable[[], None] | None = None,
     ) -> None:
-        """`lines_sink`: where charged lines go; with it there is a stage for feature sets by article.
-
-        `upkeep`: called once a minute in a thread of its own by the worker that owns bucket 0 (folding).
-        """
+        """`lines_sink`: where charged lines go; with it there is a stage for feature sets by article."""
         self.failure: Future[None] = Future()
         self._config = config
         self._lake = lake
-        self._upkeep = upkeep
         self._stopping = threading.Event()
         self._draining = False
         self._gate = threading.Condition()
@@ -200,8 +195,7 @@ class StreamEngine:
         self._thread("features", lambda: self._loop(self._of_features))
         for name, inbox in self._inboxes.items():
             self._thread(f"decode-{name}", inbox.run)
-        if self._upkeep is not None:
-            self._thread("upkeep", self._keep_up)
+        self._thread("compress", self._keep_small)
 
     def _thread(self, name: str, run: Callable[[], None]) -> None:
         def guarded() -> None:
@@ -332,14 +326,9 @@ class StreamEngine:
                         if place + 1 < len(stages):
                             stages[place + 1].poll_news()
 
-    def _keep_up(self) -> None:
-        while not self._stopping.wait(UPKEEP_S):
+    def _keep_small(self) -> None:
+        while not self._stopping.wait(COMPRESS_S):
             self._compress()
-            if self._upkeep is not None and self._accepting and 0 in self._invoices.buckets:
-                try:
-                    self._upkeep()
-                except (RetryableError, UnavailableError) as error:
-                    log.warning("upkeep waits for a better moment: %s", error)
 
     def _due(self, stage: Stage) -> bool:
         inbox = self._inboxes[stage.name]

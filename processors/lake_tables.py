@@ -328,6 +328,48 @@ RECONCILIATION = LakeTable(
 )
 
 
+HISTORY_RETENTION = LakeTable(
+    "history_retention",
+    "How finely the history of features is kept, one row per stretch of time, table and run of `trs lake retain`.",
+    pa.schema(
+        [
+            _field("run_id", pa.string(), "The run."),
+            _field("at", TIMESTAMP, "When it began."),
+            _field("table_name", pa.string(), "The table of changes."),
+            _field("zone_begin", TIMESTAMP, "The stretch begins after this moment; null: it has no beginning."),
+            _field("zone_end", TIMESTAMP, "It ends with this moment."),
+            _field(
+                "step", pa.string(), "What is kept of it: the ends of each 'day', 'week', 'month', 'year', or 'none'."
+            ),
+            _field("rows_before", pa.int64(), "Rows of the stretch as the run found them."),
+            _field("rows_kept", pa.int64(), "Rows that it keeps."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+
+UPKEEP = LakeTable(
+    "upkeep",
+    "What upkeep did to the tables, and what failed; no worker's rows depend on it.",
+    pa.schema(
+        [
+            _field("action", pa.string(), "'fold', 'compact', 'checkpoint', 'retention' or 'vacuum'."),
+            _field("table_name", pa.string(), "The table."),
+            _field("began_at", TIMESTAMP, "When it began."),
+            _field("seconds", pa.float64(), "How long it took."),
+            _field("files_before", pa.int64(), "Files rewritten or deleted; null where none are."),
+            _field("files_after", pa.int64(), "Files that took their place."),
+            _field("bytes_before", pa.int64(), "Size of the former; of vacuum null."),
+            _field("bytes_after", pa.int64(), "Size of the latter."),
+            _field("failure", pa.string(), "Why it failed; null if it did not."),
+            _field("writer", pa.string(), "The process that did it."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+
 def changes_name(feature_set: FeatureSet) -> str:
     """`invoice_features` is kept in `invoice_features_changes`."""
     return f"{feature_set.name}_changes"
@@ -349,9 +391,15 @@ def feature_changes(feature_set: FeatureSet) -> LakeTable:
                 _field("feature_version", pa.int32(), "Version of the feature set's SQL."),
                 _field("valid_from", TIMESTAMP, "Latest source commit among the inputs that changed the row."),
                 _field("known_from", TIMESTAMP, "When the lake knew; never decreases within a bucket."),
+                _field(
+                    "dated_on",
+                    pa.date32(),
+                    "The later of the invoice's issue and payment dates then; null for deletions and other grains.",
+                ),
                 KNOWN_DATE,
             ]
         ),
+        added=("dated_on",),
     )
 
 
@@ -445,6 +493,8 @@ APPEND_ONLY: tuple[LakeTable, ...] = (
     CONTROL_LOG,
     QUALITY_RESULTS,
     RECONCILIATION,
+    HISTORY_RETENTION,
+    UPKEEP,
     *(feature_changes(f) for f in FEATURE_SETS),
 )
 

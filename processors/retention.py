@@ -11,15 +11,17 @@ thinning as before, and at every moment after the last cut. Kept moments are the
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Literal
 
 from processors.errors import SettingsError
+from processors.features.as_of import Axis
 from processors.features.declarations import FeatureSet
 from processors.features.versions import until_sql
+from processors.lake_tables import HISTORY_RETENTION, changes_name
 
 Step = Literal["all", "day", "week", "month", "year", "none"]
 """What is kept of a stretch of time: every change, the ends of its days, …, or nothing but its own end."""
@@ -45,6 +47,10 @@ class Zone:
     begin: datetime | None
     end: datetime | None
     step: Step
+
+    def holds(self, moment: datetime) -> bool:
+        """Whether the moment lies in it."""
+        return (self.begin is None or moment > self.begin) and (self.end is None or moment <= self.end)
 
     def keeps(self, moment: datetime) -> bool:
         """Whether an as-of at this moment of the zone is answered as it ever was."""
@@ -135,6 +141,29 @@ def verdicts_sql(feature_set: FeatureSet, changes: str, cut: Sequence[Zone]) -> 
           SELECT *, {until_sql(feature_set, "known")} AS known_until FROM {changes}
         )
     """
+
+
+def thinned_sql(feature_set: FeatureSet) -> str:
+    """A query of the stretches of a set's history that were ever thinned: begin, end, step."""
+    return f"""
+        SELECT DISTINCT zone_begin, zone_end, step FROM {HISTORY_RETENTION.name}
+        WHERE table_name = '{changes_name(feature_set)}'
+    """
+
+
+def thinned_warning(feature_set: FeatureSet, thinned: Iterable[Zone], moment: datetime, axis: Axis) -> str | None:
+    """What to tell a person who asks for a moment that is not kept; None where the answer is as it ever was.
+
+    Rows are kept for the axis `known`: on the other, any moment of a stretch that was thinned may lack versions.
+    """
+    for zone in thinned:
+        if zone.holds(moment) and (axis == "valid" or not zone.keeps(moment)):
+            kept = "its end" if zone.step == "none" else f"the ends of {zone.step}s"
+            return (
+                f"the history of {feature_set.name} through {zone.end:%Y-%m-%dT%H:%M:%SZ} is kept for {kept}:"
+                f" the answer for {moment:%Y-%m-%dT%H:%M:%SZ} may lack versions that were replaced soon after"
+            )
+    return None
 
 
 def _first_kept(zone: Zone) -> str:

@@ -30,6 +30,8 @@ from app.lake_session import LakeSession, named_feature_set
 from app.settings import load_settings
 from processors.features.as_of import Axis, parse_time
 from processors.features.compare import ColumnChange, Comparison
+from processors.features.declarations import FeatureSet
+from processors.features.drift import drift as _drift
 from processors.features.labels import LABEL_TIME, check_names, label_points
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "delta",
     "delta_versions",
     "describe",
+    "drift",
     "history_of",
     "sql",
     "training_set",
@@ -60,7 +63,7 @@ def as_of(
     features = named_feature_set(feature_set)
     check_kind(to)
     with LakeSession(load_settings()) as session:
-        (moment,) = _times(session, time)
+        (moment,) = _times(session, features, axis, time)
         return from_arrow(session.run(session.as_of(features, moment, axis)), to)
 
 
@@ -77,7 +80,7 @@ def compare(
     """
     features = named_feature_set(feature_set)
     with LakeSession(load_settings()) as session:
-        before, after = _times(session, time1, time2)
+        before, after = _times(session, features, axis, time1, time2)
         return session.compare(features, before, after, axis)
 
 
@@ -123,7 +126,7 @@ def training_set(
     points = label_points(table, features, entity=entity, time=time)
     check_kind(to or kind_of(labels))
     with LakeSession(load_settings()) as session:
-        _warn_of_labels(session, points)
+        _warn_of_labels(session, features, points)
         found = session.training(features, points, axis)
     if prefix:
         found = found.rename_columns([prefix + name for name in found.column_names])
@@ -183,6 +186,23 @@ def describe() -> Description:
         return description.describe(session)
 
 
+def drift(before: Any, after: Any, columns: Sequence[str] | None = None, *, bins: int = 10, to: Kind = "arrow") -> Any:
+    """How far the values of features moved from one frame to another: the population stability index per column.
+
+    `before`, `after`: answers of `as_of`, whole or filtered, in any kind of frame. `columns`: by default every number
+    that both have and that is not an identifier. The answer has a row per column, the greatest index first: `column`,
+    `psi` (below 0.1 is usually called stable, above 0.25 a shift; NaN where a frame has no rows), and of both frames
+    the mean and the share of nulls. `bins`: at most so many, of equal numbers of the earlier values.
+
+    >>> moved = lake.drift(lake.as_of("2024-05-02"), lake.as_of("2024-06-01"), ["inv_total"])
+    >>> moved.select(["column", "mean_before", "mean_after"]).to_pylist()
+    [{'column': 'inv_total', 'mean_before': 10.0, 'mean_after': 7.833333333333333}]
+    """
+    check_kind(to)
+    moved = _drift(to_arrow(before, "before"), to_arrow(after, "after"), columns=columns, bins=bins)
+    return from_arrow(moved, to)
+
+
 def history_of(
     key: int | str | Sequence[int | str], feature_set: str = "invoice_features", *, to: Kind = "arrow"
 ) -> Any:
@@ -222,10 +242,9 @@ def sql(query: str, *, with_personal_data: bool = False, to: Kind = "arrow") -> 
         return from_arrow(session.run(session.prepare_query(query, with_personal_data=with_personal_data)), to)
 
 
-def _times(session: LakeSession, *times: str | datetime) -> list[datetime]:
+def _times(session: LakeSession, features: FeatureSet, axis: Axis, *times: str | datetime) -> list[datetime]:
     parsed = [_time(session, time) for time in times]
-    warning = session.freshness().warning(max(parsed))
-    if warning is not None:
+    for warning in session.warnings(features, parsed, axis):
         warnings.warn(warning, stacklevel=3)
     return parsed
 
@@ -236,7 +255,7 @@ def _time(session: LakeSession, time: str | datetime) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _warn_of_labels(session: LakeSession, points: pa.Table) -> None:
+def _warn_of_labels(session: LakeSession, features: FeatureSet, points: pa.Table) -> None:
     if points.num_rows == 0:
         return
     times, fresh = points[LABEL_TIME], session.freshness()
@@ -245,3 +264,11 @@ def _warn_of_labels(session: LakeSession, points: pa.Table) -> None:
         past = 0 if fresh.watermark is None else pc.sum(pc.greater(times, fresh.watermark)).as_py()
         count = f"; {past} of {points.num_rows} labels lie past it" if past else ""
         warnings.warn(warning + count, stacklevel=3)
+    thinned = [zone.end for zone in session.thinned(features) if zone.end is not None]
+    early = pc.sum(pc.less_equal(times, max(thinned))).as_py() if thinned else 0
+    if early:
+        warnings.warn(
+            f"{early} of {points.num_rows} labels lie at or before {max(thinned):%Y-%m-%dT%H:%M:%SZ}, where the history"
+            " is kept for some moments only: versions that were replaced soon after are missing",
+            stacklevel=3,
+        )

@@ -104,7 +104,7 @@ def as_of(
     if out is not None:
         check_target(out)
     with LakeSession(load_settings()) as session:
-        (moment,) = _times(session, "now" if _is_latest(time) else time)
+        (moment,) = _times(session, features, axis, "now" if _is_latest(time) else time)
         query = session.as_of(features, None if _is_latest(time) else moment, axis)
         if out is None:
             rows = print_query(session.con, query, form=form, limit=limit)
@@ -175,7 +175,7 @@ def compare(
     if out is not None:
         check_target(out)
     with LakeSession(load_settings()) as session:
-        before, after = _times(session, time1, time2)
+        before, after = _times(session, features, axis, time1, time2)
         comparison = session.compare(features, before, after, axis)
         if as_json:
             typer.echo(json.dumps(_as_json(comparison, before, after, axis), indent=2))
@@ -203,14 +203,13 @@ def _statement(features: "FeatureSet", text: str, axis: "Axis", engine: "Engine"
     return f"/* {features.name}, {asked}, for {engine} */\n{statement};"
 
 
-def _times(session: "LakeSession", *texts: str) -> "list[datetime]":
-    """The times asked for; warns of those that the lake is not complete for."""
+def _times(session: "LakeSession", features: "FeatureSet", axis: "Axis", *texts: str) -> "list[datetime]":
+    """The times asked for; warns of those that the lake is not complete for, or does not keep."""
     from app.printing import message
     from processors.features.as_of import parse_time
 
     times = [parse_time(text, now=session.read_at) for text in texts]
-    warning = session.freshness().warning(max(times))
-    if warning is not None:
+    for warning in session.warnings(features, times, axis):
         message(warning, warning=True)
     return times
 

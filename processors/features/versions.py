@@ -31,10 +31,10 @@ def greater_rows_window(feature_set: FeatureSet) -> str:
 
 
 def until_sql(feature_set: FeatureSet, axis: Axis) -> str:
-    """An expression over rows of the history: until when the row counted, null if it still does."""
+    """An expression over rows of the history: until when the row counted; null if it still does, or never began."""
     begin = f"{axis}_from"
     first = f"min({begin}) OVER {greater_rows_window(feature_set)}"
-    return f"CASE WHEN {first} < {begin} THEN {begin} ELSE {first} END"
+    return f"CASE WHEN {first} < {begin} THEN {begin} WHEN {begin} IS NOT NULL THEN {first} END"
 
 
 def history_rows_sql(feature_set: FeatureSet, *, changes: str, reconstructed: str, where: str = "TRUE") -> str:

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from processors.errors import SettingsError
 from processors.features.declarations import FEATURE_SETS, FOLDER_VARIABLE, SETS_BY_ARTICLE, FeatureSet
+from processors.features.versions import until_sql
 from processors.keyed_table import KeyedTable, current_sql
 from processors.lake_tables import (
     ACCOUNTS_KEYED,
@@ -122,7 +123,16 @@ def history_name(feature_set: FeatureSet) -> str:
     return f"{feature_set.name}_history"
 
 
-_ABOUT_CHANGES = ("valid_from", "known_from", "deleted", "document_version", "epoch", "bucket", "known_date")
+_ABOUT_CHANGES = (
+    "valid_from",
+    "known_from",
+    "dated_on",
+    "deleted",
+    "document_version",
+    "epoch",
+    "bucket",
+    "known_date",
+)
 
 
 def _of_features(feature_set: FeatureSet) -> tuple[View, ...]:
@@ -148,10 +158,19 @@ def _of_features(feature_set: FeatureSet) -> tuple[View, ...]:
             f"Every change of {feature_set.name}; of an entity the greatest (document_version, epoch) counts. Rows of"
             " origin 'reconstructed' lie before the lake and have no known_from.",
             (changes, reconstructed),
-            f"SELECT {columns}, {', '.join(_ABOUT_CHANGES)}, CAST('observed' AS VARCHAR) AS origin FROM {changes}"
-            f" UNION ALL SELECT {columns}, valid_from, NULL, false, NULL, NULL, NULL, NULL, origin"
-            f" FROM {reconstructed}",
-            (*comments, *_comments_of(about), "'observed' by the lake, or 'reconstructed' (docs/history.md)."),
+            f"SELECT {columns}, {', '.join(_ABOUT_CHANGES)}, origin,"
+            f" {until_sql(feature_set, 'known')} AS known_until, {until_sql(feature_set, 'valid')} AS valid_until"
+            f" FROM (SELECT {columns}, {', '.join(_ABOUT_CHANGES)}, CAST('observed' AS VARCHAR) AS origin"
+            f" FROM {changes}"
+            f" UNION ALL SELECT {columns}, valid_from, NULL, NULL, false, NULL, NULL, NULL, NULL, origin"
+            f" FROM {reconstructed}) AS h",
+            (
+                *comments,
+                *_comments_of(about),
+                "'observed' by the lake, or 'reconstructed' (docs/history.md).",
+                "When a greater version was known; null: it counts still; known_from: it never counted.",
+                "When a greater version was valid, as known today; null: it holds still; valid_from: it never held.",
+            ),
         ),
     )
 

@@ -293,3 +293,16 @@ def test_opening_amid_a_change_of_the_tables_properties_begins_again(
         table.open({"a": 1}, {}, seen={})
     table.open({"a": 1}, {}, seen=table.stored(("a",)))
     assert table.stored(("a",)) == {"a": 1}
+
+
+def test_writer_that_rested_long_opens_its_table_anew_and_is_still_refused_after_a_new_owner(
+    lake: DeltaLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.lake.REOPEN_AFTER_S", 0.0)
+    table = opened(lake.store, {"a": 1, "b": 1})
+    for epoch in (2, 3):
+        table.append(one_row(0, epoch), {"a": epoch})
+    opened(lake.store, {"b": 2})
+    with pytest.raises(FencedError):
+        table.append(one_row(0, 4), {"a": 4})
+    assert committed_rows(lake.store) == [(0, 2), (0, 3)]
