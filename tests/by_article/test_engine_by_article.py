@@ -54,13 +54,13 @@ def start(location: LakeLocation, topics: Topics, tmp_path: Path) -> Iterator[Op
     """Opens engines on the test's lake, `without` the stage of articles if told so; ends the one before."""
     opened: list[Shell] = []
 
-    def begin(*, without: bool = False) -> Shell:
+    def begin(*, without: bool = False, **options: Any) -> Shell:
         for one in opened:
             one.engine.stop()
         given = Topics()
         given.records = topics.records
         given.sinks = {n: s for n, s in topics.sinks.items() if not (without and n == CHARGED_LINES_TOPIC)}
-        opened.append(Shell(DeltaLake(location), given, tmp_path / f"spill-{len(opened)}"))
+        opened.append(Shell(DeltaLake(location), given, tmp_path / f"spill-{len(opened)}", **options))
         return opened[-1]
 
     yield begin
@@ -213,7 +213,7 @@ def test_lines_that_were_committed_and_not_sent_are_sent_by_the_next_owner(
 ) -> None:
     hears, deaf = topics.sinks[CHARGED_LINES_TOPIC], DeafSink()
     topics.sinks[CHARGED_LINES_TOPIC] = deaf  # type: ignore[assignment]  # what the engine asks of a sink
-    start().offer_all()
+    start(interval_s=0.1).offer_all()
     wait_until(lambda: deaf.asked > 0, timeout_s=60, what="lines are to be sent")
     topics.sinks[CHARGED_LINES_TOPIC] = hears
     start().settle()

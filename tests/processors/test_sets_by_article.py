@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from processors.features.declarations import FEATURE_SETS, FOLDER_VARIABLE, SETS_BY_ARTICLE
 from processors.lake_tables import LAKE_TABLES, STAGE_LOGS, outputs_of_invoices
 from processors.tables import TOPICS
@@ -17,6 +19,7 @@ _REPOSITORY = Path(__file__).parents[2]
 _WITH_A_SET = ("tests/by_article", "tests/processors/test_cluster_laws.py")
 
 
+@pytest.mark.timeout(1200)
 def test_laws_hold_with_a_set_by_article(tmp_path: Path) -> None:
     sets = write_example(tmp_path / "sets")
     write_example_without_months(sets)
