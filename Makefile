@@ -46,7 +46,7 @@ test: setup ## Run all tests; those of the stack start it by themselves
 
 laws: setup ## Play RUNS (default 100) times 60 random histories through the laws of tests/processors, twice
 	TRS_LAW_RUNS=$(or $(RUNS),100) $(BIN)/python -m pytest -n 2 tests/processors/test_rows_laws.py \
-		tests/processors/test_cluster_laws.py $(ARGS)
+		tests/processors/test_cluster_laws.py tests/processors/test_sets_by_article.py $(ARGS)
 
 chaos: setup ## Hurt workers, Kafka and S3 while the source changes (SEED=n FAULTS=n); the lake must be right
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
