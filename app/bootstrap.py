@@ -1,14 +1,13 @@
 """Puts a snapshot or a diff together: the source, the cluster, the lake's register of runs."""
 
-import fcntl
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 
 from app.lake_session import LakeSession
 from app.settings import Settings
 from app.wiring import kafka_config, lake_location, opened_source, store_watch
 from batch_bootstrap.diff import DiffConfig, DiffSummary, Lake, Watcher, run_diff
+from batch_bootstrap.kept_files import alone
 from batch_bootstrap.reconcile import Reconciliation, run_reconcile
 from batch_bootstrap.snapshot import Report, SnapshotConfig, SnapshotSummary, run_snapshot
 from batch_bootstrap.source import DEFAULT_CHUNK_ROWS
@@ -16,13 +15,11 @@ from connectors.control_log import ControlLog
 from connectors.lake import LakeStore
 from connectors.lake_positions import LakePositions
 from connectors.object_files import LakeReader
-from connectors.reconciliation import append_check
-from processors.errors import RetryableError
-from processors.lake_tables import DEAD_LETTERS
+from connectors.results import append_results
+from processors.lake_rows import LOGS, newest_order_sql
+from processors.lake_tables import DEAD_LETTERS, RECONCILIATION
 from processors.order import RowOrder
 from processors.tables import DEAD_LETTERS_TOPIC, topic_of
-
-LOGS = ("sku_log", "invoice_log", "account_log")
 
 
 def snapshot(
@@ -69,7 +66,7 @@ def diff(
     """Sends what differs between a source and the lake (batch_bootstrap/diff.py); one run at a time on this machine."""
     source = opened_source(settings, spec, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
     config = diff_config(settings, chunk_rows, wait_s=wait_s, accept_empty=accept_empty)
-    with closing(source), store_watch(settings), only_run(settings.home / "bootstrap"):
+    with closing(source), store_watch(settings), _only_run(settings):
         return run_diff(source, config, lake_of(settings), kafka=kafka_config(settings), watcher=watcher)
 
 
@@ -89,14 +86,14 @@ def reconcile(
     """Checks that the lake holds what the source holds (batch_bootstrap/reconcile.py), and keeps the outcome there."""
     source = opened_source(settings, spec, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
     config = diff_config(settings, chunk_rows, wait_s=wait_s, accept_empty=accept_empty)
-    alone = only_run(settings.home / "bootstrap") if repair else nullcontext()
+    alone = _only_run(settings) if repair else nullcontext()
     with closing(source), store_watch(settings), alone:
         return run_reconcile(
             source,
             config,
             lake_of(settings),
             kafka=kafka_config(settings),
-            record=lambda rows: append_check(LakeStore(lake_location(settings)), rows),
+            record=lambda rows: append_results(LakeStore(lake_location(settings)), RECONCILIATION, rows),
             repair=repair,
             settle_s=settle_s,
             watcher=watcher,
@@ -140,21 +137,11 @@ def known_rejects(settings: Settings) -> set[str]:
     return {raw.decode(errors="replace") for (raw,) in rows if raw is not None}
 
 
-@contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Refuses a second diff or repair on this machine while one runs; elsewhere the later run fences the earlier one.
-
-    Raises RetryableError.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "diff.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RetryableError(
-                "another diff or repair runs on this machine", hint="let it finish, then call again"
-            ) from None
-        yield
+def _only_run(settings: Settings) -> AbstractContextManager[None]:
+    """Refuses a second diff or repair on this machine; elsewhere the later run fences the earlier one."""
+    return alone(
+        settings.home / "bootstrap" / "diff.lock", what="diff or repair", hint="let it finish, then call again"
+    )
 
 
 def open_control_log(settings: Settings) -> ControlLog:
@@ -175,6 +162,5 @@ def newest_order(settings: Settings) -> int:
     """The greatest order of any row in the logs, packed; -1 in an empty lake."""
     with LakeSession(settings) as session:
         session.create_views(LOGS)
-        newest = " UNION ALL ".join(f"SELECT max(row_order) AS newest FROM {log}" for log in LOGS)
-        ((found,),) = session.con.sql(f"SELECT max(newest) FROM ({newest})").fetchall()
+        ((found,),) = session.con.sql(newest_order_sql(LOGS)).fetchall()
     return -1 if found is None else int(found)

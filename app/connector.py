@@ -9,16 +9,14 @@ from difflib import get_close_matches
 from app.settings import Settings, parse_options
 from app.wiring import kafka_config
 from connectors.connect_rest import ConnectClient, ConnectorState, Problem
-from connectors.debezium import ConnectorPlan, Flavour, Snapshot, flavour_of, redact, render
+from connectors.debezium import ConnectorPlan, Flavour, Snapshot, captured, flavour_of, redact, render
 from connectors.kafka import ensure_topics
 from connectors.mysql import DatabaseUrl, connect, server_version, wrapped_errors
 from connectors.mysql_schema import check_capture, check_captured_table
 from connectors.source_structure import Structure, read_structure
 from processors.errors import (
-    AccessDeniedError,
     ConnectError,
     SettingsError,
-    SourceError,
     TrsError,
     UnavailableError,
     UsageError,
@@ -168,8 +166,9 @@ def source_structure(settings: Settings) -> Structure:
         return Structure((), ("TRS_DATABASE is not set: the source's tables were not looked at",), is_source=False)
     try:
         return read_structure(DatabaseUrl.parse(settings.database.get_secret_value()))
-    except (UnavailableError, AccessDeniedError, SourceError) as error:
-        return Structure((), (f"the source's tables were not looked at: {error}",), is_source=False)
+    except TrsError as error:
+        notice = f"the source's tables were not looked at: {error}"
+        return Structure((), (notice,), is_source=False, problem=str(error))
 
 
 def pause(client: ConnectClient, name: str, *, wait_s: float) -> None:
@@ -264,6 +263,23 @@ def check_same_server(planned: Planned, known: dict[str, str]) -> None:
         raise UsageError(
             f"connector {planned.name} reads {before[1]} as source {before[0]}, and shall now read {now[1]}",
             hint="another server: append a new name to TRS_SOURCE_NAMES; the same server elsewhere: --same-server",
+        )
+
+
+def check_same_capture(planned: Planned, known: dict[str, str]) -> None:
+    """A cut-over goes on with a connector of that name only if it reads what is planned, and sends it there.
+
+    Raises UsageError: of another server, database or name of the source its position says nothing, and what it sends
+    to other topics reaches another lake.
+    """
+    check_same_server(planned, known)
+    before, now = captured(known), captured(planned.config)
+    different = [f"{what} {before[what]} and not {now[what]}" for what in now if before[what] != now[what]]
+    if different:
+        raise UsageError(
+            f"Kafka Connect has a connector {planned.name} of something else: it has {', '.join(different)}",
+            hint="name another in TRS_CONNECTOR, or correct TRS_DATABASE, TRS_SOURCE_NAMES or TRS_TOPIC_PREFIX;"
+            " `trs connector delete --forget` takes that one away if nobody needs it",
         )
 
 

@@ -16,7 +16,7 @@ from app.bootstrap import diff, diff_config, lake_of, newest_order, open_control
 from app.connector import (
     Planned,
     await_running,
-    check_same_server,
+    check_same_capture,
     connect_client,
     connector_name,
     plan_connector,
@@ -32,13 +32,13 @@ from batch_bootstrap.diff import Watcher, wait_until_read
 from batch_bootstrap.runs import DIFF
 from batch_bootstrap.source import DEFAULT_CHUNK_ROWS
 from connectors.connect_rest import ConnectClient
-from connectors.debezium import redact
+from connectors.debezium import differs, redact
 from connectors.kafka import check_topics
 from connectors.mysql import connect, current_position, wrapped_errors
 from connectors.mysql_readiness import check_replication_right, retention_notices
 from connectors.source_rows import BinlogPosition
 from processors.errors import ConnectError, SourceError, UnavailableError
-from processors.order import RowOrder, file_number
+from processors.order import file_number
 from processors.tables import all_topics
 
 Method = Literal["snapshot", "diff"]
@@ -97,13 +97,13 @@ class _Cutover:
         self._file = file
         self._client: ConnectClient = connect_client(settings)
         self._source = opened_source(settings, SOURCE, chunk_rows=options.chunk_rows)
-        saved = None if options.again else file.load()
+        saved = None if options.again else file.load(watcher.announce)
         if saved is not None and saved.source != self._source.description:
             watcher.announce(f"the last cut-over was of {saved.source}: this one begins anew")
             saved = None
         self.state = saved or CutoverState(connector_name(settings), self._source.description, options.method, now())
-        if options.method is not None:
-            self.state.method = options.method
+        if options.method is not None and self.state.finished_at is None:
+            self.state.choose(options.method)
 
     def run(self) -> None:
         """All steps. Raises Stopped."""
@@ -118,7 +118,7 @@ class _Cutover:
                 return
             if "rows" not in self.state.steps:
                 self._step("rows", self._send_rows)
-            self._step("lag", self._wait_for_lag)
+            self._step("lag", lambda facts: self._wait_for_lag(planned, facts))
             self._step("reconcile", self._reconcile)
             self.state.finished_at = now()
             self._file.save(self.state)
@@ -156,20 +156,26 @@ class _Cutover:
         client, name = self._client, planned.name
         known = client.config(name)
         if known is not None:
-            check_same_server(planned, known)
+            check_same_capture(planned, known)
         elif self.state.rows_after_run is not None:
             # it may begin at a later place than the one before which the rows were read
             self._watcher.announce(f"{name} is gone from Kafka Connect: the rows are sent again once it runs")
             self.state.forget_rows()
             self._file.save(self.state)
+        outdated = known is not None and differs(planned.config, known)
+        if known is None or outdated:
+            register(self._settings, client, planned, wait_s=0, report=self._watcher.announce)
         state = client.state(name)
-        if known is None:
-            register(self._settings, client, planned, wait_s=self._options.wait_s, report=self._watcher.announce)
-        elif state is None or not state.runs:
+        if known is None or (state is not None and state.runs):
+            await_running(client, name, wait_s=self._options.wait_s)
+        else:
             resume(client, name, wait_s=self._options.wait_s)
-        await_running(client, name, wait_s=self._options.wait_s)
         position = self._await_position(name)
-        facts |= {"position": {"file": position.file, "pos": position.pos}, "registered_before": known is not None}
+        facts |= {
+            "position": {"file": position.file, "pos": position.pos},
+            "registered_before": known is not None,
+            "reconfigured": outdated,
+        }
 
     def _await_position(self, name: str) -> BinlogPosition:
         """The first place that the connector has noted for itself, from which it goes on after any failure.
@@ -194,6 +200,16 @@ class _Cutover:
         if state is not None and state.failure is not None:
             shown = redact(state.failure, self._client.config(name) or {})
             raise ConnectError(f"connector {name} failed: {shown}", hint="correct the cause, then call again")
+
+    def _check_runs(self, name: str) -> None:
+        """What was not read by a connector that rests will not be: the comparison may find the same today, and no row
+        tomorrow."""
+        state = self._client.state(name)
+        if state is None or not state.runs:
+            found = "gone" if state is None else ", ".join(sorted(state.states)).lower()
+            raise ConnectError(
+                f"connector {name} does not run: it is {found}", hint="give `trs cutover` again, which lets it go on"
+            )
 
     def _check_lake(self) -> None:
         """Another lake than the one that the rows were sent for needs them again."""
@@ -246,7 +262,7 @@ class _Cutover:
         return "diff" if fed else "snapshot"
 
     def _finished_run(self) -> int | None:
-        """A run of all tables that was begun after this step and ended well, though nobody noted it here."""
+        """A run of that method and all tables, begun after this step, that ended well though nobody noted it here."""
         assert self.state.rows_after_run is not None
         tables = {table.name for table in self._source.tables()}
         entries = open_control_log(self._settings).entries()
@@ -257,6 +273,7 @@ class _Cutover:
             and e.run is not None
             and e.run > self.state.rows_after_run
             and e.detail.get("source") == self._source.description
+            and (e.detail.get("kind") == DIFF) == (self.state.method == "diff")
         }
         ended = [
             e.run
@@ -268,25 +285,25 @@ class _Cutover:
         ]
         return ended[-1] if ended else None
 
-    def _wait_for_lag(self, facts: dict[str, Any]) -> None:
+    def _wait_for_lag(self, planned: Planned, facts: dict[str, Any]) -> None:
         settings, options = self._settings, self._options
         self._source.preflight()
-        with connect(self._planned_url()) as connection:
+        url = planned.plan.database
+        with wrapped_errors(url), connect(url) as connection:
             target = current_position(connection)
         if target is None:
             raise SourceError(f"{self._source.description}: the binlog is off", hint="switch it on, then call again")
         wanted = _place(target)
-        order = RowOrder(len(settings.source_names), *wanted, 0).packed()
         deadline = time.monotonic() + options.settle_s
         passed = False
         while not passed and time.monotonic() < deadline:
             noted = self._noted(self.state.connector)
-            # rows of ours may stand at `order` itself, which says nothing about the connector
-            passed = (noted is not None and _place(noted) >= wanted) or newest_order(settings) > order
+            passed = noted is not None and _place(noted) >= wanted
             if not passed:
                 self._check_connector(self.state.connector)
                 self._pause()
         if not passed:
+            self._check_runs(self.state.connector)
             self._watcher.announce(
                 f"the connector has not noted {target.file}:{target.pos} in {options.settle_s:.0f} s, as happens where"
                 " nothing changes; the comparison will show whether anything is missing"
@@ -315,9 +332,6 @@ class _Cutover:
         }
 
     # --- help ----------------------------------------------------------------------------------------------------
-
-    def _planned_url(self) -> Any:
-        return plan_connector(self._settings, snapshot="no_data", check=False).plan.database
 
     def _noted(self, name: str) -> BinlogPosition | None:
         """The connector's own note, once it streams."""

@@ -1,7 +1,7 @@
 """The translator of AWS DMS's records: reads its topics, sends row events, both in one Kafka transaction at a time."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,7 @@ log = structlog.get_logger("trs.dms")
 _BATCH_RECORDS = 20_000
 _BATCH_S = 0.1
 _REPORT_S = 30.0
+_ASK_S = 0.5
 _TRUNCATE_PARTITION = 0
 """A truncate has no key; all that have come go to one partition, so that they keep their order."""
 
@@ -104,7 +105,7 @@ def plan_dms(settings: Settings, *, migration: Migration = "cdc", version: str |
 def run_translator(
     settings: Settings, *, instance: str, until_caught_up: bool, accept_gap: bool, stopped: Callable[[], bool]
 ) -> None:
-    """Translates until `stopped`, or (`until_caught_up`) until what was there at the start is translated.
+    """Translates until `stopped`, or (`until_caught_up`) until all that was there at the start is translated.
 
     Missing topics are made. Each batch of records is one transaction: row events, dead letters and positions appear
     together or not at all. Any failure ends the process; the next one goes on behind the last transaction.
@@ -130,7 +131,7 @@ def run_translator(
             accept_gap=accept_gap,
         )
         stack.enter_context(closing(reader))
-        goal = {place: end for place, (_, end) in watermarks(kafka, topics).items()} if until_caught_up else None
+        end = _End(reader, watermarks(kafka, topics)) if until_caught_up else None
         log.info("translating", topics=list(topics), group=settings.dms_group, instance=instance)
         job = _Job(translator, producer, settings.topic_prefix)
         report = _Report(translator, reader)
@@ -140,7 +141,7 @@ def run_translator(
                 if records:
                     job.translate(records, reader)
                 report.perhaps()
-                if goal is not None and reader.is_assigned and _reached(goal, reader.positions):
+                if end is not None and end.is_reached():
                     log.info("caught up")
                     break
         except FencedError as error:
@@ -163,8 +164,30 @@ def _make_topics(settings: Settings, kafka: KafkaConfig, topics: Sequence[str]) 
         log.info("topics made", topics=list(made), partitions=settings.partitions)
 
 
-def _reached(goal: dict[tuple[str, int], int], positions: dict[tuple[str, int], int]) -> bool:
-    return all(position >= goal.get(place, 0) for place, position in positions.items())
+class _End:
+    """Whether all that was there at the start is translated, by this member or by others of the group.
+
+    A member that dies leaves its partitions to the others, so that waiting for it ends.
+    """
+
+    def __init__(self, reader: GroupReader, held: Mapping[tuple[str, int], tuple[int, int]]) -> None:
+        self._reader = reader
+        self._goal = {place: end for place, (start, end) in held.items() if end > start}
+        self._asked = 0.0
+
+    def is_reached(self) -> bool:
+        """False while it cannot be told. Raises UnavailableError."""
+        own = self._reader.positions
+        if not self._reader.is_assigned or any(own[p] < end for p, end in self._goal.items() if p in own):
+            return False
+        others = {place: end for place, end in self._goal.items() if place not in own}
+        if not others:
+            return True
+        if time.monotonic() - self._asked < _ASK_S:
+            return False
+        self._asked = time.monotonic()
+        committed = self._reader.committed(others)
+        return all(committed.get(place, 0) >= end for place, end in others.items())
 
 
 @dataclass

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Literal
 
 import duckdb
+import pyarrow as pa
 
+from app.quality import FoldGate
 from app.settings import Settings
 from app.wiring import fold_policy, lake_location, store_watch
 from connectors.compaction import compact, data_files, unknown_columns
@@ -25,9 +27,10 @@ from connectors.delta_lake import DeltaLake
 from connectors.fold import fold, rows_due
 from connectors.lake import LakeStore
 from connectors.object_files import read_error
-from connectors.table_upkeep import TableUpkeep, append_upkeep
+from connectors.results import append_results
+from connectors.table_upkeep import TableUpkeep
 from processors.compaction import CompactionPolicy, FileGroup, compacted_tables, file_groups
-from processors.errors import RetryableError, TrsError, UnavailableError
+from processors.errors import QualityError, RetryableError, TrsError, UnavailableError
 from processors.keyed_table import KeyedTable
 from processors.lake_tables import KEYED_TABLES, LAKE_TABLES, UPKEEP, LakeTable
 from processors.state import open_state
@@ -70,6 +73,11 @@ class Round:
     done: list[Done] = field(default_factory=list)
     left: bool = False
     worst: TrsError | None = None
+
+    def rows(self, writer: str) -> pa.Table:
+        """What was done as rows of `upkeep`."""
+        more = {"writer": writer, "known_date": datetime.now(UTC).date()}
+        return pa.Table.from_pylist([asdict(done) | more for done in self.done], schema=UPKEEP.schema)
 
 
 Watcher = Callable[[str, int, int], None]
@@ -118,6 +126,7 @@ class _Maintenance:
             spill=settings.home / "spill-upkeep", memory_mb=settings.memory_mb, threads=settings.threads
         )
         self._lake.prepare(self._con)
+        self._gate = FoldGate(settings, holds=settings.quality_gate)
 
     def run(self, only: Collection[Action], watcher: Watcher) -> Round:
         steps: list[tuple[Action, str, Callable[[], None]]] = [
@@ -151,7 +160,7 @@ class _Maintenance:
             return
         writer = f"{socket.gethostname()}:{os.getpid()}"
         try:
-            append_upkeep(self._lake.store, [asdict(d) | {"writer": writer} for d in self._round.done])
+            append_results(self._lake.store, UPKEEP, self._round.rows(writer))
         except TrsError as error:
             self._round.worst = self._round.worst or error
 
@@ -180,7 +189,9 @@ class _Maintenance:
         if self._dry_run:
             self._add("fold", keyed.folded, began_at)
             return
-        folded = fold(self._lake, self._con, keyed, partitions, policy)
+        folded = fold(self._lake, self._con, keyed, partitions, policy, self._gate)
+        if folded is not None and folded.held is not None:
+            raise QualityError(f"{keyed.folded} is not folded: {folded.held}", hint="docs/quality.md says what to do")
         if folded is not None and folded.buckets:
             self._add("fold", keyed.folded, began_at)
 

@@ -133,8 +133,19 @@ class Settings(BaseSettings):
     )
     aws_secret_key: SecretStr | None = Field(None, description="Secret key for that server.")
 
+    glue_database: str = Field(
+        "trs", pattern=r"^[a-z0-9_]+$", description="Database of Glue in which `trs lake register` registers the lake."
+    )
+    glue_endpoint: str | None = Field(
+        None, description="Endpoint of a Glue server other than AWS. Default: TRS_AWS_ENDPOINT."
+    )
+
     price_at: Literal["creation", "current"] = Field(
         "creation", description="Which price a line is charged: of its creation, or today's."
+    )
+    feature_sets: Path | None = Field(
+        None,
+        description="Folder of further feature sets; in the environment of every process, not in `.env`.",
     )
     epoch_interval_s: float = Field(10.0, gt=0, le=3600, description="Seconds between commits of a stage.")
     epoch_max_events: int = Field(400_000, ge=1, description="Events after which a commit starts early.")
@@ -172,6 +183,14 @@ class Settings(BaseSettings):
         pattern=PATTERN,
         description="How often a worker compares TRS_DATABASE with the lake, as 90s, 15m or 1h. Default: never.",
     )
+    history_tiers: str = Field(
+        "90d:all,365d:day,*:month",
+        description="What `trs lake retain` keeps of the history of features, by age (docs/retention.md).",
+    )
+    quality_checks: Path | None = Field(
+        None, description="TOML file of further checks of the lake's data (docs/quality.md)."
+    )
+    quality_gate: bool = Field(True, description="Whether failed checks may hold back folds.")
     session_timeout_s: float = Field(45.0, gt=0, description="Kafka session time-out of a worker.")
     web_port: int = Field(6066, ge=0, le=65535, description="Port of the worker's pages; 0 picks a free one.")
     web_host: str = Field("127.0.0.1", description="Address that the worker's pages listen on.")
@@ -187,6 +206,13 @@ class Settings(BaseSettings):
     @classmethod
     def _reasons(cls, value: object) -> object:
         return parse_reasons(value) if isinstance(value, str) else value
+
+    @field_validator("feature_sets")
+    @classmethod
+    def _from_the_environment(cls, value: Path | None) -> Path | None:
+        if value is not None and not os.environ.get("TRS_FEATURE_SETS"):
+            raise ValueError("set it in the environment: sets are declared before `.env` is read")
+        return value
 
     @field_validator("lake")
     @classmethod

@@ -4,17 +4,17 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
+from app.connector import source_structure
 from app.dead_letters import DeadLetters
 from app.lake_session import LakeSession
 from app.local_workers import WorkerStatus, local_workers
 from app.settings import Settings
 from app.wiring import kafka_config
 from connectors.kafka import watermarks
-from connectors.mysql import DatabaseUrl
-from connectors.source_structure import read_structure
 from processors.alarms import Alarm
 from processors.errors import TrsError
-from processors.lake_tables import EPOCHS, LAKE_TABLES, RECONCILIATION
+from processors.features.declarations import FEATURE_SETS
+from processors.lake_tables import EPOCHS, LAKE_TABLES, QUALITY_RESULTS, RECONCILIATION, STAGE_LOGS
 from processors.open_letters import Selection
 from processors.tables import all_topics
 from processors.watermark import latest_epochs_sql
@@ -32,7 +32,17 @@ class TableReconciled:
     source: str
 
 
-_COUNTED_VIEWS = ("skus", "accounts", "invoices", "invoice_features", "account_features")
+@dataclass(frozen=True)
+class FailedCheck:
+    """A declared check that failed when it was made last."""
+
+    name: str
+    at: datetime
+    detail: str
+    holds_fold: bool
+
+
+_COUNTED_VIEWS = ("skus", "accounts", "invoices", *(f.name for f in FEATURE_SETS))
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class Status:
     `tables`: rows by lake table, from Delta's statistics, None where the table does not exist. `views`: live rows.
     `dead_letters`: open ones by reason. `alarms`: what needs a person; of the source's tables there are none if they
     could not be looked at, `source_problem` says why. `workers`: those that run in this TRS_HOME.
-    `reconciled`: the last check of each table, none if there never was one.
+    `reconciled`: the last check of each table, none if there never was one. `failed_checks`: by their last run.
     """
 
     read_at: datetime
@@ -81,6 +91,7 @@ class Status:
     source_problem: str | None = None
     workers: tuple[WorkerStatus, ...] = ()
     reconciled: tuple[TableReconciled, ...] = ()
+    failed_checks: tuple[FailedCheck, ...] = ()
 
     @property
     def lag(self) -> int | None:
@@ -98,13 +109,15 @@ def read_status(settings: Settings) -> Status:
     """Reads lake and Kafka. A Kafka that does not answer is told in the status, a lake that does not is an error."""
     with LakeSession(settings) as session:
         freshness = session.freshness()
-        session.create_views([EPOCHS.name, RECONCILIATION.name, *_COUNTED_VIEWS])
+        session.create_views([EPOCHS.name, RECONCILIATION.name, QUALITY_RESULTS.name, *_COUNTED_VIEWS])
         partitions, problem = _partitions(session, settings)
         reasons: Counter[str] = Counter()
         letters = DeadLetters(session)
         for count in letters.counts(Selection()):
             reasons[count.reason] += count.letters
-        source_alarms, source_problem = _source_alarms(settings)
+        source = source_structure(settings)
+        # a database that has none of the tables feeds no lake yet: nothing is wrong with it
+        source_alarms = source.alarms if source.is_source else ()
         return Status(
             read_at=freshness.read_at,
             lake=settings.lake_uri,
@@ -116,24 +129,11 @@ def read_status(settings: Settings) -> Status:
             views={v: session.con.sql(f"SELECT count(*) FROM {v}").fetchall()[0][0] for v in _COUNTED_VIEWS},
             dead_letters=dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
             alarms=(*letters.alarms(), *source_alarms),
-            source_problem=source_problem,
+            source_problem=source.problem,
             workers=local_workers(settings.home),
             reconciled=_reconciled(session),
+            failed_checks=_failed_checks(session),
         )
-
-
-def _source_alarms(settings: Settings) -> tuple[tuple[Alarm, ...], str | None]:
-    """What is wrong with the tables of TRS_DATABASE, and why they could not be looked at.
-
-    A database that has none of the tables feeds no lake yet: nothing is wrong with it.
-    """
-    if settings.database is None:
-        return (), None
-    try:
-        structure = read_structure(DatabaseUrl.parse(settings.database.get_secret_value()))
-    except TrsError as error:
-        return (), str(error)
-    return structure.alarms if structure.is_source else (), None
 
 
 def _reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:
@@ -148,13 +148,27 @@ def _reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:
     return tuple(TableReconciled(*row) for row in rows)
 
 
+def _failed_checks(session: LakeSession) -> tuple[FailedCheck, ...]:
+    rows = session.con.sql(
+        f"""
+        SELECT check_name, "at", detail, coalesce(holds_fold, FALSE)
+        FROM (
+          FROM {QUALITY_RESULTS.name} QUALIFY row_number() OVER (PARTITION BY check_name ORDER BY "at" DESC) = 1
+        )
+        WHERE NOT passed
+        ORDER BY check_name
+        """
+    ).fetchall()
+    return tuple(FailedCheck(*row) for row in rows)
+
+
 def _stages(session: LakeSession) -> tuple[StageStatus, ...]:
     rows = session.con.sql(
         f"""
         SELECT stage, count(*), max(epoch), max(committed_at), min(known_through)
         FROM {latest_epochs_sql(EPOCHS.name)}
         GROUP BY stage
-        ORDER BY array_position(['skus', 'invoices', 'accounts'], stage)
+        ORDER BY array_position({list(STAGE_LOGS)}, stage)
         """
     ).fetchall()
     return tuple(StageStatus(*row) for row in rows)

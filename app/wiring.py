@@ -91,12 +91,16 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
     from connectors.delta_lake import DeltaLake
     from connectors.kafka import KafkaDocumentSink
     from processors.engine import EngineConfig, StreamEngine
-    from processors.tables import DOCUMENTS_TOPIC, topic_of
+    from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC, topic_of
 
     settings.home.mkdir(parents=True, exist_ok=True)
     spill = Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home))
     atexit.register(shutil.rmtree, spill, ignore_errors=True)
     lake = DeltaLake(lake_location(settings))
+    sinks = {
+        name: KafkaDocumentSink(kafka_config(settings), topic_of(settings.topic_prefix, name))
+        for name in DERIVED_TOPICS
+    }
 
     return StreamEngine(
         EngineConfig(
@@ -113,7 +117,8 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
             dead_letter_stop=frozenset(settings.dead_letter_stop),
         ),
         lake=lake,
-        sink=KafkaDocumentSink(kafka_config(settings), topic_of(settings.topic_prefix, DOCUMENTS_TOPIC)),
+        sink=sinks[DOCUMENTS_TOPIC],
+        lines_sink=sinks.get(CHARGED_LINES_TOPIC),
         topic_ids=topic_ids,
         writer=f"{socket.gethostname()}:{os.getpid()}",
     )

@@ -31,7 +31,7 @@ from connectors.kafka import KafkaConfig, ensure_topics, topic_ids
 from connectors.object_files import read_error
 from processors.errors import InvariantError, TrsError, UnavailableError
 from processors.ports import Engine
-from processors.tables import DOCUMENTS_TOPIC, all_topics, topic_of
+from processors.tables import DERIVED_TOPICS, all_topics, topic_of
 
 log = structlog.get_logger("trs.worker")
 
@@ -270,8 +270,8 @@ class Worker:
 
     async def _until_caught_up(self) -> None:
         # It waits until we joined: who leaves before stays a member for the brokers, a ghost that others wait for.
-        documents = topic_of(self._settings.topic_prefix, DOCUMENTS_TOPIC)
-        done = await catch_up(self._engine, self._kafka, documents, fetching=self._started)
+        derived = tuple(topic_of(self._settings.topic_prefix, name) for name in DERIVED_TOPICS)
+        done = await catch_up(self._engine, self._kafka, derived, fetching=self._started)
         Console(stderr=True, soft_wrap=True).print(str(done), highlight=False)
         self._end()
 

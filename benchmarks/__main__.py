@@ -31,6 +31,7 @@ LONG = {
     "recovery": ["--invoices", "2250000"],
     "upkeep": ["--invoices", "225000"],
     "diff": ["--invoices", "2250000"],
+    "training_set": [],
 }
 PRODUCTION = {"TRS_EPOCH_INTERVAL_S": "10"}
 """The catch-up is measured with production's interval, not with the demo's."""

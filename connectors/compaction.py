@@ -72,12 +72,20 @@ def compact(lake: DeltaLake, con: duckdb.DuckDBPyConnection, table: LakeTable, g
     """Rewrites one group; `con` must be prepared for the lake. Memory is that of `con` and of one row group."""
     with wrapped_errors(f"compaction of {table.name}"):
         try:
-            return _Compaction(lake, con, table, group).run()
+            return FileRewrite(lake, con, table, group).run()
         except duckdb.Error as error:
             raise read_error(error) or error from error
 
 
-class _Compaction:
+class FileRewrite:
+    """Puts new files with the rows of a group in the place of its files, by one commit.
+
+    A subclass may leave out rows (`rows_sql`, `expected_rows`); then data changes.
+    """
+
+    data_change = False
+    note = "compact"
+
     def __init__(self, lake: DeltaLake, con: duckdb.DuckDBPyConnection, table: LakeTable, group: FileGroup) -> None:
         self._lake = lake
         self._con = con
@@ -123,14 +131,23 @@ class _Compaction:
         schema = pa.schema([f.remove_metadata() for f in self._table.schema if f.name not in self._table.partition_by])
         names = ", ".join(f'"{n}"' for n in schema.names)
         order = ", ".join(f'"{n}"' for n in sort_columns(self._table))
-        rows = self._con.sql(f"SELECT {names} FROM {relation} ORDER BY {order}")
-        part_rows = math.ceil(self._group.rows / self._group.parts)
+        rows = self._con.sql(f"SELECT {names} FROM {self.rows_sql(relation)} AS r ORDER BY {order}")
+        part_rows = math.ceil(self.expected_rows / self._group.parts)
         batches = (b.cast(schema) for b in rows.to_arrow_reader(_ROW_GROUP))
         for part in _parts(batches, part_rows):
             self._write_part(schema, part)
         written = sum(json.loads(a.stats)["numRecords"] for a in self._written)
-        if written != self._group.rows:
-            raise InvariantError(f"{self._table.name}: {written} rows would take the place of {self._group.rows}")
+        if written != self.expected_rows:
+            raise InvariantError(f"{self._table.name}: {written} rows would be left and not {self.expected_rows}")
+
+    def rows_sql(self, relation: str) -> str:
+        """The relation of the rows that stay."""
+        return relation
+
+    @property
+    def expected_rows(self) -> int:
+        """How many rows stay."""
+        return self._group.rows
 
     def _write_part(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         folder = "" if self._group.day is None else f"{_DAY}={self._group.day}/"
@@ -148,7 +165,7 @@ class _Compaction:
                 size=self._folder.size_bytes(path),
                 partition_values={} if self._group.day is None else {_DAY: self._group.day.isoformat()},
                 modification_time=int(time.time() * 1000),
-                data_change=False,
+                data_change=self.data_change,
                 stats=json.dumps(file_stats(facts[0])),
             )
         )
@@ -188,7 +205,13 @@ class _Compaction:
         now_ms = int(time.time() * 1000)
         day: dict[str, str | None] | None = None if self._group.day is None else {_DAY: self._group.day.isoformat()}
         removed = [
-            RemoveAction(f.path, data_change=False, deletion_timestamp=now_ms, size=f.size_bytes, partition_values=day)
+            RemoveAction(
+                f.path,
+                data_change=self.data_change,
+                deletion_timestamp=now_ms,
+                size=f.size_bytes,
+                partition_values=day,
+            )
             for f in self._group.files
         ]
         handle.create_write_transaction(
@@ -197,7 +220,7 @@ class _Compaction:
             handle.schema(),
             list(self._table.partition_by) or None,
             commit_properties=CommitProperties(
-                custom_metadata={"trs_upkeep": "compact"},
+                custom_metadata={"trs_upkeep": self.note},
                 app_transactions=[Transaction(UPKEEP_ID, serial)],
                 max_commit_retries=0,
             ),

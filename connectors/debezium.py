@@ -31,6 +31,7 @@ _LOGIN_MODULES = {
     "SCRAM-SHA-512": "org.apache.kafka.common.security.scram.ScramLoginModule",
 }
 _SERVER_IDS = 10**9
+_BEGINNING = frozenset({"snapshot.mode", "snapshot.locking.mode"})
 
 
 class Flavour(StrEnum):
@@ -87,6 +88,18 @@ def render(plan: ConnectorPlan) -> dict[str, str]:
     for name, value in plan.options.items():
         options |= dict.fromkeys(_client_names(name), value)
     return {name: value for name, value in options.items() if value is not None}
+
+
+def captured(config: Mapping[str, str]) -> dict[str, str | None]:
+    """What decides whose rows a connector reads and which topics get them; a restart does not change it."""
+    source, database = config.get("topic.prefix"), config.get("database.include.list")
+    routed = config.get("transforms.route.replacement", f"{source}.{database}.$1").removesuffix(".$1")
+    return {"the source's name": source, "the database": database, "the topics": routed}
+
+
+def differs(planned: Mapping[str, str], known: Mapping[str, str]) -> bool:
+    """Whether a connector that is registered lacks settings of the plan. How it began, it does once."""
+    return any(planned.get(o) != known.get(o) for o in planned.keys() | known.keys() if o not in _BEGINNING)
 
 
 def hide_secrets(config: Mapping[str, str]) -> dict[str, str]:

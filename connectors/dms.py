@@ -36,7 +36,12 @@ BEFORE_IMAGE: Final = "before-image"
 """BeforeImageSettings.FieldName of the task."""
 
 _PLACE: Final = re.compile(r"((?:[\w-]*[A-Za-z][\w-]*\.)+[0-9]{1,10})[:.]([0-9]{1,13})(?:[:.].*)?", re.ASCII)
-"""File and position at the beginning, in the ranges of RowOrder; what follows is not needed."""
+"""File and position at the beginning, in the ranges of RowOrder; what follows is not needed.
+
+The time that it takes grows with the square of the text's length.
+"""
+_MOST_PLACE: Final = 1_000
+"""Characters of a stream-position that are looked at; those of DMS have about a hundred."""
 _CHANGES_TABLE: Final = frozenset({"droptable", "renametable", "dropcolumn", "renamecolumn", "addcolumn"})
 _LAST_ROW: Final = 10**10 - 1
 _OPS: Final = {"load": "r", "insert": "c", "update": "u", "delete": "d"}
@@ -53,7 +58,7 @@ class Place:
     @classmethod
     def parse(cls, text: str) -> "Place":
         """Raises ValueError for what names no binlog file and position."""
-        found = _PLACE.fullmatch(text)
+        found = _match_place(text)
         if found is None:
             raise ValueError("no binlog file and position, as in mysql-bin.000024:373")
         return cls(found[1], int(found[2]))
@@ -125,6 +130,8 @@ class DmsTranslator:
             raise BadRecordError(
                 Reason.BAD_VALUE, "a text holds half a surrogate pair, which is no character"
             ) from None
+        except RecursionError:
+            raise BadRecordError(Reason.BAD_VALUE, "a column is nested too deeply") from None
         self.told.translated[operation] += 1
         return messages
 
@@ -254,7 +261,7 @@ def _place(metadata: Mapping[str, Any], *, default_row: int | None = None) -> tu
     text = metadata.get("stream-position")
     if text is None:
         raise BadRecordError(Reason.BAD_POSITION, "no stream-position: the endpoint needs IncludeTransactionDetails")
-    found = _PLACE.fullmatch(text) if isinstance(text, str) else None
+    found = _match_place(text) if isinstance(text, str) else None
     if found is None:
         raise BadRecordError(Reason.BAD_POSITION, "stream-position does not begin with a binlog file and position")
     row = metadata.get("transaction-record-id", default_row)
@@ -266,6 +273,10 @@ def _place(metadata: Mapping[str, Any], *, default_row: int | None = None) -> tu
     if not 0 <= row <= _LAST_ROW:
         raise BadRecordError(Reason.BAD_POSITION, "transaction-record-id is out of range")
     return found[1], int(found[2]), row
+
+
+def _match_place(text: str) -> re.Match[str] | None:
+    return _PLACE.fullmatch(text) if len(text) <= _MOST_PLACE else None
 
 
 def _time_ms(text: object, default: int) -> int:

@@ -7,7 +7,8 @@ what is due, as the worker that owns bucket 0 has it do; `trs lake fold` folds a
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import pairwise
@@ -19,8 +20,9 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from connectors.delta_lake import FOLDED_LOG_ROWS_ID, DeltaLake
-from connectors.lake import WITHOUT_CLEANUP, WRITER, KnownIds, wrapped_errors
+from connectors.lake import COMMIT_RETRIES, WITHOUT_CLEANUP, WRITER, KnownIds, wrapped_errors
 from connectors.object_files import active_files, read_error
+from processors.errors import RetryableError
 from processors.fold import (
     REACH,
     TAIL,
@@ -37,7 +39,14 @@ from processors.fold import (
     within_reach_sql,
 )
 from processors.keyed_table import KeyedTable
-from processors.lake_tables import ACCOUNTS_KEYED, FEATURE_CHANGES, INVOICES_KEYED, KEYED_TABLES, LAKE_TABLES
+from processors.lake_tables import (
+    KEYED_TABLES,
+    LAKE_TABLES,
+    STAGE_LOGS,
+    changes_of_stage,
+    outputs_of_invoices,
+    stage_of_log,
+)
 
 _APP_ID = "fold"
 _FOLDED_AT_ID = "folded_at_s"
@@ -52,7 +61,8 @@ Query = tuple[str, Mapping[str, Any]]
 class Folded:
     """What one fold did: rows of the log beyond the old marks, rows of the folded table now, partitions rewritten.
 
-    Not `committed`: another fold came in between; the partitions before it are folded.
+    Not `committed`: another fold came in between, the partitions before it are folded; or, with the reason in `held`,
+    a check of the data failed and nothing is.
     """
 
     table: str
@@ -60,21 +70,37 @@ class Folded:
     rows: int
     buckets: int
     committed: bool
+    held: str | None = None
 
 
-def fold_all(lake: DeltaLake, con: duckdb.DuckDBPyConnection, partitions: int, policy: FoldPolicy) -> list[Folded]:
-    """Folds what is due of every keyed table; `con` must be prepared for the lake."""
-    outcomes = (fold(lake, con, keyed, partitions, policy) for keyed in KEYED_TABLES)
+Gate = Callable[[KeyedTable], str | None]
+"""Asked before a table is folded: None, or why its data should not be."""
+
+
+def fold_all(
+    lake: DeltaLake,
+    con: duckdb.DuckDBPyConnection,
+    partitions: int,
+    policy: FoldPolicy,
+    gate: Gate = lambda keyed: None,
+) -> list[Folded]:
+    """Folds what is due of every keyed table and may pass the gate; `con` must be prepared for the lake."""
+    outcomes = (fold(lake, con, keyed, partitions, policy, gate) for keyed in KEYED_TABLES)
     return [outcome for outcome in outcomes if outcome is not None]
 
 
 def fold(
-    lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, partitions: int, policy: FoldPolicy
+    lake: DeltaLake,
+    con: duckdb.DuckDBPyConnection,
+    keyed: KeyedTable,
+    partitions: int,
+    policy: FoldPolicy,
+    gate: Gate = lambda keyed: None,
 ) -> Folded | None:
     """Folds what is due of one keyed table; None: nothing is."""
     with wrapped_errors(f"fold of {keyed.folded}"):
         try:
-            return _Folding(lake, con, keyed, partitions).run(policy)
+            return _Folding(lake, con, keyed, partitions).run(policy, gate)
         except duckdb.Error as error:
             raise read_error(error) or error from error
         finally:
@@ -124,8 +150,8 @@ class _Folding:
         folded, oldest_s = sum(self._rows_per_home().values()), max(self._ages_s().values())
         return self._waiting if policy.table_is_due(waiting=self._waiting, folded=folded, age_s=oldest_s) else None
 
-    def run(self, policy: FoldPolicy) -> Folded | None:
-        """Folds the buckets that are due, one commit each."""
+    def run(self, policy: FoldPolicy, gate: Gate) -> Folded | None:
+        """Folds the buckets that are due, one commit each, if the gate has nothing against it."""
         ages_s = self._ages_s()
         oldest_s = max(ages_s.values())
         rows = self._rows_per_home()
@@ -140,6 +166,9 @@ class _Folding:
             waiting=sum(foldable.values()), folded=sum(rows.values()), age_s=oldest_s
         ):
             return None
+        held = gate(self._keyed)
+        if held is not None:
+            return Folded(self._keyed.folded, found, sum(rows.values()), 0, committed=False, held=held)
         query = within_reach_sql(self._keyed, **self._tail(), homes=due)
         self._con.execute(f"CREATE TEMP TABLE {TAIL} AS {query}")
         done = 0
@@ -242,6 +271,38 @@ class _Folding:
         return True
 
 
+def forget_log_rows(lake: DeltaLake, keyed: KeyedTable, rows: int) -> None:
+    """Tells the folded table that so many rows up to its marks leave the log, by a commit without rows.
+
+    Without it a fold would seem to be due that many rows later. Raises RetryableError where folds are always first.
+    """
+    for _ in range(COMMIT_RETRIES):
+        handle = lake.store.open(keyed.folded)
+        stand = KnownIds().read(handle, [_APP_ID, FOLDED_LOG_ROWS_ID])
+        if FOLDED_LOG_ROWS_ID not in stand:
+            return
+        ids = {
+            _APP_ID: stand.get(_APP_ID, 0) + 1,
+            FOLDED_LOG_ROWS_ID: max(0, stand[FOLDED_LOG_ROWS_ID] - rows),
+        }
+        properties = CommitProperties(
+            custom_metadata={"trs_ids": json.dumps(ids)},
+            app_transactions=[Transaction(i, v) for i, v in ids.items()],
+        )
+        with suppress(CommitFailedError):
+            empty = LAKE_TABLES[keyed.folded].schema.empty_table()
+            write_deltalake(
+                handle,
+                empty,
+                mode="append",
+                commit_properties=properties,
+                writer_properties=WRITER,
+                post_commithook_properties=WITHOUT_CLEANUP,
+            )
+            return
+    raise RetryableError(f"{keyed.folded}: folds are always first, try again")
+
+
 class _Stream:
     """The rows of queries, one after the other, as batches of this schema; `failure`: how DuckDB ended it early."""
 
@@ -261,20 +322,17 @@ class _Stream:
             raise
 
 
-_STAGE_OF = {"sku_log": "skus", "invoice_log": "invoices"}
-
-
 def _reach(lake: DeltaLake, keyed: KeyedTable, log: DeltaTable, partitions: int) -> dict[int, int]:
-    stage = _STAGE_OF.get(keyed.log, "accounts")
-    fence = {f"epoch:{stage}:{b}": b for b in range(partitions)}
-    epochs = _per_bucket(log, fence)
-    if keyed is INVOICES_KEYED:
-        return reach(epochs, _per_bucket(log, {f"documents:{b}": b for b in range(partitions)}))
-    if keyed is ACCOUNTS_KEYED:
-        cursors = {f"cursor:{b}": b for b in range(partitions)}
-        outputs = [_per_bucket(lake.store.open(name), cursors) for name in FEATURE_CHANGES]
-        return reach(epochs, {b: min(o[b] for o in outputs) for b in range(partitions)})
-    return reach(epochs, None)
+    stage = stage_of_log(keyed.log)
+    buckets = range(partitions)
+    epochs = _per_bucket(log, {f"epoch:{stage}:{b}": b for b in buckets})
+    outputs = []
+    if keyed is STAGE_LOGS["invoices"]:
+        outputs = [_per_bucket(log, {f"{output}:{b}": b for b in buckets}) for output in outputs_of_invoices()]
+    elif keyed is STAGE_LOGS.get(stage):
+        cursors = {f"cursor:{b}": b for b in buckets}
+        outputs = [_per_bucket(lake.store.open(name), cursors) for name in changes_of_stage(stage)]
+    return reach(epochs, {b: min(o[b] for o in outputs) for b in buckets} if outputs else None)
 
 
 def _per_bucket(table: DeltaTable, ids: Mapping[str, int]) -> dict[int, int]:

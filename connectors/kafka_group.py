@@ -6,7 +6,7 @@ under its instance's name gets its partitions back at once, and fences the one t
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -121,6 +121,15 @@ class GroupReader:
         """How many offsets lie ahead in this member's partitions. Raises UnavailableError."""
         return sum(max(self._ends(place)[1] - position, 0) for place, position in self._next.items())
 
+    def committed(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The positions that the whole group has committed, of those partitions that have one that can be told now.
+
+        Raises UnavailableError.
+        """
+        wanted = [TopicPartition(*place) for place in places]
+        found = self._asked(lambda: self._client.committed(wanted, timeout=_TIMEOUT_S), "ask for the group's positions")
+        return {(p.topic, p.partition): p.offset for p in found if p.error is None and p.offset >= 0}
+
     def close(self) -> None:
         """Ends the client. The partitions stay with the instance for the session's time-out."""
         self._client.close()
@@ -180,7 +189,7 @@ class GroupReader:
             )
         raise OffsetGapError(
             f"{where} begins at offset {low}, and {wanted} is to be read next: Kafka deleted what lies between",
-            hint="--accept-gap goes on behind it; then send what is missing with `trs bootstrap snapshot`",
+            hint="--accept-gap goes on behind it; then `trs bootstrap diff` finds what is missing, deletions too",
         )
 
     def _wrapped(self, error: KafkaError, doing: str) -> TrsError:

@@ -123,7 +123,7 @@ class LakeStore:
     def create(self) -> None:
         """Makes every declared table that is missing, and adds the columns that an earlier version did not have."""
         with ThreadPoolExecutor(max_workers=8) as pool:
-            list(pool.map(self._create_table, LAKE_TABLES.values()))
+            list(pool.map(self.ensure, LAKE_TABLES.values()))
 
     def exists(self) -> bool:
         """Whether the lake was ever created."""
@@ -132,7 +132,8 @@ class LakeStore:
         except (DeltaError, OSError) as error:
             raise wrap_error(error, f"lake {self.location.uri}") from error
 
-    def _create_table(self, table: LakeTable) -> None:
+    def ensure(self, table: LakeTable) -> None:
+        """The same for one table."""
         uri = self.location.table(table.name)
         try:
             if is_table(uri, self._options):
@@ -172,6 +173,17 @@ class LakeStore:
             except CommitFailedError:
                 time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - another worker was first, or writes
         raise RetryableError(f"table {table.name}: columns {', '.join(table.added)} could not be added: it is busy")
+
+    def schemas(self) -> dict[str, pa.Schema]:
+        """The columns of the declared tables that there are, as their logs have them."""
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            found = pool.map(self._schema, LAKE_TABLES)
+            return {name: schema for name, schema in zip(LAKE_TABLES, found, strict=True) if schema is not None}
+
+    def _schema(self, name: str) -> pa.Schema | None:
+        uri = self.location.table(name)
+        with wrapped_errors(f"table {name} at {uri}"):
+            return pa.schema(self.open(name).schema().to_arrow()) if is_table(uri, self._options) else None
 
     def replace(self, name: str, rows: pa.RecordBatchReader) -> None:
         """Puts these rows, streamed, in the place of all rows of a table by one commit; after an error it is as before.

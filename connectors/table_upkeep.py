@@ -8,17 +8,13 @@ removal is told by no log entry any more.
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping
 
-import pyarrow as pa
-from deltalake import CommitProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError
 
-from connectors.lake import COMMIT_RETRIES, WITHOUT_CLEANUP, LakeStore, table_properties, wrap_error, wrapped_errors
+from connectors.lake import COMMIT_RETRIES, WITHOUT_CLEANUP, LakeStore, table_properties, wrapped_errors
 from connectors.table_folder import TableFolder
 from processors.errors import RetryableError
-from processors.lake_tables import UPKEEP
 
 CHECKPOINT_EVERY = 20
 """Commits beyond the last checkpoint at which upkeep makes one. Writers do so after ten; one that dies may not."""
@@ -95,20 +91,3 @@ class TableUpkeep:
         if handle.version() > (self.last_checkpoint() or 0):
             handle.create_checkpoint()
         handle.cleanup_metadata()
-
-
-def append_upkeep(store: LakeStore, rows: Sequence[Mapping[str, object]]) -> None:
-    """Records what was done, in one commit."""
-    today = datetime.now(UTC).date()
-    blank = dict.fromkeys(UPKEEP.schema.names) | {"known_date": today}
-    table = pa.Table.from_pylist([blank | dict(row) for row in rows], schema=UPKEEP.schema)
-    try:
-        write_deltalake(
-            store.open(UPKEEP.name),
-            table,
-            mode="append",
-            commit_properties=CommitProperties(max_commit_retries=COMMIT_RETRIES),
-            post_commithook_properties=WITHOUT_CLEANUP,
-        )
-    except (DeltaError, OSError) as error:
-        raise wrap_error(error, f"commit to {UPKEEP.name}") from error

@@ -138,6 +138,12 @@ class DifferencesError(TrsError):
     exit_code = 15
 
 
+class QualityError(TrsError):
+    """A declared check of the lake's data failed."""
+
+    exit_code = 16
+
+
 class InvariantError(TrsError):
     """The program contradicts itself; state is not trusted any further."""
 

@@ -85,8 +85,9 @@ def _repeated(con: duckdb.DuckDBPyConnection, events: str, key: str) -> bool:
 
 
 def merge_invoices(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -> None:
-    """Merges invoice events and leaves the changed states in `new_invoices`: the state's columns, `left_account_id`, and
-    `was_deleted` (the state before was a deletion).
+    """Merges invoice events and leaves the changed states in `new_invoices`.
+
+    Its columns: those of the state, `left_account_id`, and `was_deleted` (the state before was a deletion).
 
     `events`: relation of `event_schema(INVOICES)`; `owned(bucket, epoch)`: each bucket's epoch number.
     """

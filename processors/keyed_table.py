@@ -7,7 +7,8 @@ folded. Where keys live in the partition of their log bucket that is one mark, e
 current rows are the tail's latest plus the folded rows that the tail does not beat: an anti join and a union, no window
 over everything.
 
-The functions return SQL over relations named by the caller (a table, a view, a subquery in parentheses).
+The functions return SQL over relations named by the caller (a table, a view, a subquery in parentheses), in the words
+that DuckDB, Trino and Athena share: views are made of it.
 """
 
 from dataclasses import dataclass
@@ -49,15 +50,15 @@ def tail_sql(table: KeyedTable, *, log: str, folded: str) -> str:
 )"""
 
 
-def latest_sql(table: KeyedTable, *, rows: str) -> str:
-    """Of each key in `rows` the row with the greatest rank."""
+def latest_sql(table: KeyedTable, *, rows: str, columns: tuple[str, ...]) -> str:
+    """Of each key in `rows` these columns of the row with the greatest rank."""
     rank = ", ".join(f"{column} DESC" for column in table.rank)
     return f"""(
-  SELECT * EXCLUDE (rank_in_key)
+  SELECT {", ".join(columns)}
   FROM (
     SELECT r.*, row_number() OVER (PARTITION BY {", ".join(table.key)} ORDER BY {rank}) AS rank_in_key
     FROM {rows} AS r
-  )
+  ) AS ranked
   WHERE rank_in_key = 1
 )"""
 
@@ -74,7 +75,7 @@ def current_sql(table: KeyedTable, *, columns: tuple[str, ...], log: str, folded
     if table.log_bucket == table.home_bucket:
         match = " AND ".join(f"t.{k} IS NOT DISTINCT FROM f.{k}" for k in table.key)
         return f"""(
-  WITH tail AS (SELECT {names} FROM {latest_sql(table, rows=tail)})
+  WITH tail AS (SELECT {names} FROM {latest_sql(table, rows=tail, columns=columns)} AS latest)
   SELECT {names} FROM tail
   UNION ALL
   SELECT {names} FROM {folded} AS f
@@ -88,8 +89,8 @@ def current_sql(table: KeyedTable, *, columns: tuple[str, ...], log: str, folded
     WHERE NOT f.is_mark AND EXISTS (SELECT 1 FROM touched WHERE {match})
   )"""
     return f"""(
-  WITH tail AS (SELECT * FROM {tail}), touched AS (SELECT DISTINCT {key} FROM tail)
-  SELECT {names} FROM {latest_sql(table, rows=rival)}
+  WITH tail AS (SELECT * FROM {tail} AS beyond), touched AS (SELECT DISTINCT {key} FROM tail)
+  SELECT {names} FROM {latest_sql(table, rows=rival, columns=columns)} AS latest
   UNION ALL
   SELECT {names} FROM {folded} AS f
   WHERE NOT f.is_mark AND NOT EXISTS (SELECT 1 FROM touched WHERE {match})

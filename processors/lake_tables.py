@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from processors.features.declarations import FEATURE_SETS, FeatureSet
+from processors.errors import SettingsError
+from processors.features.declarations import (
+    FEATURE_SETS,
+    FOLDER_VARIABLE,
+    SETS_BY_ARTICLE,
+    FeatureSet,
+)
 from processors.keyed_table import KeyedTable
 from processors.records import DEAD_SCHEMA, ORDER_ARROW_TYPE, TIMESTAMP
 from processors.tables import EXTRA
@@ -153,6 +159,29 @@ ACCOUNT_LOG = LakeTable(
     ),
 )
 
+ITEM_LOG = LakeTable(
+    "item_log",
+    "States of charged lines by article: what stage A sent of them. Only where a feature set is derived by article.",
+    pa.schema(
+        [
+            BUCKET,
+            EPOCH,
+            _field("item_id", pa.string(), "The article."),
+            _field("invoice_id", pa.int64(), "The invoice."),
+            _field("line_version", pa.int64(), "Epoch of the invoice's own bucket: a total order per invoice."),
+            _field("invoice_bucket", pa.int32(), "The invoice's own bucket."),
+            _field("account_id", pa.int64(), "The invoice's account; null of a line that is gone, as what follows."),
+            _field("date_issued", pa.date32(), "Day of issue of the invoice."),
+            _field("quantity", pa.int64(), "How many."),
+            _field("price", PRICE, "The price charged; null while the SKU is unknown."),
+            _field("deleted", pa.bool_(), "The line or its invoice is gone; kept as a tombstone with its version."),
+            ROW_OFFSET,
+            SOURCE_TS,
+            KNOWN_DATE,
+        ]
+    ),
+)
+
 ACCOUNTS_PRIVATE = LakeTable(
     "accounts_private_changes",
     "Personal columns of accounts, every change; guarded, erased on request, never joined into other tables.",
@@ -212,7 +241,7 @@ EPOCHS = LakeTable(
     "One row per stage, bucket and commit: what had been read, and through which time the lake is complete.",
     pa.schema(
         [
-            _field("stage", pa.string(), "'skus', 'invoices' (A) or 'accounts' (B)."),
+            _field("stage", pa.string(), "'skus', 'invoices' (A), 'accounts' (B) or 'items' (C)."),
             BUCKET,
             EPOCH,
             _field("known_through", TIMESTAMP, "No row with known_from at or before this will follow."),
@@ -253,18 +282,23 @@ CONTROL_LOG = LakeTable(
 
 QUALITY_RESULTS = LakeTable(
     "quality_results",
-    "Outcomes of declared checks.",
+    "Outcomes of declared checks, one row per check and run (docs/quality.md).",
     pa.schema(
         [
             _field("check_name", pa.string(), "The check."),
-            _field("table_name", pa.string(), "What was checked."),
+            _field("table_name", pa.string(), "The table or view that was checked."),
             _field("passed", pa.bool_(), "Whether it held."),
-            _field("failures", pa.int64(), "Rows that failed."),
-            _field("detail", pa.string(), "A sentence."),
-            _field("at", TIMESTAMP, "When."),
+            _field("failures", pa.int64(), "Rows that failed; null where the check could not be made."),
+            _field("detail", pa.string(), "What should hold, and the first row that fails."),
+            _field("at", TIMESTAMP, "When the run began."),
+            _field("run_id", pa.string(), "The run; the same in all of its rows."),
+            _field("reason", pa.string(), "'fold': a fold was due; 'demand': a person or scheduler asked."),
+            _field("rows", pa.int64(), "Rows of the table; null where the check could not be made."),
+            _field("holds_fold", pa.bool_(), "So much failed that folds of what the table shows wait."),
             KNOWN_DATE,
         ]
     ),
+    added=("run_id", "reason", "rows", "holds_fold"),
 )
 
 RECONCILIATION = LakeTable(
@@ -288,6 +322,27 @@ RECONCILIATION = LakeTable(
             _field("position_file", pa.string(), "Binlog file of the last read, null without a binlog."),
             _field("position_pos", pa.int64(), "Place in that file."),
             _field("seconds", pa.float64(), "How long the table took."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+
+HISTORY_RETENTION = LakeTable(
+    "history_retention",
+    "How finely the history of features is kept, one row per stretch of time, table and run of `trs lake retain`.",
+    pa.schema(
+        [
+            _field("run_id", pa.string(), "The run."),
+            _field("at", TIMESTAMP, "When it began."),
+            _field("table_name", pa.string(), "The table of changes."),
+            _field("zone_begin", TIMESTAMP, "The stretch begins after this moment; null: it has no beginning."),
+            _field("zone_end", TIMESTAMP, "It ends with this moment."),
+            _field(
+                "step", pa.string(), "What is kept of it: the ends of each 'day', 'week', 'month', 'year', or 'none'."
+            ),
+            _field("rows_before", pa.int64(), "Rows of the stretch as the run found them."),
+            _field("rows_kept", pa.int64(), "Rows that it keeps."),
             KNOWN_DATE,
         ]
     ),
@@ -336,9 +391,15 @@ def feature_changes(feature_set: FeatureSet) -> LakeTable:
                 _field("feature_version", pa.int32(), "Version of the feature set's SQL."),
                 _field("valid_from", TIMESTAMP, "Latest source commit among the inputs that changed the row."),
                 _field("known_from", TIMESTAMP, "When the lake knew; never decreases within a bucket."),
+                _field(
+                    "dated_on",
+                    pa.date32(),
+                    "The later of the invoice's issue and payment dates then; null for deletions and other grains.",
+                ),
                 KNOWN_DATE,
             ]
         ),
+        added=("dated_on",),
     )
 
 
@@ -374,6 +435,34 @@ def reconstructed_features(feature_set: FeatureSet) -> LakeTable:
 SKUS_KEYED = KeyedTable("sku_log", "sku_log_folded", key=("item_id",))
 INVOICES_KEYED = KeyedTable("invoice_log", "invoice_log_folded", key=("kind", "invoice_id", "item_id"))
 ACCOUNTS_KEYED = KeyedTable("account_log", "account_log_folded", key=("kind", "account_id", "invoice_id"))
+ITEMS_KEYED = KeyedTable("item_log", "item_log_folded", key=("invoice_id", "item_id"))
+"""By invoice first: a fold cuts its work by that, for one article may hold most lines of a bucket."""
+
+STAGE_LOGS: dict[str, KeyedTable] = {"skus": SKUS_KEYED, "invoices": INVOICES_KEYED, "accounts": ACCOUNTS_KEYED}
+"""The stages of this installation and the log of each."""
+if SETS_BY_ARTICLE:
+    STAGE_LOGS["items"] = ITEMS_KEYED
+
+
+def outputs_of_invoices() -> tuple[str, ...]:
+    """What stage A derives; `NAME:BUCKET` in its log is the output's cursor."""
+    return ("documents", "lines") if SETS_BY_ARTICLE else ("documents",)
+
+
+def stage_of(feature_set: FeatureSet) -> str:
+    """The stage that derives a feature set."""
+    return "items" if feature_set.grain == "article" else "accounts"
+
+
+def changes_of_stage(stage: str) -> tuple[str, ...]:
+    """Names of the tables of feature changes that a stage derives: each is an output of its log."""
+    return tuple(changes_name(f) for f in FEATURE_SETS if stage_of(f) == stage)
+
+
+def stage_of_log(log: str) -> str:
+    """The stage whose epochs a log, or a table of feature changes, counts."""
+    derived = {changes_name(f): stage_of(f) for f in FEATURE_SETS}
+    return derived.get(log) or next(stage for stage, keyed in STAGE_LOGS.items() if keyed.log == log)
 
 
 def feature_keyed(feature_set: FeatureSet) -> KeyedTable:
@@ -388,9 +477,7 @@ def feature_keyed(feature_set: FeatureSet) -> KeyedTable:
 
 
 KEYED_TABLES: tuple[KeyedTable, ...] = (
-    SKUS_KEYED,
-    INVOICES_KEYED,
-    ACCOUNTS_KEYED,
+    *STAGE_LOGS.values(),
     *(feature_keyed(f) for f in FEATURE_SETS),
 )
 
@@ -398,6 +485,7 @@ APPEND_ONLY: tuple[LakeTable, ...] = (
     SKU_LOG,
     INVOICE_LOG,
     ACCOUNT_LOG,
+    *((ITEM_LOG,) if SETS_BY_ARTICLE else ()),
     ACCOUNTS_PRIVATE,
     DEAD_LETTERS,
     DEAD_LETTER_ACTIONS,
@@ -405,6 +493,7 @@ APPEND_ONLY: tuple[LakeTable, ...] = (
     CONTROL_LOG,
     QUALITY_RESULTS,
     RECONCILIATION,
+    HISTORY_RETENTION,
     UPKEEP,
     *(feature_changes(f) for f in FEATURE_SETS),
 )
@@ -430,11 +519,10 @@ def folded_table(keyed: KeyedTable, log: LakeTable) -> LakeTable:
     )
 
 
-FEATURE_CHANGES: tuple[str, ...] = tuple(changes_name(f) for f in FEATURE_SETS)
-"""Names of the tables of feature changes, each an output of account_log."""
-
 LAKE_TABLES: dict[str, LakeTable] = {t.name: t for t in (*APPEND_ONLY, *_REPLACED)}
 LAKE_TABLES |= {k.folded: folded_table(k, LAKE_TABLES[k.log]) for k in KEYED_TABLES}
+if len(LAKE_TABLES) < len(APPEND_ONLY) + len(_REPLACED) + len(KEYED_TABLES):
+    raise SettingsError(f"{FOLDER_VARIABLE}: a feature set has a name of which tables of the lake are made already")
 
 PERSONAL_TABLES: frozenset[str] = frozenset(t.name for t in LAKE_TABLES.values() if t.personal)
 """Names of the tables that hold personal data; no view reads them."""

@@ -1,4 +1,4 @@
-"""What the three stages share: buckets, epochs, positions, the opening, and the order of commits (R5, R6, R8).
+"""What the stages share: buckets, epochs, positions, the opening, and the order of commits (R5, R6, R8).
 
 One epoch of a stage, over all buckets that its worker owns:
 

@@ -79,7 +79,8 @@ def status(
 
     Of workers that run here (in this TRS_HOME) it says what they do, and how far one is that loads its state.
     When Kafka does not answer, what the lake knows is shown, and the exit code is 4 (5: it refused the credentials).
-    An alarm is what needs a person while workers go on: a table of the source that is not as declared. Exit code 1.
+    An alarm is what needs a person while workers go on: a table of the source that is not as declared, or a failed
+    check that holds back folds. Exit code 1.
     """
     from rich.console import Console
 
@@ -93,7 +94,7 @@ def status(
         _print_status(Console(highlight=False, soft_wrap=True), report, each_partition=partitions)
     if report.kafka_error is not None:
         raise report.kafka_error
-    if report.alarms:
+    if report.alarms or any(c.holds_fold for c in report.failed_checks):
         raise typer.Exit(1)
 
 
@@ -165,6 +166,13 @@ def _print_status(console: "Console", report: "Status", *, each_partition: bool)
         console.print(
             f"{check.table} and {check.source}: {found}{sent}, {format_time(check.checked_at.replace(microsecond=0))}",
             style="yellow" if left else None,
+            markup=False,
+        )
+    for failed in report.failed_checks:
+        console.print(
+            f"check {failed.name} failed {format_time(failed.at.replace(microsecond=0))}: {failed.detail}"
+            + ("; folds wait" if failed.holds_fold else ""),
+            style="red" if failed.holds_fold else "yellow",
             markup=False,
         )
     dead = ", ".join(f"{count} {reason}" for reason, count in report.dead_letters.items())

@@ -26,7 +26,10 @@ _GROUPS = (
     "lake",
     "reconcile",
     "upkeep",
+    "quality",
+    "retention",
     "maintain",
+    "catalogue",
     "dead_letters",
     "demo",
 )

@@ -96,7 +96,7 @@ def test_oldest_version_is_one_that_can_be_read_and_the_one_before_cannot(tables
         return int(tables.con.sql(f"SELECT count(epoch) FROM {relation}").fetchall()[0][0])
 
     assert rows(oldest) == COMMITS
-    with pytest.raises(Exception, match="No files|log segment"):
+    with pytest.raises(Exception, match=r"No files|log segment"):
         rows(oldest - 1)
 
 

@@ -18,7 +18,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from app.settings import Settings
 from app.wiring import lake_location
-from connectors.compaction import Compacted, _Compaction, compact, data_files, file_stats, unknown_columns
+from connectors.compaction import Compacted, FileRewrite, compact, data_files, file_stats, unknown_columns
 from connectors.delta_lake import DeltaLake
 from connectors.lake import FencedTable, LakeLocation
 from connectors.table_facts import table_facts
@@ -154,15 +154,15 @@ def writer(tables: Tables) -> FencedTable:
 
 def amid(monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
     """Does something after the files were written, right before the first attempt to commit them."""
-    usual, done = _Compaction._commit_on, []
+    usual, done = FileRewrite._commit_on, []
 
-    def interrupted(self: _Compaction, *arguments: Any) -> None:
+    def interrupted(self: FileRewrite, *arguments: Any) -> None:
         if not done:
             done.append(True)
             act()
         usual(self, *arguments)
 
-    monkeypatch.setattr(_Compaction, "_commit_on", interrupted)
+    monkeypatch.setattr(FileRewrite, "_commit_on", interrupted)
 
 
 def test_worker_that_commits_amid_a_compaction_is_not_refused_nor_refuses_it(
@@ -210,13 +210,13 @@ def test_commit_that_arrived_though_its_answer_did_not_counts_as_done(
     tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer(tables)
-    before, usual = tables.rows(SKU_LOG.name), _Compaction._commit_on
+    before, usual = tables.rows(SKU_LOG.name), FileRewrite._commit_on
 
-    def deaf(self: _Compaction, *arguments: Any) -> None:
+    def deaf(self: FileRewrite, *arguments: Any) -> None:
         usual(self, *arguments)
         raise OSError("timed out")
 
-    monkeypatch.setattr(_Compaction, "_commit_on", deaf)
+    monkeypatch.setattr(FileRewrite, "_commit_on", deaf)
     (done,) = tables.compact(SKU_LOG)
     assert done.committed
     assert tables.rows(SKU_LOG.name) == before

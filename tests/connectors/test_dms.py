@@ -94,12 +94,13 @@ def test_stream_position_of_any_form_gives_file_and_position(decoder: Decoder, t
         {"stream-position": "mysql-bin.000024:x"},
         {"stream-position": "000024:373"},
         {"stream-position": "mysql-bin.000024:12345678901234"},
+        {"stream-position": "mysql-bin.000024:373:" + "x" * 1_000},
         {"transaction-record-id": None},
         {"transaction-record-id": -1},
         {"transaction-record-id": 10**10},
         {"transaction-record-id": "one"},
     ],
-    ids=str,
+    ids=lambda fields: str(fields)[:60],
 )
 def test_change_without_a_place_is_refused(fields: dict[str, Any]) -> None:
     record = dms_record(line_update(None, GOOD_ROWS["invoice_line_items"]), **fields)
@@ -346,7 +347,33 @@ def test_half_a_surrogate_pair_is_refused() -> None:
         translator().translate(json.dumps(record).encode(), 1)
 
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.just([]) | st.just({})
+def nested(brackets: bytes, depth: int) -> bytes:
+    """A record whose added column is nested so deeply."""
+    value = dms_record(line_update(None, GOOD_ROWS["invoice_line_items"] | {"added": "here"}))
+    assert value.count(b'"here"') == 1
+    return value.replace(b'"here"', brackets[:-1] * depth + b"1" + brackets[-1:] * depth)
+
+
+@pytest.mark.parametrize("brackets", [b"[]", b'{"a":}'])
+def test_column_that_is_nested_too_deeply_to_be_written_is_refused(brackets: bytes) -> None:
+    translator().translate(nested(brackets, 100), 1)
+    with pytest.raises(BadRecordError, match="nested too deeply") as refused:
+        translator().translate(nested(brackets, 800), 1)
+    assert refused.value.reason == "bad_value"
+
+
+LONG = "mysql-bin." + "a" * 1_000_000
+SCALARS = (
+    st.just(LONG)
+    | st.just("here")
+    | st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.just([])
+    | st.just({})
+)
 
 
 @settings(max_examples=300)
@@ -360,7 +387,13 @@ def test_damaged_record_has_one_outcome_and_never_crashes(data: st.DataObject) -
             part[data.draw(st.sampled_from(sorted(part)))] = data.draw(SCALARS)
         if any(not isinstance(record[name], dict) for name in ("data", "metadata", "before-image")):
             break
-    value = bytearray(json.dumps(record).encode())
+    large = data.draw(st.sampled_from(["", "text", "nest"]))
+    if large == "text" and isinstance(record["metadata"], dict):
+        record["metadata"][data.draw(st.sampled_from(sorted(record["metadata"])))] = LONG
+    if large == "nest" and isinstance(record["data"], dict):
+        record["data"]["added"] = "here"
+    depth = data.draw(st.integers(0, 2_000))
+    value = bytearray(json.dumps(record).encode().replace(b'"here"', b"[" * depth + b"1" + b"]" * depth))
     if data.draw(st.booleans()):
         value[data.draw(st.integers(0, len(value) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     agent = translator(load_position=Place(FILE, 4))

@@ -23,7 +23,7 @@ from processors.keyed_table import KeyedTable
 from processors.lake_tables import INVOICE_LOG, INVOICES_KEYED, LAKE_TABLES
 from processors.ports import KeyedFiles
 from processors.records import RawBatch
-from processors.tables import DOCUMENTS_TOPIC
+from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC
 from tests.waiting import wait_until
 
 PREFIX, PARTITION, SETTLE_S = "test", 0, 60
@@ -51,20 +51,28 @@ def event(table: str, op: str, pos: int, row: Row | None) -> bytes:
     return json.dumps({"before": before, "after": after, "op": op, "ts_ms": 1, "source": source}).encode()
 
 
+class Sink:
+    """Where the engine sends the records of one topic; they come back through it."""
+
+    def __init__(self, records: dict[str, list[tuple[bytes, bytes]]], topic: str) -> None:
+        self._records, self._topic = records, topic
+
+    def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        self._records.setdefault(self._topic, []).extend(zip(keys, values, strict=True))
+
+    def flush(self) -> dict[int, int]:
+        return {PARTITION: len(self._records.get(self._topic, []))}
+
+
 class Topics:
-    """Records per topic in one partition; the documents that the engine sends come back through it."""
+    """Records per topic in one partition, and the sinks of those that the engine fills."""
 
     def __init__(self) -> None:
         self.records: dict[str, list[tuple[bytes, bytes]]] = {}
+        self.sinks = {name: Sink(self.records, f"{PREFIX}.{name}") for name in DERIVED_TOPICS}
 
     def add(self, table: str, *values: bytes) -> None:
         self.records.setdefault(f"{PREFIX}.{table}", []).extend((b"{}", v) for v in values)
-
-    def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        self.records.setdefault(f"{PREFIX}.{DOCUMENTS_TOPIC}", []).extend(zip(keys, values, strict=True))
-
-    def flush(self) -> dict[int, int]:
-        return {PARTITION: len(self.records[f"{PREFIX}.{DOCUMENTS_TOPIC}"])}
 
 
 def open_engine(
@@ -79,7 +87,14 @@ def open_engine(
         spill=spill,
     )
     ids = {f"{PREFIX}.{n}": n for n in _TOPICS} | dict(topic_ids)
-    return StreamEngine(config, lake=lake, sink=topics, topic_ids=ids, writer="test")
+    return StreamEngine(
+        config,
+        lake=lake,
+        sink=topics.sinks[DOCUMENTS_TOPIC],
+        lines_sink=topics.sinks.get(CHARGED_LINES_TOPIC),
+        topic_ids=ids,
+        writer="test",
+    )
 
 
 class Shell:
@@ -103,7 +118,7 @@ class Shell:
 
     def offer_all(self, *, without: str = "", until: int | None = None) -> None:
         """What the topics hold, except one of them, which is offered until an offset at most."""
-        for topic, records in list(self.topics.records.items()):
+        for topic, records in self._read():
             start, end = self.positions[topic], len(records)
             if topic == f"{PREFIX}.{without}":
                 end = min(end, until or 0)
@@ -112,12 +127,16 @@ class Shell:
                 self.engine.offer(batch)
                 self.positions[topic] = end
 
+    def _read(self) -> list[tuple[str, list[tuple[bytes, bytes]]]]:
+        """The topics that the engine reads."""
+        return [(topic, records) for topic, records in self.topics.records.items() if topic in self.positions]
+
     def settled(self) -> bool:
         self.offer_all()
         if self.engine.failure.done():
             self.engine.failure.result()
         seen = self.engine.progress()
-        ends = {(t, PARTITION): len(r) for t, r in self.topics.records.items()}
+        ends = {(t, PARTITION): len(r) for t, r in self._read()}
         reached = all(seen.positions.get(p, 0) >= end for p, end in ends.items())
         return reached and seen.documents_settled and seen.features_settled
 
@@ -125,7 +144,7 @@ class Shell:
         wait_until(self.settled, timeout_s=SETTLE_S, what="everything is committed and derived")
 
 
-_TOPICS = ("skus", "dead_letters", "invoices", "invoice_line_items", "accounts", DOCUMENTS_TOPIC)
+_TOPICS = ("skus", "dead_letters", "invoices", "invoice_line_items", "accounts", *DERIVED_TOPICS)
 Open = Callable[..., Shell]
 
 

@@ -11,10 +11,11 @@ import pytest
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
 from processors.errors import FencedError
+from processors.feature_stages import AccountStage
 from processors.inbox import Chunk
 from processors.lake_tables import SKU_LOG
 from processors.stage import StageContext
-from processors.stages import AccountStage, SkuStage
+from processors.stages import SkuStage
 from processors.state import open_state
 
 TOPIC = "test.skus"

@@ -1,6 +1,9 @@
 """The views of the lake over tables written by hand: exact with and without folds, in any order of arrival."""
 
-from datetime import date
+import calendar
+import random
+from collections import Counter, defaultdict
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -53,6 +56,12 @@ def test_table_with_a_column_named_like_a_keyword_is_readable(lake: SmallLake) -
 
 def test_names_of_views_and_tables_do_not_collide() -> None:
     assert not VIEWS.keys() & LAKE_TABLES.keys()
+
+
+def test_every_column_of_every_view_is_described() -> None:
+    for view in VIEWS.values():
+        for field in view.schema:
+            assert field.metadata[b"comment"], (view.name, field.name)
 
 
 def test_create_views_opens_only_the_tables_that_are_needed(lake: SmallLake) -> None:
@@ -173,3 +182,106 @@ def test_feature_row_of_a_late_lower_version_does_not_win(lake: SmallLake) -> No
     query = "SELECT inv_id, acct_id FROM invoice_features ORDER BY 1"
     assert rows(lake, query, "invoice_features") == [(1, 2), (2, 5)]
     assert rows(lake, "SELECT count(*) FROM invoice_features_history", "invoice_features_history") == [(4,)]
+
+
+def test_history_has_the_intervals_in_which_rows_counted_on_both_axes(lake: SmallLake) -> None:
+    lake.feature(1, "2024-05-01", valid="2024-04-01", document_version=1)
+    lake.feature(1, "2024-05-03", valid="2024-04-03", document_version=3)
+    lake.feature(1, "2024-05-04", valid="2024-04-02", document_version=2)  # late: version 3 was known
+    past = {"acct_id": 1, "origin": "reconstructed"}
+    lake.append(
+        "invoice_features_reconstructed",
+        {"inv_id": 1, "valid_from": at("2024-02-01"), **past},
+        {"inv_id": 1, "valid_from": at("2024-03-01"), **past},
+        {"inv_id": 1, "valid_from": at("2024-04-20"), **past},  # an observed row holds by then
+    )
+    query = """SELECT document_version, known_until, valid_from, valid_until FROM invoice_features_history
+        ORDER BY document_version NULLS FIRST, valid_from"""
+    assert rows(lake, query, "invoice_features_history") == [
+        (None, None, at("2024-02-01"), at("2024-03-01")),
+        (None, None, at("2024-03-01"), at("2024-04-01")),
+        (None, None, at("2024-04-20"), at("2024-04-20")),
+        (1, at("2024-05-03"), at("2024-04-01"), at("2024-04-02")),
+        (2, at("2024-05-04"), at("2024-04-02"), at("2024-04-03")),
+        (3, None, at("2024-04-03"), None),
+    ]
+
+
+class Ledger:
+    """Invoices around today, drawn at random, and what finance asks of them, reckoned row by row."""
+
+    def __init__(self, seed: int) -> None:
+        chance = random.Random(seed)
+        today = datetime.now(UTC).date()
+        self.invoices = []
+        for number in range(60):
+            issued = today - timedelta(days=chance.choice([-3, 0, 29, 30, 31, 60, 61, 90, 91, 120, 121, 200, 400]))
+            paid = chance.choice([None, None, today, today + timedelta(days=5), issued - timedelta(days=40), issued])
+            total = Decimal(chance.randrange(-500, 9_999)) / 100
+            self.invoices.append((number, chance.randrange(4), issued, paid, total))
+
+    def rows(self) -> list[dict[str, object]]:
+        return [
+            document(number, account, 1, date_issued=issued, payment_dates=paid, inv_total=total)
+            for number, account, issued, paid, total in self.invoices
+        ]
+
+    def unpaid(self, day: date) -> list[tuple[int, date, Decimal]]:
+        """(account, issued, total) of what is issued and not paid at the end of `day`."""
+        return [(a, i, t) for _, a, i, p, t in self.invoices if i <= day and (p is None or p > day)]
+
+    def ageing(self, today: date) -> list[tuple[object, ...]]:
+        accounts: dict[int, list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 5)
+        counts: Counter[int] = Counter()
+        oldest: dict[int, date] = {}
+        for account, issued, total in self.unpaid(today):
+            due = issued + timedelta(days=30)
+            overdue = (today - due).days
+            accounts[account][0 if overdue <= 0 else min(4, (overdue - 1) // 30 + 1)] += total
+            counts[account] += 1
+            oldest[account] = min(due, oldest.get(account, due))
+        return sorted((a, None, counts[a], sum(owed), *owed, oldest[a]) for a, owed in accounts.items())
+
+    def outstanding(self, today: date) -> list[tuple[object, ...]]:
+        effective = [(i, None if p is None else max(p, i), t) for _, _, i, p, t in self.invoices if i <= today]
+        months = {d.replace(day=1) for i, p, _ in effective for d in (i, p) if d is not None and d <= today}
+        answer = []
+        for month in sorted(months):
+            length = calendar.monthrange(month.year, month.month)[1]
+            end = min(month.replace(day=length), today)
+            revenue = sum((t for i, _, t in effective if month <= i <= end), Decimal(0))
+            paid = sum((t for _, p, t in effective if p is not None and month <= p <= end), Decimal(0))
+            owed = sum((t for _, _, t in self.unpaid(end)), Decimal(0))
+            days = end.day
+            answer.append((month, revenue, paid, owed, days, float(owed) / float(revenue) * days if revenue else None))
+        return answer
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_finance_views_say_what_a_ledger_says(lake: SmallLake, seed: int) -> None:
+    ledger = Ledger(seed)
+    lake.append("account_log", *ledger.rows())
+    *ageing, ((today,),) = (
+        rows(lake, query, "receivables_ageing")
+        for query in ("FROM receivables_ageing ORDER BY account_id", "SELECT current_date")
+    )
+    assert ageing == [ledger.ageing(today)]
+    outstanding = rows(lake, "FROM days_sales_outstanding ORDER BY 1", "days_sales_outstanding")
+    assert outstanding == ledger.outstanding(today)
+    assert sum(r[3] for r in ageing[0]) == outstanding[-1][3]  # type: ignore[misc]
+    overdue = rows(lake, "SELECT sum(is_overdue), sum(is_overdue * inv_total) FROM invoices", "invoices")
+    late = [t for _, issued, t in ledger.unpaid(today) if (today - issued).days > 30]
+    assert overdue == [(len(late), sum(late))]
+
+
+def test_monthly_revenue_adds_up_by_month_of_issue(lake: SmallLake) -> None:
+    lake.append(
+        "account_log",
+        document(1, 1, 1, date_issued=date(2024, 1, 1)),
+        document(2, 2, 1, date_issued=date(2024, 1, 31), unpriced_lines=2),
+        document(3, 1, 1, date_issued=date(2024, 3, 1), inv_total=Decimal("-1")),
+    )
+    assert rows(lake, "FROM monthly_revenue ORDER BY 1", "monthly_revenue") == [
+        (date(2024, 1, 1), 2, 2, Decimal("7"), 6, 3.5, 2),
+        (date(2024, 3, 1), 1, 1, Decimal("-1"), 3, -1.0, 0),
+    ]
