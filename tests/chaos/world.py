@@ -33,6 +33,8 @@ def settings_of(stack: dict[str, str], home: Path, *, price_at: str) -> Settings
         "TRS_EPOCH_MAX_EVENTS": "200",
         "TRS_IDLE_EPOCH_S": "2",
         "TRS_FOLD_MIN_ROWS": "50",
+        "TRS_UPKEEP_EVERY": "3s",
+        "TRS_UPKEEP_BUDGET_PERCENT": "100",
         "TRS_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
         "TRS_WEB_PORT": "0",
         "TRS_THREADS": "1",
