@@ -15,8 +15,9 @@ from app.lake_session import LakeSession
 from app.settings import Settings
 from app.wiring import lake_location
 from connectors.lake import LakeStore
+from processors.charging import AMOUNT_SQL
 from processors.errors import FullDiskError, UnavailableError, UsageError
-from processors.features.declarations import FEATURE_SETS, FeatureSet
+from processors.features.declarations import FEATURE_SETS, SETS_BY_ARTICLE, FeatureSet
 from processors.features.reconstruct import (
     ORIGIN,
     UNKNOWNS,
@@ -28,7 +29,7 @@ from processors.features.reconstruct import (
 from processors.lake_tables import LAKE_TABLES, reconstructed_name
 
 _BATCH_ROWS = 100_000
-_ACCOUNTS, _DOCUMENTS = "rows_accounts", "rows_documents"
+_ACCOUNTS, _DOCUMENTS, _LINES = "rows_accounts", "rows_documents", "rows_lines"
 
 
 @dataclass
@@ -92,6 +93,7 @@ def backfill(
                 months,
                 accounts=_ACCOUNTS,
                 documents=_DOCUMENTS,
+                lines=_LINES,
                 progress=lambda done: progress(done, len(months)),
             )
             summary.compute_seconds = time.monotonic() - computing
@@ -108,11 +110,15 @@ def backfill(
 
 
 def _read_rows(session: LakeSession) -> None:
-    """Copies today's rows, both kinds of one version of account_log."""
+    """Copies today's rows, all of one version of account_log; lines only where a set by article needs them."""
     session.create_views(["live_documents", "accounts"])
     session.con.execute(f"""CREATE TEMP TABLE {_DOCUMENTS} AS
         SELECT account_id, invoice_id, date_issued, payment_dates, inv_total, inv_items, unpriced_lines
         FROM live_documents""")
+    session.con.execute(f"""CREATE TEMP TABLE {_LINES} AS
+        SELECT item_id, invoice_id, account_id, date_issued, quantity, price, {AMOUNT_SQL} AS amount
+        FROM (SELECT invoice_id, account_id, date_issued, unnest(lines, max_depth := 2) FROM live_documents)
+        {"" if SETS_BY_ARTICLE else "LIMIT 0"}""")
     session.con.execute(f"""CREATE TEMP TABLE {_ACCOUNTS} AS
         SELECT account_id, company_name, joining_date FROM accounts""")
 

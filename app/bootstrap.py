@@ -16,11 +16,10 @@ from connectors.lake import LakeStore
 from connectors.lake_positions import LakePositions
 from connectors.object_files import LakeReader
 from connectors.results import append_results
+from processors.lake_rows import LOGS, newest_order_sql
 from processors.lake_tables import DEAD_LETTERS, RECONCILIATION
 from processors.order import RowOrder
 from processors.tables import DEAD_LETTERS_TOPIC, topic_of
-
-LOGS = ("sku_log", "invoice_log", "account_log")
 
 
 def snapshot(
@@ -163,6 +162,5 @@ def newest_order(settings: Settings) -> int:
     """The greatest order of any row in the logs, packed; -1 in an empty lake."""
     with LakeSession(settings) as session:
         session.create_views(LOGS)
-        newest = " UNION ALL ".join(f"SELECT max(row_order) AS newest FROM {log}" for log in LOGS)
-        ((found,),) = session.con.sql(f"SELECT max(newest) FROM ({newest})").fetchall()
+        ((found,),) = session.con.sql(newest_order_sql(LOGS)).fetchall()
     return -1 if found is None else int(found)

@@ -36,15 +36,17 @@ def remaining(positions: Mapping[Place, int], ends: Mapping[Place, int]) -> int:
     return sum(max(0, end - positions.get(place, 0)) for place, end in ends.items())
 
 
-async def catch_up(engine: Engine, kafka: KafkaConfig, documents_topic: str, *, fetching: asyncio.Event) -> CaughtUp:
+async def catch_up(
+    engine: Engine, kafka: KafkaConfig, derived_topics: Sequence[str], *, fetching: asyncio.Event
+) -> CaughtUp:
     """Returns when all that was in the topics at the call is committed, the documents it caused and their features too.
 
     Looks at the lake, hence at the work of all workers together. First the input topics up to their present ends and
-    every document sent; only then is the documents' end known, and awaited in its turn. `fetching` is set when this
-    worker has its partitions: from then on time counts.
+    every document and line sent; only then are the ends of these topics known, and awaited in their turn. `fetching`
+    is set when this worker has its partitions: from then on time counts.
     """
     engine.set_draining()
-    sources = tuple(topic for topic in engine.topics if topic != documents_topic)
+    sources = tuple(topic for topic in engine.topics if topic not in derived_topics)
     ends = await _ends(kafka, sources)
     first = await asyncio.to_thread(engine.progress)
     todo = remaining(first.positions, ends)
@@ -54,8 +56,8 @@ async def catch_up(engine: Engine, kafka: KafkaConfig, documents_topic: str, *, 
         await show_loading(engine, bar, until=fetching)
         started = time.monotonic()
         await _reach(engine, ends, bar, "records", documents=True)
-        documents_ends = await _ends(kafka, (documents_topic,))
-        await _reach(engine, documents_ends, bar, "documents", documents=False)
+        derived_ends = await _ends(kafka, derived_topics)
+        await _reach(engine, derived_ends, bar, "documents", documents=False)
     return CaughtUp(todo, time.monotonic() - started)
 
 

@@ -12,17 +12,30 @@ from typing import Self
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from app.output import write_query
 from app.settings import Settings
 from app.wiring import lake_location
 from connectors.object_files import LakeReader, read_error
+from connectors.time_travel import VERSIONS, open_version, version_at, versions
 from processors.errors import TrsError, UnavailableError, UsageError
 from processors.features.as_of import Axis, as_of_sql
 from processors.features.compare import Comparison, compare
 from processors.features.declarations import FEATURE_SETS, FeatureSet, feature_set
-from processors.lake_tables import EPOCHS, LAKE_TABLES, PERSONAL_TABLES, changes_name, reconstructed_name
-from processors.views.catalog import create_views, documented_names
+from processors.features.labels import LABEL_TIME
+from processors.features.training import training_sql
+from processors.features.versions import entity_condition, entity_history_sql
+from processors.lake_tables import (
+    EPOCHS,
+    HISTORY_RETENTION,
+    LAKE_TABLES,
+    PERSONAL_TABLES,
+    changes_name,
+    reconstructed_name,
+)
+from processors.retention import Zone, thinned_sql, thinned_warning
+from processors.views.catalog import VIEWS, create_views, documented_names
 from processors.watermark import watermark_sql
 
 _BATCH_ROWS = 50_000
@@ -37,6 +50,19 @@ def named_feature_set(name: str) -> FeatureSet:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
         raise UsageError(f"no feature set `{name}`", hint=hint)
     return found
+
+
+def check_table(name: str, *, with_personal_data: bool) -> None:
+    """Raises UsageError unless it is a table of the lake that may be read."""
+    if name in VIEWS:
+        raise UsageError(f"`{name}` is a view, and Delta keeps versions of tables", hint="`trs sql` alone lists them")
+    if name not in LAKE_TABLES:
+        near = difflib.get_close_matches(name, LAKE_TABLES, n=1)
+        raise UsageError(
+            f"no table `{name}`", hint=f"did you mean {near[0]}?" if near else "`trs sql` alone lists them"
+        )
+    if name in PERSONAL_TABLES and not with_personal_data:
+        raise UsageError(f"{name} holds personal data and is left out", hint="with_personal_data=True reads it")
 
 
 @dataclass(frozen=True)
@@ -88,13 +114,77 @@ class LakeSession:
         ((watermark,),) = self.con.sql(watermark_sql(EPOCHS.name)).fetchall()
         return Freshness(self.reader.uri, self.read_at, watermark)
 
-    def as_of(self, features: FeatureSet, time: datetime, axis: Axis = "known") -> str:
-        """SQL of the set's rows as of `time`, by key, to run on `con`."""
+    def warnings(self, features: FeatureSet, times: Iterable[datetime], axis: Axis = "known") -> list[str]:
+        """What to tell a person who asks for these times: the lake is not complete yet, or not kept so finely."""
+        asked = list(times)
+        found = [self.freshness().warning(max(asked))]
+        thinned = self.thinned(features)
+        found += [thinned_warning(features, thinned, time, axis) for time in asked]
+        return [warning for warning in dict.fromkeys(found) if warning is not None]
+
+    def thinned(self, features: FeatureSet) -> list[Zone]:
+        """The stretches of the set's history that were thinned (docs/retention.md)."""
+        self.create_views([HISTORY_RETENTION.name])
+        return [Zone(*row) for row in self.con.sql(thinned_sql(features)).fetchall()]
+
+    def as_of(self, features: FeatureSet, time: datetime | None, axis: Axis = "known") -> str:
+        """SQL of the set's rows as of `time` (None: the latest), by key, to run on `con`."""
         changes, reconstructed = changes_name(features), reconstructed_name(features)
         self.create_views([changes] if axis == "known" else [changes, reconstructed])
         keys = ", ".join(features.entity_key)
         rows = as_of_sql(features, changes=changes, reconstructed=reconstructed, time=time, axis=axis)
         return f"FROM {rows} ORDER BY {keys}"
+
+    def training(self, features: FeatureSet, points: pa.Table, axis: Axis = "known") -> pa.Table:
+        """Per row of `points` (processors/features/labels.py), in their order, the features at its time."""
+        changes, reconstructed = changes_name(features), reconstructed_name(features)
+        self.create_views([changes] if axis == "known" else [changes, reconstructed])
+        last = pc.max(points[LABEL_TIME]).as_py() or self.read_at
+        self.con.register("label_points", points)
+        query = training_sql(
+            features, points="label_points", changes=changes, reconstructed=reconstructed, last=last, axis=axis
+        )
+        try:
+            return self.run(query)
+        finally:
+            self.con.unregister("label_points")
+
+    def history(self, features: FeatureSet, key: tuple[object, ...]) -> str:
+        """SQL of every version of one entity, the least first, to run on `con`. Raises UsageError for a wrong key."""
+        entity = entity_condition(features, key)
+        changes, reconstructed = changes_name(features), reconstructed_name(features)
+        self.create_views([changes, reconstructed])
+        return entity_history_sql(features, changes=changes, reconstructed=reconstructed, entity=entity)
+
+    def delta(
+        self, name: str, *, version: int | None = None, time: datetime | None = None, with_personal_data: bool = False
+    ) -> pa.Table:
+        """All rows of a table at one of its Delta versions, by number or as of a time; the newest by default.
+
+        Raises UsageError for another name, a version that cannot be read (any more), and a time before the log begins.
+        """
+        check_table(name, with_personal_data=with_personal_data)
+        if version is not None and time is not None:
+            raise UsageError("a version and a time are two questions", hint="leave out one of them")
+        if time is not None:
+            version = version_at(self.reader, name, time)
+        if version is None:
+            return self.run(f"FROM {self.reader.relation(name)}")
+        files = self.reader.files_of(name, open_version(self.reader, name, version))
+        try:
+            return self.run(f"FROM {self.reader.relation(name, files)}")
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"version {version} of {name}: {error.message}",
+                hint="vacuum removes files that only old versions need; as_of asks the history, and goes further back",
+            ) from None
+
+    def delta_versions(self, name: str, limit: int) -> pa.Table:
+        """The newest `limit` versions of a table: number, time of the commit, operation. Raises UsageError."""
+        check_table(name, with_personal_data=True)
+        if limit < 1:
+            raise UsageError(f"limit={limit}: at least 1")
+        return pa.Table.from_pylist(versions(self.reader, name, limit), schema=VERSIONS)
 
     def first_time(self, features: FeatureSet, axis: Axis = "known") -> datetime | None:
         """When the set's history begins, None while it has no rows."""

@@ -18,14 +18,20 @@ class WorkerStatus:
     """A worker on this machine. `phase`: as its pages tell it, or that they do not answer.
 
     `buckets`: None while it has none for certain. `loading`: the fields of `LoadProgress`, None unless it loads state.
+    `upkeep_failure`: why its last round of upkeep failed, None if it did not.
     """
 
     pid: int
     phase: str
     buckets: tuple[int, ...] | None = None
     loading: Mapping[str, Any] | None = None
+    upkeep_failure: str | None = None
 
     def __str__(self) -> str:
+        failed = "" if self.upkeep_failure is None else f", upkeep failed: {self.upkeep_failure}"
+        return self._doing() + failed
+
+    def _doing(self) -> str:
         told = f"worker {self.pid}: {self.phase}"
         if self.loading is not None:
             rows = self.loading["folded_rows"] + self.loading["log_rows"]
@@ -58,7 +64,8 @@ def _ask(file: Path) -> WorkerStatus | None:
         if told["pid"] != pid:
             return None
         buckets = told["buckets"]
-        return WorkerStatus(pid, told["phase"], None if buckets is None else tuple(buckets), told["loading"])
+        found = None if buckets is None else tuple(buckets)
+        return WorkerStatus(pid, told["phase"], found, told["loading"], told["upkeep"].get("failure"))
     except (OSError, HTTPException, ValueError, KeyError, TypeError):
         return WorkerStatus(pid, SILENT)
     finally:

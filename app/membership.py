@@ -56,7 +56,7 @@ class EngineMembership:
         if partitions != {(topic, bucket) for topic in self._engine.topics for bucket in buckets}:
             raise InvariantError(
                 "the consumer group gave us different partitions of different topics",
-                hint="all workers of TRS_GROUP must run the same version with the same TRS_TOPIC_PREFIX",
+                hint="all workers of TRS_GROUP run one version, with one TRS_TOPIC_PREFIX and one TRS_FEATURE_SETS",
             )
         if self.stopping:
             return {}

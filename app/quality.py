@@ -1,8 +1,8 @@
 """Checks of the lake's data put together: `trs lake check`, and the gate that folds pass."""
 
 import logging
-import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 
 import duckdb
 
@@ -15,7 +15,7 @@ from processors.errors import QualityError, UnavailableError, UsageError
 from processors.keyed_table import KeyedTable
 from processors.lake_tables import QUALITY_RESULTS
 from processors.quality.checks import Check, load_checks
-from processors.quality.run import QualityRun, Reason, about, judge, previous_rows_sql
+from processors.quality.run import QualityRun, Reason, about, holding_sql, judge, previous_rows_sql
 
 log = logging.getLogger(__name__)
 HELD_FOR_S = 600.0
@@ -81,20 +81,26 @@ class FoldGate:
         self._settings = settings
         self._holds = holds
         self._checks = load_checks(settings.quality_checks)
-        self._held: dict[str, tuple[float, str]] = {}
 
     def __call__(self, keyed: KeyedTable) -> str | None:
         """None, or why the fold waits; a table that is held is looked at again after HELD_FOR_S."""
-        at_s, reason = self._held.get(keyed.log, (0.0, ""))
-        if reason and time.monotonic() - at_s < HELD_FOR_S:
-            return reason
-        run = check_lake(self._settings, about(self._checks, keyed), "fold")
+        checks = about(self._checks, keyed)
+        held = self._held_lately(checks) if self._holds else None
+        if held is not None:
+            return held
+        run = check_lake(self._settings, checks, "fold")
         for outcome in run.failed:
             log.warning("check %s failed: %s", outcome.check.name, outcome.detail)
-        self._held.pop(keyed.log, None)
         if not (self._holds and run.holding):
             return None
         reason = "; ".join(f"{o.check.name}: {o.detail}" for o in run.holding)
-        self._held[keyed.log] = (time.monotonic(), reason)
         log.error("alarm: %s is not folded: %s", keyed.log, reason)
         return reason
+
+    def _held_lately(self, checks: Sequence[Check]) -> str | None:
+        """What held the fold when the checks were made for one a short while ago, here or elsewhere."""
+        with LakeSession(self._settings) as session:
+            session.create_views([QUALITY_RESULTS.name])
+            since = datetime.now(UTC) - timedelta(seconds=HELD_FOR_S)
+            rows = session.con.execute(holding_sql(), {"names": [c.name for c in checks], "since": since}).fetchall()
+        return "; ".join(f"{name}: {detail}" for name, detail in rows) or None

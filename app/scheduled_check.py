@@ -8,7 +8,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import duckdb
@@ -16,6 +15,7 @@ import structlog
 
 from app.durations import seconds
 from app.lake_session import LakeSession
+from app.scheduled_upkeep import end_process
 from app.settings import Settings
 from connectors.object_files import read_error
 from processors.errors import DifferencesError, TrsError
@@ -81,7 +81,7 @@ class ScheduledCheck:
             _, errors = told.result()
             self._tell(process.returncode, errors.decode(errors="replace").strip().splitlines())
         finally:
-            await _end(process, told)
+            await end_process(process, told, leave_s=_LEAVE_S)
 
     def _tell(self, code: int | None, lines: list[str]) -> None:
         reason = lines[-1] if lines else ""
@@ -91,15 +91,3 @@ class ScheduledCheck:
             log.warning("reconciliation: source and lake differ", reason=reason)
         else:
             log.warning("the reconciliation could not be made", code=code, reason=reason)
-
-
-async def _end(process: asyncio.subprocess.Process, told: "asyncio.Task[tuple[bytes, bytes]]") -> None:
-    """Ends a process that still runs, kindly first."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.terminate()
-        done, _ = await asyncio.wait({told}, timeout=_LEAVE_S)
-        if not done:
-            with suppress(ProcessLookupError):
-                process.kill()
-    told.cancel()

@@ -133,8 +133,19 @@ class Settings(BaseSettings):
     )
     aws_secret_key: SecretStr | None = Field(None, description="Secret key for that server.")
 
+    glue_database: str = Field(
+        "trs", pattern=r"^[a-z0-9_]+$", description="Database of Glue in which `trs lake register` registers the lake."
+    )
+    glue_endpoint: str | None = Field(
+        None, description="Endpoint of a Glue server other than AWS. Default: TRS_AWS_ENDPOINT."
+    )
+
     price_at: Literal["creation", "current"] = Field(
         "creation", description="Which price a line is charged: of its creation, or today's."
+    )
+    feature_sets: Path | None = Field(
+        None,
+        description="Folder of further feature sets; in the environment of every process, not in `.env`.",
     )
     epoch_interval_s: float = Field(10.0, gt=0, le=3600, description="Seconds between commits of a stage.")
     epoch_max_events: int = Field(400_000, ge=1, description="Events after which a commit starts early.")
@@ -153,10 +164,28 @@ class Settings(BaseSettings):
     fold_max_age_s: float = Field(
         86_400.0, gt=0, description="Seconds after which the worker folds a log that has any new row."
     )
+    time_travel_days: int = Field(
+        7, ge=1, le=3650, description="Days for which a version of a table can be read that is not the newest any more."
+    )
+    upkeep_every: str = Field(
+        "5m",
+        pattern=PATTERN,
+        description="How often a worker looks what upkeep is due (fold, compact, …), as 5m or 1h.",
+    )
+    upkeep_budget_percent: float = Field(
+        10.0, ge=0, le=100, description="Share of the time that a worker's upkeep may take; 0: workers do none."
+    )
+    upkeep_budget_mb: int = Field(
+        2000, ge=1, description="MB of files that one round of upkeep rewrites at most, folds left out."
+    )
     reconcile_every: str | None = Field(
         None,
         pattern=PATTERN,
         description="How often a worker compares TRS_DATABASE with the lake, as 90s, 15m or 1h. Default: never.",
+    )
+    history_tiers: str = Field(
+        "90d:all,365d:day,*:month",
+        description="What `trs lake retain` keeps of the history of features, by age (docs/retention.md).",
     )
     quality_checks: Path | None = Field(
         None, description="TOML file of further checks of the lake's data (docs/quality.md)."
@@ -177,6 +206,13 @@ class Settings(BaseSettings):
     @classmethod
     def _reasons(cls, value: object) -> object:
         return parse_reasons(value) if isinstance(value, str) else value
+
+    @field_validator("feature_sets")
+    @classmethod
+    def _from_the_environment(cls, value: Path | None) -> Path | None:
+        if value is not None and not os.environ.get("TRS_FEATURE_SETS"):
+            raise ValueError("set it in the environment: sets are declared before `.env` is read")
+        return value
 
     @field_validator("lake")
     @classmethod

@@ -13,7 +13,8 @@ from app.wiring import kafka_config
 from connectors.kafka import watermarks
 from processors.alarms import Alarm
 from processors.errors import TrsError
-from processors.lake_tables import EPOCHS, LAKE_TABLES, QUALITY_RESULTS, RECONCILIATION
+from processors.features.declarations import FEATURE_SETS
+from processors.lake_tables import EPOCHS, LAKE_TABLES, QUALITY_RESULTS, RECONCILIATION, STAGE_LOGS
 from processors.open_letters import Selection
 from processors.tables import all_topics
 from processors.watermark import latest_epochs_sql
@@ -41,7 +42,7 @@ class FailedCheck:
     holds_fold: bool
 
 
-_COUNTED_VIEWS = ("skus", "accounts", "invoices", "invoice_features", "account_features")
+_COUNTED_VIEWS = ("skus", "accounts", "invoices", *(f.name for f in FEATURE_SETS))
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _stages(session: LakeSession) -> tuple[StageStatus, ...]:
         SELECT stage, count(*), max(epoch), max(committed_at), min(known_through)
         FROM {latest_epochs_sql(EPOCHS.name)}
         GROUP BY stage
-        ORDER BY array_position(['skus', 'invoices', 'accounts'], stage)
+        ORDER BY array_position({list(STAGE_LOGS)}, stage)
         """
     ).fetchall()
     return tuple(StageStatus(*row) for row in rows)

@@ -1,6 +1,7 @@
 """`trs lake verify`: whether a lake keeps its promises (processors/verify.py), read from its files alone."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,9 @@ from processors.charging import PriceAt
 from processors.errors import DamagedLakeError, TrsError, UnsettledLakeError
 from processors.features.batch import inputs_from_lake
 from processors.features.declarations import FEATURE_SETS
-from processors.lake_tables import changes_name
-from processors.stands import DOCUMENTS, LOGS, STANDS, pending_sql
-from processors.tables import DOCUMENTS_TOPIC, all_topics, topic_of
+from processors.lake_tables import changes_name, outputs_of_invoices
+from processors.stands import LOGS, STANDS, pending_sql
+from processors.tables import DERIVED_TOPICS, all_topics, topic_of
 from processors.verify import NAMES, Check, checks
 
 
@@ -40,7 +41,7 @@ class Outcome:
 class Verification:
     """Every outcome. `pending`: why checks were skipped, sentences; empty when everything is derived.
 
-    `kafka_problem`: why it is not known whether documents wait in Kafka; they are then taken not to.
+    `kafka_problem`: why it is not known whether documents or lines wait in Kafka; they are then taken not to.
     """
 
     lake: str
@@ -68,7 +69,7 @@ class Verification:
 def verify(settings: Settings, *, price_at: PriceAt, ask_kafka: bool = True) -> Verification:
     """Makes every check on the lake, which should be at rest. Raises UnavailableError when there is no lake.
 
-    `ask_kafka`: also ask how many documents wait to be read.
+    `ask_kafka`: also ask how many documents and lines wait to be read.
     """
     with LakeSession(settings) as session:
         # Tables first, ids second: what a running worker commits in between makes no row look as if it were ahead.
@@ -77,9 +78,8 @@ def verify(settings: Settings, *, price_at: PriceAt, ask_kafka: bool = True) -> 
         pending = [reason for (reason,) in session.con.sql(pending_sql()).fetchall()]
         problem = None
         if ask_kafka:
-            waiting, problem = _waiting_documents(settings, offsets)
-            if waiting:
-                pending.append(f"{waiting} documents wait in Kafka")
+            waiting, problem = _waiting(settings, offsets)
+            pending += [f"{count} records of {topic} wait in Kafka" for topic, count in waiting.items() if count]
         if not pending:
             inputs_from_lake(session.con, price_at=price_at)
         outcomes = tuple(_outcome(session, check, skip=bool(pending) and check.settled) for check in checks())
@@ -108,11 +108,12 @@ def _read_stands(session: LakeSession, settings: Settings) -> dict[tuple[str, in
     for stage, log in LOGS.items():
         fence = {f"epoch:{stage}:{b}": b for b in buckets}
         places = {f"offset:{t}:{b}": (t, b) for t in topics for b in buckets}
-        sent = {f"documents:{b}": b for b in buckets} if stage == "invoices" else {}
+        outputs = outputs_of_invoices() if stage == "invoices" else ()
+        sent = {f"{output}:{b}": (output, b) for output in outputs for b in buckets}
         found = store.fenced(log).stored((*fence, *places, *sent))
         epochs += [(stage, b, found[i]) for i, b in fence.items() if i in found]
         offsets += [(stage, *place, found[i]) for i, place in places.items() if i in found]
-        cursors += [(DOCUMENTS, b, found[i]) for i, b in sent.items() if i in found]
+        cursors += [(*of, found[i]) for i, of in sent.items() if i in found]
     for feature_set in FEATURE_SETS:
         ids = {f"cursor:{b}": b for b in buckets}
         found = store.fenced(changes_name(feature_set)).stored(tuple(ids))
@@ -126,10 +127,13 @@ def _read_stands(session: LakeSession, settings: Settings) -> dict[tuple[str, in
     return {(topic, bucket): offset for _, topic, bucket, offset in offsets}
 
 
-def _waiting_documents(settings: Settings, offsets: dict[tuple[str, int], int]) -> tuple[int, str | None]:
-    """Documents that the accounts stage has not read, and why that is not known."""
+def _waiting(settings: Settings, offsets: dict[tuple[str, int], int]) -> tuple[Counter[str], str | None]:
+    """By topic the documents and lines that their stage has not read, and why that is not known."""
+    waiting: Counter[str] = Counter()
     try:
-        held = watermarks(kafka_config(settings), [topic_of(settings.topic_prefix, DOCUMENTS_TOPIC)])
+        held = watermarks(kafka_config(settings), [topic_of(settings.topic_prefix, name) for name in DERIVED_TOPICS])
     except TrsError as error:
-        return 0, str(error)
-    return sum(max(0, end - offsets.get(place, 0)) for place, (_, end) in held.items()), None
+        return waiting, str(error)
+    for (topic, bucket), (_, end) in held.items():
+        waiting[topic] += max(0, end - offsets.get((topic, bucket), 0))
+    return waiting, None

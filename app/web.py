@@ -28,13 +28,14 @@ _STUCK_S = 15.0
 class WorkerState:
     """What the pages may know of the worker. Written by the worker, read by the web server's thread.
 
-    `status` and `loading` are asked when a page is: they give the engine's own account. `beat` is the monotonic time at
-    which the event loop last turned.
+    `status`, `loading` and `upkeep` are asked when a page is. `beat` is the monotonic time at which the event loop last
+    turned.
     """
 
     group: str
     status: Callable[[], Mapping[str, object]]
     loading: Callable[[], LoadProgress | None] = lambda: None
+    upkeep: Callable[[], Mapping[str, object]] = dict
     phase: str = "starting"
     buckets: frozenset[int] | None = None
     failure: str | None = None
@@ -72,6 +73,7 @@ class WorkerState:
             "buckets": None if self.buckets is None else sorted(self.buckets),
             "troubles": self.troubles(),
             "alarms": [alarm for stage in stages for alarm in stage.get("alarms", ())],
+            "upkeep": self.upkeep(),
             "engine": engine,
         }
 

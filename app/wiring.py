@@ -88,29 +88,19 @@ def store_watch(settings: Settings) -> AbstractContextManager[object]:
 
 def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEngine":
     """The worker's engine. Makes the lake's tables where they are missing."""
-    from app.quality import FoldGate
     from connectors.delta_lake import DeltaLake
-    from connectors.fold import fold_all
     from connectors.kafka import KafkaDocumentSink
     from processors.engine import EngineConfig, StreamEngine
-    from processors.state import open_state
-    from processors.tables import DOCUMENTS_TOPIC, topic_of
+    from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC, topic_of
 
     settings.home.mkdir(parents=True, exist_ok=True)
     spill = Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home))
     atexit.register(shutil.rmtree, spill, ignore_errors=True)
     lake = DeltaLake(lake_location(settings))
-
-    share_mb = max(settings.memory_mb // 4, 64)
-    gate = FoldGate(settings.model_copy(update={"memory_mb": share_mb, "threads": 1}), holds=settings.quality_gate)
-
-    def fold() -> None:
-        con = open_state(spill=spill, memory_mb=share_mb, threads=1)
-        try:
-            lake.prepare(con)
-            fold_all(lake, con, settings.partitions, fold_policy(settings), gate)
-        finally:
-            con.close()
+    sinks = {
+        name: KafkaDocumentSink(kafka_config(settings), topic_of(settings.topic_prefix, name))
+        for name in DERIVED_TOPICS
+    }
 
     return StreamEngine(
         EngineConfig(
@@ -127,8 +117,8 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
             dead_letter_stop=frozenset(settings.dead_letter_stop),
         ),
         lake=lake,
-        sink=KafkaDocumentSink(kafka_config(settings), topic_of(settings.topic_prefix, DOCUMENTS_TOPIC)),
+        sink=sinks[DOCUMENTS_TOPIC],
+        lines_sink=sinks.get(CHARGED_LINES_TOPIC),
         topic_ids=topic_ids,
         writer=f"{socket.gethostname()}:{os.getpid()}",
-        upkeep=fold,
     )

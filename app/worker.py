@@ -21,6 +21,7 @@ from app.faults import known_fault
 from app.logs import configure_logging
 from app.membership import EngineMembership
 from app.scheduled_check import ScheduledCheck
+from app.scheduled_upkeep import ScheduledUpkeep, UpkeepState
 from app.settings import Settings
 from app.streaming import StreamingApp, build_app
 from app.web import WorkerState
@@ -30,7 +31,7 @@ from connectors.kafka import KafkaConfig, ensure_topics, topic_ids
 from connectors.object_files import read_error
 from processors.errors import InvariantError, TrsError, UnavailableError
 from processors.ports import Engine
-from processors.tables import DOCUMENTS_TOPIC, all_topics, topic_of
+from processors.tables import DERIVED_TOPICS, all_topics, topic_of
 
 log = structlog.get_logger("trs.worker")
 
@@ -104,7 +105,8 @@ class Worker:
         self._engine = engine
         self.membership = EngineMembership(engine, kafka, accept_gap=accept_gap, on_failure=self._fail)
         self.left_group = True
-        self._state = WorkerState(settings.group, engine.status, lambda: engine.loading)
+        self._upkeep = UpkeepState()
+        self._state = WorkerState(settings.group, engine.status, lambda: engine.loading, upkeep=self._upkeep.as_json)
         self._address_file = settings.home / f"worker-{os.getpid()}.json"
 
     async def run(self, *, until_caught_up: bool) -> int:
@@ -135,9 +137,13 @@ class Worker:
         ]
         if until_caught_up:
             duties.append(self._until_caught_up())
-        elif self._settings.reconcile_every is not None:
-            check = ScheduledCheck(self._settings, self._settings.reconcile_every, self._leads)
-            duties.append(check.run())
+        else:
+            if self._settings.reconcile_every is not None:
+                check = ScheduledCheck(self._settings, self._settings.reconcile_every, self._leads)
+                duties.append(check.run())
+            if self._settings.upkeep_budget_percent > 0:
+                upkeep = ScheduledUpkeep(self._settings, self._upkeep, owns=self._leads, idle=self._rests)
+                duties.append(upkeep.run())
         tasks = [loop.create_task(self._guard(duty)) for duty in duties]
         try:
             await self._ended
@@ -149,6 +155,12 @@ class Worker:
 
     def _leads(self) -> bool:
         return 0 in (self.membership.buckets or ())
+
+    def _rests(self) -> bool:
+        """Whether nothing waits that was fetched, and no state is loaded."""
+        stages = self._engine.status().values()
+        waiting = any(stage["waiting_records"] for stage in stages if isinstance(stage, dict))
+        return self._engine.loading is None and not waiting
 
     def _install_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -258,8 +270,8 @@ class Worker:
 
     async def _until_caught_up(self) -> None:
         # It waits until we joined: who leaves before stays a member for the brokers, a ghost that others wait for.
-        documents = topic_of(self._settings.topic_prefix, DOCUMENTS_TOPIC)
-        done = await catch_up(self._engine, self._kafka, documents, fetching=self._started)
+        derived = tuple(topic_of(self._settings.topic_prefix, name) for name in DERIVED_TOPICS)
+        done = await catch_up(self._engine, self._kafka, derived, fetching=self._started)
         Console(stderr=True, soft_wrap=True).print(str(done), highlight=False)
         self._end()
 

@@ -24,8 +24,7 @@ from batch_bootstrap.source import Source
 from connectors.row_digests import Digests, Parts, PartsRead, duckdb_digests
 from connectors.source_rows import BinlogPosition, Reject, declared_schema
 from processors.errors import SourceError
-from processors.lake_rows import lake_rows_sql, tables_read
-from processors.lake_tables import ACCOUNT_LOG, INVOICE_LOG, SKU_LOG
+from processors.lake_rows import LOGS, lake_rows_sql, newest_order_sql, tables_read
 from processors.order import RowOrder, file_number
 from processors.tables import EXTRA, Kind, Table
 
@@ -138,10 +137,8 @@ class Workspace:
 
     def newest_order(self) -> int:
         """The greatest order that the lake's logs hold now, 0 in an empty lake."""
-        con = self._con.cursor()
-        relations = self._lake.relations([SKU_LOG.name, INVOICE_LOG.name, ACCOUNT_LOG.name])
-        newest = " UNION ALL ".join(f"SELECT max(row_order) AS newest FROM {rows}" for rows in relations.values())
-        ((found,),) = con.sql(f"SELECT max(newest) FROM ({newest})").fetchall()
+        relations = self._lake.relations(list(LOGS))
+        ((found,),) = self._con.cursor().sql(newest_order_sql(relations.values())).fetchall()
         return 0 if found is None else int(found)
 
     def both(self, first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -213,7 +210,8 @@ class LakeRows:
         """The relation of the rows of some parts, deleted ones included; the range around them skips most blocks."""
         key, part = parts.column.name, parts.duckdb()
         around = parts.within(key, part, int(wanted[0]), int(wanted[-1]) + 1)
-        return f"(SELECT * FROM {self.name} WHERE {around} AND {part} IN ({', '.join(str(p) for p in wanted)}))"
+        self._con.register("wanted_parts", pa.table({"part": wanted}))
+        return f"(SELECT * FROM {self.name} WHERE {around} AND {part} IN (SELECT part FROM wanted_parts))"
 
     def differences(self, rows: pa.Table, rejected_keys: pa.Table, lake: str, order: int) -> tuple[pa.Table, int]:
         """Rows (op, columns) in which `rows` and the relation `lake` differ, and how many more the lake knows newer.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def run_diff(
             began = time.monotonic()
             if wait_until_read(source, config, lake, kafka, watcher):
                 summary.waited_s = time.monotonic() - began
-                _compare_andsend(source, config, lake, producer, summary, watcher)
+                _compare_and_send(source, config, lake, producer, summary, watcher)
         finally:
             producer.close()
         if run not in {r.run for r in registry.open_runs()}:
@@ -194,7 +194,7 @@ def _outcome(summary: DiffSummary) -> dict[str, Any]:
     return {"emitted": summary.emitted, "rows": {name: table.changed for name, table in summary.tables.items()}}
 
 
-def _compare_andsend(
+def _compare_and_send(
     source: Source,
     config: DiffConfig,
     lake: Lake,
@@ -215,7 +215,7 @@ def _compare_andsend(
                 accept_empty=config.accept_empty,
                 announce=summary.notices.append,
             )
-            known = lake.known_rejects()
+            known = cache(lake.known_rejects)  # read once a row is rejected
             numbers = iter(range(1, 10**13))
             for group in table_groups(source):
                 estimates = {table.name: source.row_estimate(table) for table in group}
@@ -255,13 +255,13 @@ def _note_rejects(summary: DiffSummary, found: Found) -> None:
 
 
 def _messages(
-    comparison: Comparison, table: Table, config: DiffConfig, known: set[str], numbers: Iterator[int]
+    comparison: Comparison, table: Table, config: DiffConfig, known: Callable[[], set[str]], numbers: Iterator[int]
 ) -> Iterator[Messages]:
     """What differs in a table as messages. `numbers`: places of rows without a position, in the order of reading."""
     con = connect()
     try:
         for found in comparison.of_table(table):
-            fresh = [r for r in found.rejects if r.raw not in known]
+            fresh = [r for r in found.rejects if r.raw not in known()]
             yield messages_of(con, comparison, config, found, numbers, fresh)
     finally:
         con.close()

@@ -33,6 +33,8 @@ LOOKS = 3
 MOST_LOOKED_AT = 200_000
 """Keys per table that are looked at again; of more nobody needs to know which are on their way."""
 _POLL_S = 1.0
+_LONGEST_PAUSE_S = 8.0
+"""Between two looks at the lake's newest order, each of which reads a column of the logs."""
 _NO_RUN = 10**10 - 1
 """Orders rows without a position above all others where no run is registered, because nothing is sent."""
 
@@ -272,11 +274,13 @@ class _Check:
         """Waits for the place of the last read, then for the ends of the topics; False when it was stopped."""
         places = [t.position for t in self.check.tables.values() if t.position is not None]
         passed = max((self.comparison.order(p) for p in places), default=0)
-        deadline = time.monotonic() + self.settle_s
+        deadline, pause_s = time.monotonic() + self.settle_s, _POLL_S
         while time.monotonic() < deadline and self.comparison.workspace.newest_order() < passed:
-            if self.watcher.stopped():
-                return False
-            time.sleep(min(_POLL_S, self.settle_s))
+            again, pause_s = min(time.monotonic() + pause_s, deadline), min(2 * pause_s, _LONGEST_PAUSE_S)
+            while (left := again - time.monotonic()) > 0:
+                if self.watcher.stopped():
+                    return False
+                time.sleep(min(_POLL_S, left))
         return wait_until_read(self.source, self.config, self.lake, self.kafka, self.watcher)
 
     def _second_look(self, table: Table, first: pa.Table) -> pa.Table:

@@ -121,15 +121,30 @@ def check_folder(folder: Path) -> None:
 def work_folder(parent: Path) -> Iterator[Path]:
     """A folder for rows while they are compared, removed at the end; those of killed processes are removed before.
 
-    They hold personal data. Whether a folder is in use is told by a lock that ends with its process.
+    They hold personal data. Whether a folder is in use is told by a lock that ends with its process; folders come and
+    go by turns, so that none is taken for left over before it has its lock, or while it goes.
     """
-    for left in parent.glob(f"{_WORK}*"):
-        with suppress(FileNotFoundError, BlockingIOError), (left / _LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_WORK, dir=parent) as name, (Path(name) / _LOCK).open("w") as lock:
+    with _turn(parent):
+        for left in parent.glob(f"{_WORK}*"):
+            with suppress(FileNotFoundError, BlockingIOError), (left / _LOCK).open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=_WORK, dir=parent))
+        lock = (folder / _LOCK).open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Path(name)
+    with lock:
+        try:
+            yield folder
+        finally:
+            with _turn(parent):
+                shutil.rmtree(folder)
+
+
+@contextmanager
+def _turn(parent: Path) -> Iterator[None]:
+    with (parent / "turn").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class ProgressFile:

@@ -30,6 +30,7 @@ LONG = {
     "workers": ["--workers", "1", "2", "4", "8"],
     "recovery": ["--invoices", "2250000"],
     "diff": ["--invoices", "2250000"],
+    "training_set": [],
 }
 PRODUCTION = {"TRS_EPOCH_INTERVAL_S": "10"}
 """The catch-up is measured with production's interval, not with the demo's."""

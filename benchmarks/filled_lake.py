@@ -19,11 +19,12 @@ from benchmarks.catch_up import SYNTHETIC
 from connectors.delta_lake import DeltaLake
 from connectors.fold import fold_all
 from processors.document_codec import DocumentDecoder
+from processors.feature_stages import AccountStage
 from processors.fold import all_that_waits
 from processors.inbox import Chunk
 from processors.records import RawBatch, event_schema
 from processors.stage import Stage, StageContext
-from processors.stages import AccountStage, InvoiceStage, SkuStage
+from processors.stages import InvoiceStage, SkuStage
 from processors.state import cursor, open_state
 from processors.tables import ACCOUNTS, EXTRA, INVOICE_LINE_ITEMS, INVOICES, SKUS, Table
 

@@ -75,11 +75,8 @@ class DeltaLake:
             opened = pool.submit(self.store.open, table.log)
             folded = self.store.open(table.folded)
             with wrapped_errors(f"table {table.folded}"):
-                last = next((c for c in last_commits(folded, 2) if "trs_ids" in c), None)
+                log_rows_folded = _log_rows_folded(folded)
             log = opened.result()
-        # Every fold repeats its ids in its commit, which only one that adds columns may follow; to ask delta-rs for one
-        # would read the table's log anew.
-        log_rows_folded = 0 if last is None else json.loads(last["trs_ids"]).get(FOLDED_LOG_ROWS_ID, 0)
         log_files, column = active_files(log), f"partition.{table.home_bucket}"
         folded_files = [f for f in active_files(folded) if homes is None or f[column] in homes]
         return KeyedFiles(
@@ -102,6 +99,18 @@ class DeltaLake:
         with wrapped_errors(f"table {name}"):
             commits = last_commits(self.store.open(name), limit)
         return [json.loads(c["trs"]) for c in commits if "trs" in c]
+
+
+def _log_rows_folded(folded: DeltaTable) -> int:
+    """Every fold repeats its ids in its commit; to ask delta-rs for one would read the table's log anew.
+
+    A few commits may follow that fold nothing: columns or properties that were set, a vacuum.
+    """
+    for limit in (2, 8):
+        told = next((c["trs_ids"] for c in last_commits(folded, limit) if "trs_ids" in c), None)
+        if told is not None:
+            return int(json.loads(told).get(FOLDED_LOG_ROWS_ID, 0))
+    return folded.transaction_version(FOLDED_LOG_ROWS_ID) or 0
 
 
 def _rows(files: Sequence[ActiveFile]) -> int:

@@ -43,6 +43,12 @@ def last_commits(handle: DeltaTable, limit: int) -> list[dict[str, Any]]:
     return commits
 
 
+def commit_info(handle: DeltaTable, version: int) -> dict[str, Any] | None:
+    """What the writer of a commit said, None where its file is not there (any more). Raises OSError."""
+    lines = _Log(str(handle.table_uri), handle._storage_options or {}).commit(version)
+    return None if lines is None else _info(lines)
+
+
 def is_table(uri: str, storage_options: Mapping[str, str] | None) -> bool:
     """Whether there is a Delta table. Raises OSError."""
     return _Log(uri, storage_options or {}).exists()

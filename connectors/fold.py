@@ -1,13 +1,14 @@
 """Folding on Delta: log and folded table are read at one version each, partitions are overwritten by compare-and-set.
 
 Each partition is a commit of its own, streamed from DuckDB into its files. Two folds of a table at once cannot both go
-on: each commit carries the application id `fold` through the handle that it read from (R8). The worker that owns
-bucket 0 folds what is due in idle moments; `trs lake fold` folds all that waits.
+on: each commit carries the application id `fold` through the handle that it read from (R8). `trs lake maintain` folds
+what is due, as the worker that owns bucket 0 has it do; `trs lake fold` folds all that waits.
 """
 
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import pairwise
@@ -19,8 +20,9 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from connectors.delta_lake import FOLDED_LOG_ROWS_ID, DeltaLake
-from connectors.lake import WRITER, KnownIds, wrapped_errors
+from connectors.lake import COMMIT_RETRIES, WITHOUT_CLEANUP, WRITER, KnownIds, wrapped_errors
 from connectors.object_files import active_files, read_error
+from processors.errors import RetryableError
 from processors.fold import (
     REACH,
     TAIL,
@@ -37,7 +39,14 @@ from processors.fold import (
     within_reach_sql,
 )
 from processors.keyed_table import KeyedTable
-from processors.lake_tables import ACCOUNTS_KEYED, FEATURE_CHANGES, INVOICES_KEYED, KEYED_TABLES, LAKE_TABLES
+from processors.lake_tables import (
+    KEYED_TABLES,
+    LAKE_TABLES,
+    STAGE_LOGS,
+    changes_of_stage,
+    outputs_of_invoices,
+    stage_of_log,
+)
 
 _APP_ID = "fold"
 _FOLDED_AT_ID = "folded_at_s"
@@ -99,6 +108,21 @@ def fold(
                 con.execute(f"DROP TABLE IF EXISTS {name}")
 
 
+def rows_due(
+    lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, partitions: int, policy: FoldPolicy
+) -> int | None:
+    """How many rows wait for a fold that is due, as Delta's log counts them; None: none is due."""
+    with wrapped_errors(f"fold of {keyed.folded}"):
+        return _Folding(lake, con, keyed, partitions).rows_due(policy)
+
+
+def folded_at(lake: DeltaLake, keyed: KeyedTable, partitions: int) -> datetime | None:
+    """When the partition was folded that was not for longest; None: one never was."""
+    ids = [f"{_FOLDED_AT_ID}:{home}" for home in range(partitions)]
+    stand = KnownIds().read(lake.store.open(keyed.folded), ids)
+    return datetime.fromtimestamp(min(stand.values()), UTC) if len(stand) == partitions else None
+
+
 class _Folding:
     """One fold of one table: handles at the versions that it reads, and how far the buckets go."""
 
@@ -117,9 +141,18 @@ class _Folding:
         stand = KnownIds().read(self._folded, at)
         self._folded_at_s = {home: stand.get(app_id, made_s) for app_id, home in at.items()}
 
+    def _ages_s(self) -> dict[int, float]:
+        """Seconds since each partition was folded."""
+        return {home: self._now.timestamp() - at_s for home, at_s in self._folded_at_s.items()}
+
+    def rows_due(self, policy: FoldPolicy) -> int | None:
+        """Rows that wait, if the table is due."""
+        folded, oldest_s = sum(self._rows_per_home().values()), max(self._ages_s().values())
+        return self._waiting if policy.table_is_due(waiting=self._waiting, folded=folded, age_s=oldest_s) else None
+
     def run(self, policy: FoldPolicy, gate: Gate) -> Folded | None:
         """Folds the buckets that are due, one commit each, if the gate has nothing against it."""
-        ages_s = {home: self._now.timestamp() - at_s for home, at_s in self._folded_at_s.items()}
+        ages_s = self._ages_s()
         oldest_s = max(ages_s.values())
         rows = self._rows_per_home()
         found = self._waiting
@@ -226,11 +259,48 @@ class _Folding:
         )
         try:
             write_deltalake(
-                self._folded, rows, **{"mode": "append", **how}, commit_properties=properties, writer_properties=WRITER
+                self._folded,
+                rows,
+                **{"mode": "append", **how},
+                commit_properties=properties,
+                writer_properties=WRITER,
+                post_commithook_properties=WITHOUT_CLEANUP,
             )
         except CommitFailedError:
             return False
         return True
+
+
+def forget_log_rows(lake: DeltaLake, keyed: KeyedTable, rows: int) -> None:
+    """Tells the folded table that so many rows up to its marks leave the log, by a commit without rows.
+
+    Without it a fold would seem to be due that many rows later. Raises RetryableError where folds are always first.
+    """
+    for _ in range(COMMIT_RETRIES):
+        handle = lake.store.open(keyed.folded)
+        stand = KnownIds().read(handle, [_APP_ID, FOLDED_LOG_ROWS_ID])
+        if FOLDED_LOG_ROWS_ID not in stand:
+            return
+        ids = {
+            _APP_ID: stand.get(_APP_ID, 0) + 1,
+            FOLDED_LOG_ROWS_ID: max(0, stand[FOLDED_LOG_ROWS_ID] - rows),
+        }
+        properties = CommitProperties(
+            custom_metadata={"trs_ids": json.dumps(ids)},
+            app_transactions=[Transaction(i, v) for i, v in ids.items()],
+        )
+        with suppress(CommitFailedError):
+            empty = LAKE_TABLES[keyed.folded].schema.empty_table()
+            write_deltalake(
+                handle,
+                empty,
+                mode="append",
+                commit_properties=properties,
+                writer_properties=WRITER,
+                post_commithook_properties=WITHOUT_CLEANUP,
+            )
+            return
+    raise RetryableError(f"{keyed.folded}: folds are always first, try again")
 
 
 class _Stream:
@@ -252,20 +322,17 @@ class _Stream:
             raise
 
 
-_STAGE_OF = {"sku_log": "skus", "invoice_log": "invoices"}
-
-
 def _reach(lake: DeltaLake, keyed: KeyedTable, log: DeltaTable, partitions: int) -> dict[int, int]:
-    stage = _STAGE_OF.get(keyed.log, "accounts")
-    fence = {f"epoch:{stage}:{b}": b for b in range(partitions)}
-    epochs = _per_bucket(log, fence)
-    if keyed is INVOICES_KEYED:
-        return reach(epochs, _per_bucket(log, {f"documents:{b}": b for b in range(partitions)}))
-    if keyed is ACCOUNTS_KEYED:
-        cursors = {f"cursor:{b}": b for b in range(partitions)}
-        outputs = [_per_bucket(lake.store.open(name), cursors) for name in FEATURE_CHANGES]
-        return reach(epochs, {b: min(o[b] for o in outputs) for b in range(partitions)})
-    return reach(epochs, None)
+    stage = stage_of_log(keyed.log)
+    buckets = range(partitions)
+    epochs = _per_bucket(log, {f"epoch:{stage}:{b}": b for b in buckets})
+    outputs = []
+    if keyed is STAGE_LOGS["invoices"]:
+        outputs = [_per_bucket(log, {f"{output}:{b}": b for b in buckets}) for output in outputs_of_invoices()]
+    elif keyed is STAGE_LOGS.get(stage):
+        cursors = {f"cursor:{b}": b for b in buckets}
+        outputs = [_per_bucket(lake.store.open(name), cursors) for name in changes_of_stage(stage)]
+    return reach(epochs, {b: min(o[b] for o in outputs) for b in buckets} if outputs else None)
 
 
 def _per_bucket(table: DeltaTable, ids: Mapping[str, int]) -> dict[int, int]:

@@ -17,7 +17,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction, WriterProperties, write_deltalake
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    PostCommitHookProperties,
+    Schema,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from connectors.delta_log import is_table, last_commits
@@ -37,17 +45,29 @@ COMMIT_RETRIES = 30
 WRITER = WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=122_880)
 """How files are written: at this level in the time of Snappy and half the size. A row group is held in memory until it
 is complete; its size is DuckDB's own, which reads them side by side."""
+WITHOUT_CLEANUP = PostCommitHookProperties(cleanup_expired_logs=False)
+"""For commits on the path of epochs, and of upkeep: to clean up, delta-rs lists the whole log, at every checkpoint.
+Upkeep does it once a day (connectors/table_upkeep.py)."""
 _ORNAMENTS = re.compile("\x1b\\[[0-9;]*m|↳")
 """Colours and arrows with which delta-rs prints the causes of an error, each on a line of its own."""
 _LONGEST_MESSAGE = 300
 _CONTROL_APP = "control"
 _HISTORY_DEPTH = 500
 _FOLLOWED = 50
-_TABLE_PROPERTIES = {
-    "delta.checkpointInterval": "10",
-    "delta.logRetentionDuration": "interval 30 days",
-    "delta.deletedFileRetentionDuration": "interval 7 days",
-}
+TIME_TRAVEL_DAYS = 7
+REOPEN_AFTER_S = 3600.0
+"""A writer's handle that was not used for so long is opened anew, before the log is cleaned up behind it."""
+
+
+def table_properties(time_travel_days: int) -> dict[str, str]:
+    """Delta's properties of every table: how long versions can be read that are not the newest any more."""
+    # Of other units than days, weeks and hours delta-rs takes no notice.
+    span = f"interval {time_travel_days} days"
+    return {
+        "delta.checkpointInterval": "10",
+        "delta.logRetentionDuration": span,
+        "delta.deletedFileRetentionDuration": span,
+    }
 
 
 @dataclass(frozen=True)
@@ -126,7 +146,7 @@ class LakeStore:
                 partition_by=list(table.partition_by) or None,
                 name=table.name,
                 description=table.doc,
-                configuration=dict(_TABLE_PROPERTIES),
+                configuration=dict[str, str | None](table_properties(TIME_TRAVEL_DAYS)),
                 storage_options=self._options,
             )
         except (DeltaError, OSError) as error:
@@ -153,6 +173,17 @@ class LakeStore:
             except CommitFailedError:
                 time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - another worker was first, or writes
         raise RetryableError(f"table {table.name}: columns {', '.join(table.added)} could not be added: it is busy")
+
+    def schemas(self) -> dict[str, pa.Schema]:
+        """The columns of the declared tables that there are, as their logs have them."""
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            found = pool.map(self._schema, LAKE_TABLES)
+            return {name: schema for name, schema in zip(LAKE_TABLES, found, strict=True) if schema is not None}
+
+    def _schema(self, name: str) -> pa.Schema | None:
+        uri = self.location.table(name)
+        with wrapped_errors(f"table {name} at {uri}"):
+            return pa.schema(self.open(name).schema().to_arrow()) if is_table(uri, self._options) else None
 
     def replace(self, name: str, rows: pa.RecordBatchReader) -> None:
         """Puts these rows, streamed, in the place of all rows of a table by one commit; after an error it is as before.
@@ -227,6 +258,7 @@ class FencedTable:
         self._looked = KnownIds()
         self._known = KnownIds()  # at the version of `_handle`
         self._ids: dict[str, int] = {}
+        self._committed_s = 0.0
 
     def stored(self, ids: tuple[str, ...]) -> dict[str, int]:
         """The values that a fresh look at the table shows for these ids; absent ids are left out."""
@@ -267,6 +299,8 @@ class FencedTable:
         """
         if self._handle is None:
             raise StateUnknownError(f"table {self.name} was not opened")
+        if time.monotonic() - self._committed_s >= REOPEN_AFTER_S:
+            self._reopen(self._store.open(self.name))
         stand = self._known.read(self._handle, self._ids)
         for app_id, last in self._ids.items():
             if stand.get(app_id) != last:
@@ -289,7 +323,12 @@ class FencedTable:
         while True:
             try:
                 write_deltalake(
-                    self._handle, table, mode="append", commit_properties=properties, writer_properties=WRITER
+                    self._handle,
+                    table,
+                    mode="append",
+                    commit_properties=properties,
+                    writer_properties=WRITER,
+                    post_commithook_properties=WITHOUT_CLEANUP,
                 )
                 break
             except (DeltaError, OSError) as error:
@@ -297,6 +336,7 @@ class FencedTable:
                     break
                 time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - jitter, not a secret
         self._ids = ids
+        self._committed_s = time.monotonic()
         return commit_id
 
     def _outcome(self, error: Exception, commit_id: str) -> str:
@@ -304,6 +344,8 @@ class FencedTable:
         text = str(error)
         if "Concurrent transaction failed" in text:
             raise FencedError(f"{self.name}: another worker committed one of our ids since our last commit") from error
+        if "Metadata changed since last commit" in text and self._take_over_metadata():
+            return "again"
         if isinstance(error, CommitFailedError) and f"transaction: {COMMIT_RETRIES}" in text:
             return "again"
         wrapped = wrap_error(error, f"commit to {self.name}")
@@ -317,6 +359,30 @@ class FencedTable:
             raise StateUnknownError(f"commit to {self.name} did not arrive: {wrapped.message}") from error
         self._handle = self._store.open(self.name, found)
         return "done"
+
+    def _take_over_metadata(self) -> bool:
+        """Opens a handle that knows the table's new properties, if all our ids still stand there (R8); else raises.
+
+        False: the columns changed too, which is not for this program to write.
+        """
+        handle = self._store.open(self.name)
+        if self._handle is None or handle.schema() != self._handle.schema():
+            return False
+        if not self._ids:
+            raise MovedError(f"{self.name}: its properties changed while we opened our buckets")
+        self._reopen(handle)
+        return True
+
+    def _reopen(self, handle: DeltaTable) -> None:
+        """Goes on with a fresh handle, if all our ids still stand there. Raises FencedError.
+
+        That is as safe as the old one: an owner after us has moved an id of each bucket by its opening, and what is
+        committed after this look is refused by the handle.
+        """
+        known = KnownIds()
+        if known.read(handle, self._ids) != self._ids:
+            raise FencedError(f"{self.name}: another worker committed one of our ids since our last commit")
+        self._handle, self._known = handle, known
 
     def _find_own(self, commit_id: str) -> int | None:
         commit = self._store.find_commit(self.name, lambda c: c.get("commit_id") == commit_id)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from deltalake import DeltaTable
+
 from connectors.delta_log import last_commits
 from connectors.lake import LakeStore, wrapped_errors
 from processors.lake_tables import ACCOUNT_LOG, INVOICE_LOG, SKU_LOG
@@ -13,6 +15,15 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     INVOICE_LOG.name: (INVOICES.name, INVOICE_LINE_ITEMS.name),
     ACCOUNT_LOG.name: (ACCOUNTS.name,),
 }
+
+
+_UPKEEP_COMMITS = 20
+"""More than upkeep makes in a row while a worker runs."""
+
+
+def _of_a_stage(handle: DeltaTable, limit: int) -> list[int]:
+    """The times of the last commits, in ms since 1970, newest first, those of upkeep left out."""
+    return [c["timestamp"] for c in last_commits(handle, limit) if "trs" in c]
 
 
 class LakePositions:
@@ -43,6 +54,6 @@ class LakePositions:
         times = []
         for name in _READ_BY:
             with wrapped_errors(f"table {name}"):
-                commits = last_commits(self._store.open(name), 1)
-            times += [c["timestamp"] for c in commits if c["version"] > 0]
+                handle = self._store.open(name)
+                times += next(filter(None, (_of_a_stage(handle, limit) for limit in (1, _UPKEEP_COMMITS))), [])
         return datetime.fromtimestamp(max(times) / 1000, UTC) if times else None

@@ -7,7 +7,8 @@ digests of a range of parts, has them compared, and reads the rows of those part
 import json
 import time
 from collections import deque
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,8 @@ from processors.tables import EXTRA, Table
 
 SETTLE_S = 0.5
 KEYS_PER_QUERY = 1_000
+_MOST_PARTS = 2_000
+"""Of more parts that differ not each is asked for: the whole range is read."""
 
 
 class PartsReader:
@@ -79,8 +82,13 @@ class PartsReader:
                 found = Digests.sorted(
                     told[:, 0].astype(np.int64), told[:, 1].astype(np.int64), told[:, 2].astype(np.uint64)
                 )
-                differing = found.differing(lake.between(first, end))
-                documents = self._documents(differing) if len(differing) else []
+                held = lake.between(first, end)
+                differing = found.differing(held)
+                if len(differing) > _MOST_PARTS:
+                    differing = np.union1d(found.parts, held.parts)
+                    documents = self._documents(within)
+                else:
+                    documents = self._documents(self._among(differing)) if len(differing) else []
             finally:
                 query(connection, "COMMIT")
             self.bytes_read = int(dict(query(connection, "SHOW SESSION STATUS LIKE 'Bytes_sent'"))["Bytes_sent"])
@@ -101,7 +109,6 @@ class PartsReader:
         """The rows of these primary keys that exist, in one consistent read."""
         table, connection = self._table, self._connection
         wanted = list(zip(*(keys[name].to_pylist() for name in table.key), strict=True))
-        documents: list[str] = []
         with wrapped_errors(self._url):
             read_ms = time.time_ns() // 1_000_000
             position = self._positions.before_snapshot(connection) if self._has_binlog else None
@@ -109,10 +116,7 @@ class PartsReader:
             try:
                 if self._has_binlog:
                     position = snapshot_position(connection) or position
-                for start in range(0, len(wanted), KEYS_PER_QUERY):
-                    part = wanted[start : start + KEYS_PER_QUERY]
-                    args = [value for key in part for value in key]
-                    documents += stream_column(connection, self._columns.by_key_sql(table, len(part)), args)
+                documents = documents_by_key(connection, table, self._columns, wanted)
             finally:
                 query(connection, "COMMIT")
         typed = type_rows(self._con, table, document_cells(table, self._columns, documents), empty_is_null=False)
@@ -135,9 +139,12 @@ class PartsReader:
         part = self._parts.part_of(int(found[0][0]))
         return part + 1 if first is None or part <= first else part
 
-    def _documents(self, parts: npt.NDArray[np.int64]) -> list[str]:
+    def _among(self, parts: npt.NDArray[np.int64]) -> str:
+        return self._parts.among(self._key, self._part, parts)
+
+    def _documents(self, where: str) -> list[str]:
         rows = f"SELECT {self._columns.document_sql(self._table)} FROM `{self._table.name}`"
-        return stream_column(self._connection, f"{rows} WHERE {self._parts.among(self._key, self._part, parts)}")
+        return stream_column(self._connection, f"{rows} WHERE {where}")
 
     def _keys_of(self, rejects: list[Reject]) -> pa.Table:
         """Keys are never null in a database and cast to the declared types, or match nothing in the lake."""
@@ -175,6 +182,18 @@ class SettledPositions:
 def snapshot_positions_known(connection: Connection) -> bool:
     """Whether the server tells the position of a snapshot (MariaDB does)."""
     return bool(query(connection, "SHOW STATUS LIKE 'binlog_snapshot_file'"))
+
+
+def documents_by_key(
+    connection: Connection, table: Table, columns: SourceColumns, keys: Sequence[tuple[Any, ...]]
+) -> list[str]:
+    """The rows of these primary keys that exist, as JSON documents."""
+    documents: list[str] = []
+    for start in range(0, len(keys), KEYS_PER_QUERY):
+        part = keys[start : start + KEYS_PER_QUERY]
+        args = [value for key in part for value in key]
+        documents += stream_column(connection, columns.by_key_sql(table, len(part)), args)
+    return documents
 
 
 def document_cells(table: Table, columns: SourceColumns, documents: list[str]) -> pa.Table:

@@ -177,13 +177,18 @@ class SourceColumns:
             where = f" WHERE {key[0]} >= %s AND ({' OR '.join(f'({t})' for t in terms)})"
             args = [after[0], *args]
         order = ", ".join(key)
-        return f"SELECT {self.document_sql(table)} FROM `{table.name}`{where} ORDER BY {order} LIMIT {limit}", args
+        documents = self._document_with_args(table)
+        return f"SELECT {documents} FROM `{table.name}`{where} ORDER BY {order} LIMIT {limit}", args
 
     def by_key_sql(self, table: Table, keys: int) -> str:
         """The rows of so many primary keys, whose values are the query's arguments."""
         key = ", ".join(f"`{self.names[name]}`" for name in table.key)
         places = ", ".join([f"({', '.join(['%s'] * len(table.key))})"] * keys)
-        return f"SELECT {self.document_sql(table)} FROM `{table.name}` WHERE ({key}) IN ({places})"
+        return f"SELECT {self._document_with_args(table)} FROM `{table.name}` WHERE ({key}) IN ({places})"
+
+    def _document_with_args(self, table: Table) -> str:
+        """The same in a query that has arguments, of which a column's name may look like one: `rate_%`."""
+        return self.document_sql(table).replace("%", "%%")
 
 
 def check_table(connection: Connection, url: DatabaseUrl, table: Table) -> SourceColumns:

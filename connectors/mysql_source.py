@@ -25,7 +25,7 @@ from connectors.mysql import (
     stream_column,
     wrapped_errors,
 )
-from connectors.mysql_parts import KEYS_PER_QUERY, SETTLE_S, PartsReader, SettledPositions, document_cells
+from connectors.mysql_parts import SETTLE_S, PartsReader, SettledPositions, document_cells, documents_by_key
 from connectors.mysql_schema import SourceColumns, check_server, check_table
 from connectors.row_digests import Parts
 from connectors.source_rows import BinlogPosition, Chunk, Finding, Resume, declared_schema, new_connection, type_rows
@@ -164,11 +164,7 @@ class MySqlSource:
                 position = snapshot_position(connection) or position
             for table, wanted in keys.items():
                 columns = self._columns[table.name]
-                documents = []
-                for start in range(0, len(wanted), KEYS_PER_QUERY):
-                    part = wanted[start : start + KEYS_PER_QUERY]
-                    args = [value for key in part for value in key]
-                    documents += stream_column(connection, columns.by_key_sql(table, len(part)), args)
+                documents = documents_by_key(connection, table, columns, wanted)
                 if not documents:
                     found[table] = declared_schema(table).empty_table()
                     continue

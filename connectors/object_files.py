@@ -30,8 +30,8 @@ _TAIL_BYTES = 64 * 1024
 """Fetched at the first look at a file: nearly always its whole Parquet footer, which DuckDB reads several times."""
 _TAILS_KEPT = 512
 ActiveFile = Mapping[str, Any]
-"""`path`, `size_bytes`, `num_records`, and `partition.NAME` per partition column."""
-_FILE_FACTS = ("path", "size_bytes", "num_records")
+"""`path`, `size_bytes`, `num_records`, `modification_time` (ms since 1970), `partition.NAME` per partition column."""
+_FILE_FACTS = ("path", "size_bytes", "num_records", "modification_time")
 _CANNOT_READ = "the object store does not give"
 _LONGEST_REASON = 200
 
@@ -190,11 +190,14 @@ class LakeReader:
         if self._s3 is not None:
             con.register_filesystem(self._s3)
 
-    def open(self, name: str) -> DeltaTable | None:
-        """A fresh handle on a table, None where it does not exist. Raises UnavailableError, AccessDeniedError."""
+    def open(self, name: str, version: int | None = None) -> DeltaTable | None:
+        """A fresh handle on a table (at a version), None where it does not exist.
+
+        Raises UnavailableError, AccessDeniedError, and RetryableError for a version that the log does not give.
+        """
         uri = f"{self.uri}/{name}"
         try:
-            return DeltaTable(uri, storage_options=self._options or None)
+            return DeltaTable(uri, version=version, storage_options=self._options or None)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:

@@ -7,8 +7,9 @@ run the same jars. `python -m devstack.lock` writes it anew.
 import hashlib
 import json
 import shutil
+import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ class Artifact:
     coordinate: str
     sha256: str
     size_bytes: int
+
+    @property
+    def packaging(self) -> str:
+        return self.coordinate.split(":")[2]
 
     @property
     def filename(self) -> str:
@@ -78,21 +83,33 @@ def missing_bytes(artifacts: tuple[Artifact, ...]) -> int:
     return sum(a.size_bytes for a in artifacts if not (folder / f"{a.sha256[:12]}-{a.filename}").exists())
 
 
-def unpacked(archive: Artifact, prefix: str, advance: Callable[[int], None]) -> Path:
-    """The folder that holds the archive's members below `prefix`, executables marked; downloaded and unpacked once."""
-    folder = cache_folder() / f"{archive.sha256[:12]}-{archive.filename.removesuffix('.jar')}"
+def unpacked(
+    archive: Artifact, prefix: str, advance: Callable[[int], None], *, only: Collection[str] | None = None
+) -> Path:
+    """The folder that holds the archive's members below `prefix`, executables marked; downloaded and unpacked once.
+
+    `only` names the folders below `prefix` that are kept; all unless given.
+    """
+    folder = _unpacked_folder(archive)
     if folder.exists():
         return folder
     (path,) = fetch((archive,), advance)
     with _locked(folder.name), _staging(folder.name) as temporary:
         if folder.exists():
             return folder
-        with zipfile.ZipFile(path) as zipped:
-            members = [m for m in zipped.namelist() if m.startswith(prefix) and not m.endswith("/")]
-            zipped.extractall(temporary, members)
+        if archive.packaging == "tar.gz":
+            with tarfile.open(path) as tarred:
+                # Whole: what is kept may be a hard link to what is not.
+                tarred.extractall(temporary, filter="data")
+        else:
+            with zipfile.ZipFile(path) as zipped:
+                members = [m for m in zipped.namelist() if m.startswith(prefix) and not m.endswith("/")]
+                zipped.extractall(temporary, members)  # noqa: S202  (its hash is locked)
         root = temporary / prefix
         for file in (*root.glob("bin/*"), *root.glob("scripts/*")):
             file.chmod(0o755)
+        if only is not None:
+            _keep(root, only)
         root.rename(folder)
     path.unlink(missing_ok=True)
     return folder
@@ -100,7 +117,21 @@ def unpacked(archive: Artifact, prefix: str, advance: Callable[[int], None]) -> 
 
 def is_unpacked(archive: Artifact) -> bool:
     """Whether `unpacked` has nothing left to do."""
-    return (cache_folder() / f"{archive.sha256[:12]}-{archive.filename.removesuffix('.jar')}").exists()
+    return _unpacked_folder(archive).exists()
+
+
+def _unpacked_folder(archive: Artifact) -> Path:
+    return cache_folder() / f"{archive.sha256[:12]}-{archive.filename.removesuffix(f'.{archive.packaging}')}"
+
+
+def _keep(root: Path, only: Collection[str]) -> None:
+    """Leaves these folders of `root` and removes all else."""
+    kept = root.with_name("kept")
+    for name in only:
+        (kept / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).rename(kept / name)
+    shutil.rmtree(root)
+    kept.rename(root)
 
 
 @contextmanager

@@ -17,6 +17,8 @@ DEBEZIUM_MARIADB_VERSION = "3.5.0.Final"
 """The newest ones that were published as artifacts."""
 DEBEZIUM_IMAGE_VERSION = "3.6.1.Final"
 """Of the container, which brings Kafka Connect and both connectors."""
+TRINO_VERSION = "476"
+"""The newest one that was published as an artifact."""
 MOTO_VERSION = "5.2.5"
 """Of the container; embedded, the installed one serves."""
 
@@ -99,6 +101,60 @@ def connect_options(*, group: str, brokers: str, address: str) -> dict[str, str]
         "group.id": group,
         "bootstrap.servers": brokers,
         "listeners": f"http://{address}",
+    }
+
+
+TRINO_CATALOG = "awsdatacatalog"
+"""As Athena calls its own, so that the text of a view in Glue names the same tables in both."""
+TRINO_HEAP = "-Xmx512M"
+TRINO_JVM_OPTIONS = (
+    TRINO_HEAP,
+    "-XX:+UseSerialGC",
+    "-XX:ReservedCodeCacheSize=256M",
+    "-Djdk.attach.allowAttachSelf=true",
+    "-XX:+EnableDynamicAgentLoading",
+    "--enable-native-access=ALL-UNNAMED",
+)
+_TRINO_OPTIONS = {
+    "node.environment": "trs",
+    "coordinator": "true",
+    "node-scheduler.include-coordinator": "true",
+    "query.max-memory": "200MB",
+    "query.max-memory-per-node": "200MB",
+    "memory.heap-headroom-per-node": "100MB",
+}
+"""One server that is coordinator and worker."""
+
+
+def trino_options(*, port: int) -> dict[str, str]:
+    """Properties of the Trino server besides its folders."""
+    return {
+        **_TRINO_OPTIONS,
+        "node.internal-address": HOST,
+        "node.bind-ip": HOST,
+        "http-server.http.port": str(port),
+        "discovery.uri": f"http://{HOST}:{port}",
+    }
+
+
+def trino_catalog_options(*, s3: int) -> dict[str, str]:
+    """Properties of the catalog: Delta tables and views of the S3 and Glue server at that port."""
+    address = f"http://{HOST}:{s3}"
+    return {
+        "connector.name": "delta_lake",
+        "hive.metastore": "glue",
+        "hive.metastore.glue.region": S3_REGION,
+        "hive.metastore.glue.endpoint-url": address,
+        "hive.metastore.glue.aws-access-key": S3_ACCESS_KEY,
+        "hive.metastore.glue.aws-secret-key": S3_SECRET_KEY,
+        "hive.metastore.glue.default-warehouse-dir": f"s3://{S3_BUCKET}/warehouse",
+        "fs.native-s3.enabled": "true",
+        "s3.endpoint": address,
+        "s3.region": S3_REGION,
+        "s3.path-style-access": "true",
+        "s3.aws-access-key": S3_ACCESS_KEY,
+        "s3.aws-secret-key": S3_SECRET_KEY,
+        "delta.register-table-procedure.enabled": "true",
     }
 
 

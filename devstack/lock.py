@@ -15,6 +15,7 @@ from devstack.declared import (
     DEBEZIUM_MYSQL_VERSION,
     KAFKA_VERSION,
     MARIADB_VERSION,
+    TRINO_VERSION,
 )
 
 _ROOTS = {
@@ -24,6 +25,8 @@ _ROOTS = {
     "connector-mariadb": (f"io.debezium:debezium-connector-mariadb:{DEBEZIUM_MARIADB_VERSION}",),
     "connector-mysql": (f"io.debezium:debezium-connector-mysql:{DEBEZIUM_MYSQL_VERSION}",),
 }
+_ARCHIVES = {"trino": ("io.trino", "trino-server", TRINO_VERSION, "tar.gz")}
+"""Servers that are published whole, with all that they need: group, name, version, packaging."""
 _GIVEN_BY_CONNECT = frozenset({"org.apache.kafka", "org.slf4j"})
 """Groups that a connector's folder must not hold: it would bring a second, incompatible copy of the worker's own."""
 _LOGGING_BRIDGE = "org.apache.logging.log4j:log4j-slf4j-impl"
@@ -48,6 +51,8 @@ def main() -> None:
             if part.startswith("connector-"):
                 artifacts = [a for a in artifacts if a.groupId not in _GIVEN_BY_CONNECT]
             lock[part] = artifacts
+        for part, (group, name, version, packaging) in _ARCHIVES.items():
+            lock[part] = [context.project(group, name).at_version(version).artifact(packaging=packaging)]
         write_lock(LOCK_FILE, lock)
 
 
@@ -59,9 +64,11 @@ def write_lock(file: Path, parts: Mapping[str, Iterable[Artifact]]) -> None:
 
 def _entry(artifact: Artifact) -> dict[str, str | int]:
     path: Path = artifact.resolve()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "coordinate": f"{artifact.groupId}:{artifact.artifactId}:{artifact.packaging}:{artifact.version}",
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": digest,
         "size_bytes": path.stat().st_size,
     }
 

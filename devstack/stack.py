@@ -25,10 +25,11 @@ from devstack.kafka import Kafka
 from devstack.mariadb import MariaDb
 from devstack.part import Advance, Part
 from devstack.s3 import S3
+from devstack.trino import Trino
 from processors.errors import FullDiskError, UnavailableError
 
 PARTS: tuple[type[Part], ...] = (Kafka, MariaDb, S3)
-OPTIONAL_PARTS: tuple[type[Part], ...] = (Connect,)
+OPTIONAL_PARTS: tuple[type[Part], ...] = (Connect, Trino)
 ENVIRONMENT_FILE = "env.json"
 _POLL_S = 0.05
 _FIRST_START_BYTES = 200_000_000

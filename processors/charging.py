@@ -21,6 +21,11 @@ from processors.order import ORDER_SQL_TYPE
 
 PriceAt = Literal["creation", "current"]
 
+# An INT has at most 10 digits: DECIMAL(10,0) x DECIMAL(20,10) is DECIMAL(30,10), exact and without overflow.
+_AMOUNT = "CAST(quantity AS DECIMAL(10,0)) * price"
+AMOUNT_SQL = f"CAST({_AMOUNT} AS DECIMAL(38,10))"
+"""What a line with a `quantity` and a `price` comes to; null while the price is unknown."""
+
 LINES_SQL_TYPE = "STRUCT(item_id VARCHAR, quantity BIGINT, price DECIMAL(20,10))[]"
 """DuckDB's type of the column `lines` of a document."""
 
@@ -53,13 +58,15 @@ def price_intervals_sql(versions: str, *, price_at: PriceAt) -> str:
 )"""
 
 
-def charged_lines_sql(lines: str, intervals: str) -> str:
+def charged_lines_sql(lines: str, intervals: str, *, also: tuple[str, ...] = ()) -> str:
     """The lines with the price charged: `(invoice_id, item_id, quantity, price)`; null while the SKU is unknown.
 
-    `lines(invoice_id, item_id, quantity, created_order)`: live lines; a null `created_order` counts as 0.
+    `lines(invoice_id, item_id, quantity, created_order)`: live lines; a null `created_order` counts as 0. `also`:
+    further columns of `lines`, which come last.
     """
+    further = "".join(f", l.{column}" for column in also)
     return f"""(
-  SELECT l.invoice_id, l.item_id, l.quantity, p.price
+  SELECT l.invoice_id, l.item_id, l.quantity, p.price{further}
   FROM {lines} AS l
   LEFT JOIN {intervals} AS p
     ON l.item_id = p.item_id
@@ -79,7 +86,6 @@ def documents_sql(invoices: str, lines: str, intervals: str) -> str:
     `invoices(invoice_id, …)`: live invoices, one row each; `lines` as for `charged_lines_sql`, `intervals` from
     `price_intervals_sql`. A line without its invoice yields nothing. Sums beyond 38 digits are DuckDB's error.
     """
-    # An INT has at most 10 digits: DECIMAL(10,0) x DECIMAL(20,10) is DECIMAL(30,10), exact and without overflow.
     return f"""(
   SELECT
     i.*,
@@ -91,11 +97,31 @@ def documents_sql(invoices: str, lines: str, intervals: str) -> str:
   LEFT JOIN (
     SELECT
       invoice_id,
-      CAST(sum(CAST(quantity AS DECIMAL(10,0)) * price) AS DECIMAL(38,10)) AS inv_total,
+      CAST(sum({_AMOUNT}) AS DECIMAL(38,10)) AS inv_total,
       CAST(sum(quantity) AS BIGINT) AS inv_items,
       CAST(count(*) - count(price) AS INTEGER) AS unpriced_lines,
       list_sort(list(struct_pack(item_id := item_id, quantity := CAST(quantity AS BIGINT), price := price))) AS lines
     FROM {charged_lines_sql(lines, intervals)} AS charged
     GROUP BY invoice_id
   ) AS t ON i.invoice_id = t.invoice_id
+)"""
+
+
+def charged_lines_of_invoices_sql(invoices: str, lines: str, intervals: str) -> str:
+    """The relation `charged_lines` of feature sets by article, in the columns of `feature_set.INPUTS`.
+
+    `invoices(invoice_id, account_id, date_issued, …)`: live invoices; the others as for `documents_sql`. A line without
+    its invoice yields nothing.
+    """
+    return f"""(
+  SELECT
+    c.item_id,
+    c.invoice_id,
+    i.account_id,
+    i.date_issued,
+    CAST(c.quantity AS BIGINT) AS quantity,
+    c.price,
+    {AMOUNT_SQL} AS amount
+  FROM {charged_lines_sql(lines, intervals)} AS c
+  JOIN {invoices} AS i ON c.invoice_id = i.invoice_id
 )"""

@@ -4,23 +4,19 @@ The key is `{"account_id":N}`, as Debezium writes keys, so that a document lies 
 one JSON object; its lines are three lists of equal length (`items`, `quantities`, `prices`), which are read faster than
 a list of objects. Decimals are text with all ten decimals, `source_ts` is microseconds since 1970.
 
-Reading accepts exactly what this module writes: the header of a value must be, byte for byte, the header that its
-decoded columns would be written with, so nothing is rounded or guessed.
+Of a value that is read the header must be, byte for byte, the header that its decoded columns would be written with.
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from processors.decode_raw import RAW, RawRecords, RawScan, ScanPool
+from processors.decode_raw import RAW
+from processors.derived_codec import SLICE_RECORDS, DerivedDecoder, generation_sql, sql_literal
 from processors.lake_tables import ACCOUNT_LOG, PRICE
-from processors.reasons import Reason
-from processors.records import DEAD_SCHEMA, RawBatch
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -46,7 +42,6 @@ DOCUMENT_SCHEMA = pa.schema(
 )
 """The columns of decoded documents; `bucket` is the partition, `row_offset` the Kafka offset."""
 
-SLICE_RECORDS = 32_768
 _STRUCTURE = json.dumps(
     {
         "generation": "VARCHAR",
@@ -91,65 +86,23 @@ def encode_documents(
         yield records["key"].to_pylist(), records["value"].to_pylist()
 
 
-class DocumentDecoder:
-    """Decodes documents of one generation of the lake. Used by one thread at a time; `close` releases its connections.
+class DocumentDecoder(DerivedDecoder):
+    """Decodes documents."""
 
-    `threads`: slices that are decoded side by side.
-    """
+    name = "documents"
+    schema = DOCUMENT_SCHEMA
+    complaint = "the value is not an invoice document as this program writes it"
 
-    def __init__(self, *, generation: str, threads: int = 1) -> None:
-        self._generation = generation
-        self._scans = ScanPool(threads)
-        self._sql = _decode_sql(generation)
+    @staticmethod
+    def decode_sql(generation: str) -> str:
+        return _decode_sql(generation)
 
-    def close(self) -> None:
-        """Ends the threads and connections."""
-        self._scans.close()
-
-    def decode(self, batches: Sequence[RawBatch]) -> tuple[pa.Table, Counter[str], pa.Table]:
-        """Documents (DOCUMENT_SCHEMA), ignored records by reason, dead records (DEAD_SCHEMA).
-
-        Documents of another generation are ignored as `other_generation` (R12), null values as `tombstone`.
-        """
-        records = RawRecords(batches)
-        documents: list[pa.Table] = []
-        ignored: Counter[str] = Counter()
-        dead: list[dict[str, Any]] = []
-        slices = records.slices(SLICE_RECORDS)
-        for outcome in self._scans.map(lambda scan, places: self._decode_slice(scan, records, places), slices):
-            documents.append(outcome.documents)
-            ignored.update(outcome.ignored)
-            dead += outcome.dead
-        found = pa.concat_tables(documents) if documents else DOCUMENT_SCHEMA.empty_table()
-        return found, ignored, pa.Table.from_pylist(dead, schema=DEAD_SCHEMA)
-
-    def _decode_slice(self, scan: RawScan, records: RawRecords, places: range) -> "_Outcome":
-        rows = scan.run("documents", self._sql, records.values(places))
+    def finish(self, rows: pa.Table) -> tuple[pa.Table, pa.Array | None]:
         prices, exact = _prices(rows["prices"].combine_chunks())
-        partitions, offsets = records.whereabouts(places)
-        rows = rows.append_column("bucket", partitions).append_column("row_offset", offsets)
-        rows = rows.append_column("price_values", prices)
-        taken = pc.and_(rows["taken"].combine_chunks(), exact)
-        ignored: Counter[str] = Counter()
-        dead: list[dict[str, Any]] = []
-        for index in pc.indices_nonzero(pc.invert(taken)).to_pylist():
-            if records.value(places.start + index) is None:
-                ignored["tombstone"] += 1
-            elif rows["is_foreign"][index].as_py():
-                ignored["other_generation"] += 1
-            else:
-                detail = "the value is not an invoice document as this program writes it"
-                dead.append(records.dead_letter(places.start + index, Reason.BAD_DOCUMENT, detail))
-        if not pc.all(taken).as_py():
-            rows = rows.filter(taken)
-        rows = rows.append_column("lines", _lines(rows))
-        return _Outcome(rows.select(DOCUMENT_SCHEMA.names).cast(DOCUMENT_SCHEMA), ignored, dead)
+        return rows.append_column("price_values", prices), exact
 
-
-class _Outcome(NamedTuple):
-    documents: pa.Table
-    ignored: Counter[str]
-    dead: list[dict[str, Any]]
+    def select(self, rows: pa.Table) -> pa.Table:
+        return super().select(rows.append_column("lines", _lines(rows)))
 
 
 def _prices(texts_of_lists: pa.ListArray) -> tuple[pa.ListArray, pa.Array]:
@@ -212,7 +165,7 @@ WITH extracted AS (
 SELECT
   * EXCLUDE (value, source_us),
   make_timestamptz(source_us) AS source_ts,
-  coalesce(invoice_id IS NOT NULL AND generation <> {_literal(generation)}, false) AS is_foreign,
+  coalesce(invoice_id IS NOT NULL AND generation <> {sql_literal(generation)}, false) AS is_foreign,
   coalesce(
     account_id IS NOT NULL
     AND invoice_id IS NOT NULL
@@ -235,9 +188,9 @@ FROM columns_of_documents
 
 def _header_sql(generation: str, *, source_us: str) -> str:
     """The arguments of a concat that writes everything before the lines."""
-    stamp = _literal('{"generation":' + json.dumps(generation, ensure_ascii=False) + ',"account_id":')
     return f"""
-            {stamp}, account_id,
+            {generation_sql(generation)},
+            ',"account_id":', account_id,
             ',"invoice_id":', invoice_id,
             ',"document_state":"', document_state,
             '","document_version":', document_version,
@@ -249,7 +202,3 @@ def _header_sql(generation: str, *, source_us: str) -> str:
             '","inv_items":', inv_items,
             ',"unpriced_lines":', unpriced_lines,
             ',"source_ts":', coalesce(({source_us})::VARCHAR, 'null')"""
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -1,7 +1,9 @@
-"""The three stages of one worker in threads: one computes rows (skus, then A), one derives features (B).
+"""The stages of one worker in threads: one computes rows (skus, then A), one derives features (B; C, if it is there).
 
-    transport ─offer─► inbox ─decode thread─► rows thread:     skus, A ─► documents topic ─┐
-              ─offer─► inbox ─decode thread─► features thread: B ◄─────── transport ◄──────┘
+    transport ─offer─► inbox ─decode thread─► rows thread:     skus, A ─► documents, lines ─┐
+              ─offer─► inbox ─decode thread─► features thread: B, C ◄──── transport ◄───────┘
+
+C is there where a feature set is derived by article.
 
 The shell that owns the Kafka consumer calls `assign` and `revoke`; both wait for the epochs in flight. Whatever fails
 in a thread completes `failure` and ends the worker: state is rebuilt from the lake by the next one.
@@ -22,17 +24,21 @@ import duckdb
 from processors.charging import PriceAt
 from processors.dead_letters import dead_from_producer
 from processors.decode import Decoder
+from processors.derived_codec import DerivedDecoder
 from processors.document_codec import DocumentDecoder
-from processors.errors import InvariantError, RetryableError, UnavailableError
+from processors.errors import InvariantError
+from processors.feature_stages import AccountStage, FeatureStage, ItemStage
 from processors.inbox import Chunk, Inbox
 from processors.lake_tables import changes_name
+from processors.line_codec import LineDecoder
 from processors.ports import DocumentSink, FencedLog, Lake, LakeProgress, LoadProgress, StoredPosition
 from processors.records import RawBatch
 from processors.stage import Stage, StageContext
-from processors.stages import PRICES_ID, PUT_OFF_S, ROWS_ID, AccountStage, InvoiceStage, SkuStage
+from processors.stages import PRICES_ID, PUT_OFF_S, ROWS_ID, InvoiceStage, SkuStage
 from processors.state import compress, cursor, open_state
 from processors.tables import (
     ACCOUNTS,
+    CHARGED_LINES_TOPIC,
     DEAD_LETTERS_TOPIC,
     DOCUMENTS_TOPIC,
     INVOICE_LINE_ITEMS,
@@ -43,7 +49,7 @@ from processors.tables import (
 
 log = logging.getLogger(__name__)
 
-UPKEEP_S = 60.0
+COMPRESS_S = 60.0
 MUCH_LEFT = 10_000
 """Records behind an epoch that make it a part of a backlog, if they are a fifth of its own as well."""
 COMPRESS_ABOVE_PERCENT = 40
@@ -79,13 +85,12 @@ class StreamEngine:
         sink: DocumentSink,
         topic_ids: Mapping[str, str],
         writer: str,
-        upkeep: Callable[[], None] | None = None,
+        lines_sink: DocumentSink | None = None,
     ) -> None:
-        """`upkeep`: called once a minute in a thread of its own by the worker that owns bucket 0 (folding)."""
+        """`lines_sink`: where charged lines go; with it there is a stage for feature sets by article."""
         self.failure: Future[None] = Future()
         self._config = config
         self._lake = lake
-        self._upkeep = upkeep
         self._stopping = threading.Event()
         self._draining = False
         self._gate = threading.Condition()
@@ -103,6 +108,7 @@ class StreamEngine:
                 INVOICE_LINE_ITEMS.name,
                 ACCOUNTS.name,
                 DOCUMENTS_TOPIC,
+                CHARGED_LINES_TOPIC,
             )
         }
         self._names = {t: n for n, t in topic.items()}
@@ -116,32 +122,46 @@ class StreamEngine:
             sink=sink,
             price_at=config.price_at,
             stopping=self._stopping.is_set,
+            lines_sink=lines_sink,
         )
-        self._accounts = AccountStage(context, features_con, [topic[ACCOUNTS.name], topic[DOCUMENTS_TOPIC]])
-        self._stages: tuple[Stage, ...] = (self._skus, self._invoices, self._accounts)
+        accounts = AccountStage(context, features_con, [topic[ACCOUNTS.name], topic[DOCUMENTS_TOPIC]])
+        self._of_features: tuple[FeatureStage, ...] = (accounts,)
+        self._outputs = {accounts.name: self._invoices.documents}
+        if self._invoices.charged_lines is not None:
+            items = ItemStage(context, features_con, [topic[CHARGED_LINES_TOPIC]])
+            self._of_features = (accounts, items)
+            self._outputs[items.name] = self._invoices.charged_lines
+        self._stages: tuple[Stage, ...] = (self._skus, self._invoices, *self._of_features)
         self._wake = {stage.name: threading.Event() for stage in self._stages}
         self._wake[self._skus.name] = self._wake[self._invoices.name]
-        self._locks = {self._skus.name: threading.Lock(), self._accounts.name: threading.Lock()}
-        self._locks[self._invoices.name] = self._locks[self._skus.name]
+        rows_lock, features_lock = threading.Lock(), threading.Lock()
+        self._locks = {self._skus.name: rows_lock, self._invoices.name: rows_lock}
+        for stage in self._of_features:
+            self._wake[stage.name] = self._wake[accounts.name]
+            self._locks[stage.name] = features_lock
         self._inboxes = {stage.name: self._inbox(stage) for stage in self._stages}
         self._by_topic = {t: self._inboxes[s.name] for s in self._stages for t in s.topics}
         self._watches: dict[str, FencedLog] = {}
         self._offered_s = 0.0
-        self._sends_taken = 0
-        """How often rows had sent documents when the features were derived the last time."""
+        self._sends_taken = dict.fromkeys(self._outputs, 0)
+        """How often rows had sent documents and lines when a stage's features were derived the last time."""
         self._began_s = dict.fromkeys((stage.name for stage in self._stages), -math.inf)
         """When the interval of each stage's last epoch began, as time.monotonic tells it."""
         self._threads: list[threading.Thread] = []
 
     def _inbox(self, stage: Stage) -> Inbox:
         decoder = Decoder(source_names=self._config.source_names, threads=self._config.threads)
-        documents = DocumentDecoder(generation=self._generation, threads=self._config.threads)
+        derived: dict[str, DerivedDecoder] = {}
+        if isinstance(stage, AccountStage):
+            derived[DOCUMENTS_TOPIC] = DocumentDecoder(generation=self._generation, threads=self._config.threads)
+        if isinstance(stage, ItemStage):
+            derived[CHARGED_LINES_TOPIC] = LineDecoder(generation=self._generation, threads=self._config.threads)
         names = self._names
 
         def decode(topic: str, batches: Sequence[RawBatch], positions: Mapping[int, int]) -> Chunk:
             read = sum(len(b) for b in batches)
-            if names[topic] == DOCUMENTS_TOPIC:
-                rows, ignored, dead = documents.decode(batches)
+            if names[topic] in derived:
+                rows, ignored, dead = derived[names[topic]].decode(batches)
                 return Chunk(topic, rows, read, positions, dead=dead, ignored=ignored)
             if names[topic] == DEAD_LETTERS_TOPIC:
                 return Chunk(topic, None, read, positions, dead=dead_from_producer(batches))
@@ -172,11 +192,10 @@ class StreamEngine:
 
     def start(self) -> None:
         self._thread("rows", lambda: self._loop((self._skus, self._invoices)))
-        self._thread("features", lambda: self._loop((self._accounts,)))
+        self._thread("features", lambda: self._loop(self._of_features))
         for name, inbox in self._inboxes.items():
             self._thread(f"decode-{name}", inbox.run)
-        if self._upkeep is not None:
-            self._thread("upkeep", self._keep_up)
+        self._thread("compress", self._keep_small)
 
     def _thread(self, name: str, run: Callable[[], None]) -> None:
         def guarded() -> None:
@@ -224,7 +243,7 @@ class StreamEngine:
 
     def _compress(self) -> None:
         """Makes large state small; both threads wait meanwhile."""
-        with self._locks[self._invoices.name], self._locks[self._accounts.name]:
+        with self._locks[self._invoices.name], self._locks[self._of_features[0].name]:
             compress(self._state, beyond_mb=self._config.memory_mb * COMPRESS_ABOVE_PERCENT // 100)
 
     @property
@@ -298,32 +317,28 @@ class StreamEngine:
                         stage.poll_news()
                 due = [self._due(stage) for stage in stages]
                 began_s = time.monotonic()
-                # Prices before the lines that they charge: an earlier stage goes first when a later one is due.
+                # Prices before the lines that they charge: they go first when lines are due.
+                first = stages[0] is self._skus and any(due) and self._inboxes[self._skus.name].moved
                 for place, stage in enumerate(stages):
-                    if due[place] or (any(due[place:]) and self._inboxes[stage.name].moved):
+                    if due[place] or (first and stage is self._skus):
                         self._began_s[stage.name] = began_s
                         self._run(stage)
                         if place + 1 < len(stages):
                             stages[place + 1].poll_news()
 
-    def _keep_up(self) -> None:
-        while not self._stopping.wait(UPKEEP_S):
+    def _keep_small(self) -> None:
+        while not self._stopping.wait(COMPRESS_S):
             self._compress()
-            if self._upkeep is not None and self._accepting and 0 in self._invoices.buckets:
-                try:
-                    self._upkeep()
-                except (RetryableError, UnavailableError) as error:
-                    log.warning("upkeep waits for a better moment: %s", error)
 
     def _due(self, stage: Stage) -> bool:
         inbox = self._inboxes[stage.name]
         since = time.monotonic() - self._interval_began_s(stage)
         if inbox.records >= self._config.max_events or not inbox.has_room:
             return True
-        if stage is self._accounts:
-            if since < PUT_OFF_S and self._documents_arrive():
+        if isinstance(stage, FeatureStage):
+            if since < PUT_OFF_S and self._arrives(stage):
                 return False
-            if self._invoices.sends != self._sends_taken and inbox.moved:
+            if self._invoices.sends != self._sends_taken[stage.name] and inbox.moved:
                 return True  # not at the interval's end: it would be half an interval behind the rows for ever
         if self._draining and self._upstream_rests(stage) and (inbox.moved or stage.news or stage.unsettled):
             return True
@@ -338,23 +353,22 @@ class StreamEngine:
             return max(began, self._began_s[self._invoices.name])
         return began
 
-    def _documents_arrive(self) -> bool:
+    def _arrives(self, stage: FeatureStage) -> bool:
         """Whether the features would be derived of a part of what our own epoch of rows is sending just now."""
-        sent = self._invoices.documents_through
-        _, documents = self._accounts.topics
-        return self._invoices.sending or not self._inboxes[self._accounts.name].has_reached(documents, sent)
+        sent = self._outputs[stage.name].through
+        return self._invoices.sending or not self._inboxes[stage.name].has_reached(stage.derived_topic, sent)
 
     def _upstream_rests(self, stage: Stage) -> bool:
         """Whether nothing more comes at the moment: from Kafka, nor as documents of the rows that wait here."""
         if time.monotonic() - self._offered_s <= 0.1:
             return False
         rows = self._locks[self._invoices.name]
-        return stage is not self._accounts or not (self._inboxes[self._invoices.name].moved or rows.locked())
+        return not isinstance(stage, FeatureStage) or not (self._inboxes[self._invoices.name].moved or rows.locked())
 
     def _run(self, stage: Stage) -> None:
         inbox = self._inboxes[stage.name]
-        if stage is self._accounts:
-            self._sends_taken = self._invoices.sends
+        if isinstance(stage, FeatureStage):
+            self._sends_taken[stage.name] = self._invoices.sends
         chunks = inbox.take(self._config.max_events)
         left = inbox.records + inbox.behind
         much = max(MUCH_LEFT, sum(c.read for c in chunks) // 5)
@@ -376,13 +390,13 @@ class StreamEngine:
         buckets = range(self._config.partitions)
         positions: dict[tuple[str, int], int] = {}
         epochs: dict[str, dict[int, int]] = {}
-        documents: dict[int, int] = {}
+        sent: dict[int, int] = {}
         price_rows = 0
         prices_used: dict[int, int] = {}
         for stage in self._stages:
             ids = {f"offset:{t}:{b}": (t, b) for t in stage.topics for b in buckets}
             fence = {stage.epoch_id(b): b for b in buckets}
-            cursors = {f"documents:{b}": b for b in buckets}
+            cursors = {f"{output.name}:{b}": b for output in self._invoices.outputs for b in buckets}
             row_ids = tuple(f"{ROWS_ID}:{b}" for b in buckets)
             price_ids = {f"{PRICES_ID}:{b}": b for b in buckets}
             stored = self._watched(stage.log_name).stored((*ids, *fence, *cursors, *row_ids, *price_ids))
@@ -392,16 +406,15 @@ class StreamEngine:
                 price_rows = sum(stored.get(i, 0) for i in row_ids)
             if stage is self._invoices:
                 prices_used = {b: stored.get(i, 0) for i, b in price_ids.items()}
-                documents = {b: stored[i] for i, b in cursors.items() if i in stored}
-        settled = all(
-            documents.get(b, 0) >= e and prices_used[b] >= price_rows for b, e in epochs[self._invoices.name].items()
-        )
+                sent = {b: min(stored.get(i, 0) for i, of in cursors.items() if of == b) for b in buckets}
+        settled = all(sent[b] >= e and prices_used[b] >= price_rows for b, e in epochs[self._invoices.name].items())
         derived = True
-        for feature_set in self._accounts.feature_sets:
-            ids_ = {f"cursor:{b}": b for b in buckets}
-            stored = self._watched(changes_name(feature_set)).stored(tuple(ids_))
-            cursor_of = {b: stored.get(i, 0) for i, b in ids_.items()}
-            derived = derived and all(cursor_of[b] >= e for b, e in epochs[self._accounts.name].items())
+        for stage in self._of_features:
+            for feature_set in stage.feature_sets:
+                ids_ = {f"cursor:{b}": b for b in buckets}
+                stored = self._watched(changes_name(feature_set)).stored(tuple(ids_))
+                cursor_of = {b: stored.get(i, 0) for i, b in ids_.items()}
+                derived = derived and all(cursor_of[b] >= e for b, e in epochs[stage.name].items())
         return LakeProgress(positions=positions, documents_settled=settled, features_settled=derived)
 
     def _watched(self, table: str) -> FencedLog:

@@ -5,7 +5,7 @@ the one table that keeps them. Of a log with several kinds one is picked before 
 above that the condition would not reach the files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from processors.keyed_table import KeyedTable, current_sql
 from processors.lake_tables import ACCOUNTS_KEYED, ACCOUNTS_PRIVATE, INVOICES_KEYED, LAKE_TABLES, SKUS_KEYED
@@ -17,6 +17,16 @@ _KEPT: dict[str, tuple[KeyedTable, str | None]] = {
     INVOICES.name: (INVOICES_KEYED, "invoice"),
     INVOICE_LINE_ITEMS.name: (INVOICES_KEYED, "line"),
 }
+
+
+LOGS: tuple[str, ...] = tuple(dict.fromkeys(keyed.log for keyed, _ in _KEPT.values()))
+"""The logs that hold all rows."""
+
+
+def newest_order_sql(logs: Iterable[str]) -> str:
+    """A query of one value: the greatest order that the relations of the logs hold, null without rows."""
+    newest = " UNION ALL ".join(f"SELECT max(row_order) AS newest FROM {log}" for log in logs)
+    return f"SELECT max(newest) FROM ({newest})"
 
 
 def tables_read(table: Table) -> tuple[str, ...]:

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from processors.features.declarations import FEATURE_SETS, FeatureSet
+from processors.errors import SettingsError
+from processors.features.declarations import (
+    FEATURE_SETS,
+    FOLDER_VARIABLE,
+    SETS_BY_ARTICLE,
+    FeatureSet,
+)
 from processors.keyed_table import KeyedTable
 from processors.records import DEAD_SCHEMA, ORDER_ARROW_TYPE, TIMESTAMP
 from processors.tables import EXTRA
@@ -153,6 +159,29 @@ ACCOUNT_LOG = LakeTable(
     ),
 )
 
+ITEM_LOG = LakeTable(
+    "item_log",
+    "States of charged lines by article: what stage A sent of them. Only where a feature set is derived by article.",
+    pa.schema(
+        [
+            BUCKET,
+            EPOCH,
+            _field("item_id", pa.string(), "The article."),
+            _field("invoice_id", pa.int64(), "The invoice."),
+            _field("line_version", pa.int64(), "Epoch of the invoice's own bucket: a total order per invoice."),
+            _field("invoice_bucket", pa.int32(), "The invoice's own bucket."),
+            _field("account_id", pa.int64(), "The invoice's account; null of a line that is gone, as what follows."),
+            _field("date_issued", pa.date32(), "Day of issue of the invoice."),
+            _field("quantity", pa.int64(), "How many."),
+            _field("price", PRICE, "The price charged; null while the SKU is unknown."),
+            _field("deleted", pa.bool_(), "The line or its invoice is gone; kept as a tombstone with its version."),
+            ROW_OFFSET,
+            SOURCE_TS,
+            KNOWN_DATE,
+        ]
+    ),
+)
+
 ACCOUNTS_PRIVATE = LakeTable(
     "accounts_private_changes",
     "Personal columns of accounts, every change; guarded, erased on request, never joined into other tables.",
@@ -212,7 +241,7 @@ EPOCHS = LakeTable(
     "One row per stage, bucket and commit: what had been read, and through which time the lake is complete.",
     pa.schema(
         [
-            _field("stage", pa.string(), "'skus', 'invoices' (A) or 'accounts' (B)."),
+            _field("stage", pa.string(), "'skus', 'invoices' (A), 'accounts' (B) or 'items' (C)."),
             BUCKET,
             EPOCH,
             _field("known_through", TIMESTAMP, "No row with known_from at or before this will follow."),
@@ -299,6 +328,48 @@ RECONCILIATION = LakeTable(
 )
 
 
+HISTORY_RETENTION = LakeTable(
+    "history_retention",
+    "How finely the history of features is kept, one row per stretch of time, table and run of `trs lake retain`.",
+    pa.schema(
+        [
+            _field("run_id", pa.string(), "The run."),
+            _field("at", TIMESTAMP, "When it began."),
+            _field("table_name", pa.string(), "The table of changes."),
+            _field("zone_begin", TIMESTAMP, "The stretch begins after this moment; null: it has no beginning."),
+            _field("zone_end", TIMESTAMP, "It ends with this moment."),
+            _field(
+                "step", pa.string(), "What is kept of it: the ends of each 'day', 'week', 'month', 'year', or 'none'."
+            ),
+            _field("rows_before", pa.int64(), "Rows of the stretch as the run found them."),
+            _field("rows_kept", pa.int64(), "Rows that it keeps."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+
+UPKEEP = LakeTable(
+    "upkeep",
+    "What upkeep did to the tables, and what failed; no worker's rows depend on it.",
+    pa.schema(
+        [
+            _field("action", pa.string(), "'fold', 'compact', 'checkpoint', 'retention' or 'vacuum'."),
+            _field("table_name", pa.string(), "The table."),
+            _field("began_at", TIMESTAMP, "When it began."),
+            _field("seconds", pa.float64(), "How long it took."),
+            _field("files_before", pa.int64(), "Files rewritten or deleted; null where none are."),
+            _field("files_after", pa.int64(), "Files that took their place."),
+            _field("bytes_before", pa.int64(), "Size of the former; of vacuum null."),
+            _field("bytes_after", pa.int64(), "Size of the latter."),
+            _field("failure", pa.string(), "Why it failed; null if it did not."),
+            _field("writer", pa.string(), "The process that did it."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+
 def changes_name(feature_set: FeatureSet) -> str:
     """`invoice_features` is kept in `invoice_features_changes`."""
     return f"{feature_set.name}_changes"
@@ -320,9 +391,15 @@ def feature_changes(feature_set: FeatureSet) -> LakeTable:
                 _field("feature_version", pa.int32(), "Version of the feature set's SQL."),
                 _field("valid_from", TIMESTAMP, "Latest source commit among the inputs that changed the row."),
                 _field("known_from", TIMESTAMP, "When the lake knew; never decreases within a bucket."),
+                _field(
+                    "dated_on",
+                    pa.date32(),
+                    "The later of the invoice's issue and payment dates then; null for deletions and other grains.",
+                ),
                 KNOWN_DATE,
             ]
         ),
+        added=("dated_on",),
     )
 
 
@@ -358,6 +435,34 @@ def reconstructed_features(feature_set: FeatureSet) -> LakeTable:
 SKUS_KEYED = KeyedTable("sku_log", "sku_log_folded", key=("item_id",))
 INVOICES_KEYED = KeyedTable("invoice_log", "invoice_log_folded", key=("kind", "invoice_id", "item_id"))
 ACCOUNTS_KEYED = KeyedTable("account_log", "account_log_folded", key=("kind", "account_id", "invoice_id"))
+ITEMS_KEYED = KeyedTable("item_log", "item_log_folded", key=("invoice_id", "item_id"))
+"""By invoice first: a fold cuts its work by that, for one article may hold most lines of a bucket."""
+
+STAGE_LOGS: dict[str, KeyedTable] = {"skus": SKUS_KEYED, "invoices": INVOICES_KEYED, "accounts": ACCOUNTS_KEYED}
+"""The stages of this installation and the log of each."""
+if SETS_BY_ARTICLE:
+    STAGE_LOGS["items"] = ITEMS_KEYED
+
+
+def outputs_of_invoices() -> tuple[str, ...]:
+    """What stage A derives; `NAME:BUCKET` in its log is the output's cursor."""
+    return ("documents", "lines") if SETS_BY_ARTICLE else ("documents",)
+
+
+def stage_of(feature_set: FeatureSet) -> str:
+    """The stage that derives a feature set."""
+    return "items" if feature_set.grain == "article" else "accounts"
+
+
+def changes_of_stage(stage: str) -> tuple[str, ...]:
+    """Names of the tables of feature changes that a stage derives: each is an output of its log."""
+    return tuple(changes_name(f) for f in FEATURE_SETS if stage_of(f) == stage)
+
+
+def stage_of_log(log: str) -> str:
+    """The stage whose epochs a log, or a table of feature changes, counts."""
+    derived = {changes_name(f): stage_of(f) for f in FEATURE_SETS}
+    return derived.get(log) or next(stage for stage, keyed in STAGE_LOGS.items() if keyed.log == log)
 
 
 def feature_keyed(feature_set: FeatureSet) -> KeyedTable:
@@ -372,16 +477,15 @@ def feature_keyed(feature_set: FeatureSet) -> KeyedTable:
 
 
 KEYED_TABLES: tuple[KeyedTable, ...] = (
-    SKUS_KEYED,
-    INVOICES_KEYED,
-    ACCOUNTS_KEYED,
+    *STAGE_LOGS.values(),
     *(feature_keyed(f) for f in FEATURE_SETS),
 )
 
-_APPEND_ONLY = (
+APPEND_ONLY: tuple[LakeTable, ...] = (
     SKU_LOG,
     INVOICE_LOG,
     ACCOUNT_LOG,
+    *((ITEM_LOG,) if SETS_BY_ARTICLE else ()),
     ACCOUNTS_PRIVATE,
     DEAD_LETTERS,
     DEAD_LETTER_ACTIONS,
@@ -389,6 +493,8 @@ _APPEND_ONLY = (
     CONTROL_LOG,
     QUALITY_RESULTS,
     RECONCILIATION,
+    HISTORY_RETENTION,
+    UPKEEP,
     *(feature_changes(f) for f in FEATURE_SETS),
 )
 
@@ -413,11 +519,10 @@ def folded_table(keyed: KeyedTable, log: LakeTable) -> LakeTable:
     )
 
 
-FEATURE_CHANGES: tuple[str, ...] = tuple(changes_name(f) for f in FEATURE_SETS)
-"""Names of the tables of feature changes, each an output of account_log."""
-
-LAKE_TABLES: dict[str, LakeTable] = {t.name: t for t in (*_APPEND_ONLY, *_REPLACED)}
+LAKE_TABLES: dict[str, LakeTable] = {t.name: t for t in (*APPEND_ONLY, *_REPLACED)}
 LAKE_TABLES |= {k.folded: folded_table(k, LAKE_TABLES[k.log]) for k in KEYED_TABLES}
+if len(LAKE_TABLES) < len(APPEND_ONLY) + len(_REPLACED) + len(KEYED_TABLES):
+    raise SettingsError(f"{FOLDER_VARIABLE}: a feature set has a name of which tables of the lake are made already")
 
 PERSONAL_TABLES: frozenset[str] = frozenset(t.name for t in LAKE_TABLES.values() if t.personal)
 """Names of the tables that hold personal data; no view reads them."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from processors.tables import DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES, TOPICS, topic_of
+from processors.tables import DEAD_LETTERS_TOPIC, DERIVED_TOPICS, TABLES, TOPICS, topic_of
 
 Action = Literal["replayed", "discarded"]
 
@@ -89,7 +89,7 @@ def why_not_replayed(topic: str, topic_prefix: str) -> str | None:
             "these are rows that a source's reader rejected, not row events: correct them at the source, send them"
             " with `trs bootstrap snapshot`, then discard these letters"
         )
-    if topic in {topic_of(topic_prefix, name) for name in (*(t.name for t in TABLES), DOCUMENTS_TOPIC)}:
+    if topic in {topic_of(topic_prefix, name) for name in (*(t.name for t in TABLES), *DERIVED_TOPICS)}:
         return None
     return f"no worker reads this topic with TRS_TOPIC_PREFIX={topic_prefix}: set the prefix, or discard these letters"
 

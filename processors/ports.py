@@ -25,8 +25,8 @@ class LakeProgress:
     """How far the lake is, over all buckets and all workers, read afresh from the lake.
 
     `positions`: next offset per (topic, partition) that is committed; a missing entry means nothing was read.
-    `documents_settled`: every document that committed invoice epochs caused was acknowledged by the broker.
-    `features_settled`: every feature set is derived through the last account epoch of every bucket.
+    `documents_settled`: every document and line that committed invoice epochs caused was acknowledged by the broker.
+    `features_settled`: every feature set is derived through the last epoch of every bucket of its stage.
     """
 
     positions: Mapping[tuple[str, int], int]
@@ -55,7 +55,7 @@ class LoadProgress:
 
 
 class Engine(Protocol):
-    """The three stages of one worker, driven by the shell that owns the Kafka consumer.
+    """The stages of one worker, driven by the shell that owns the Kafka consumer.
 
     All methods are thread-safe and blocking; the shell calls those that touch the lake (`assign`, `revoke`, `progress`,
     `stop`) in a thread. A failure inside ends the worker: `failure` is then completed with the exception.
@@ -115,7 +115,7 @@ class Engine(Protocol):
 
 
 class DocumentSink(Protocol):
-    """Where stage A sends documents: a Kafka topic, partitioned by murmur2 of the key."""
+    """Where stage A sends documents, or charged lines: a Kafka topic, partitioned by murmur2 of the key."""
 
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Takes messages; nothing is certain before `flush` returned. Raises UnavailableError."""

@@ -90,13 +90,17 @@ class PriceTail:
             rows = self._lake.relation(SKU_LOG.name, new)
         else:
             return False
-        self._con.execute(f"CREATE OR REPLACE TEMP TABLE sku_news AS SELECT bucket, epoch, item_id, prices FROM {rows}")
-        newest = dict(self._con.sql("SELECT bucket, max(epoch) FROM sku_news GROUP BY bucket").fetchall())
-        if all(epoch <= self.versions.get(bucket, -1) for bucket, epoch in newest.items()):
+        # Compaction gives old rows in new files: two columns of them tell, the rows themselves are not read again.
+        newest = dict(self._con.sql(f"SELECT bucket, max(epoch) FROM {rows} GROUP BY bucket").fetchall())
+        fresh = {bucket: epoch for bucket, epoch in newest.items() if epoch > self.versions.get(bucket, -1)}
+        if not fresh:
             return False
+        later = " OR ".join(f"(bucket = {b} AND epoch > {self.versions.get(b, -1)})" for b in sorted(fresh))
+        self._con.execute(
+            f"CREATE OR REPLACE TEMP TABLE sku_news AS SELECT bucket, epoch, item_id, prices FROM {rows} WHERE {later}"
+        )
         apply_prices(self._con, sku_rows="sku_news", price_at=self._price_at)
-        for bucket, epoch in newest.items():
-            self.versions[bucket] = max(epoch, self.versions.get(bucket, -1))
+        self.versions |= fresh
         return True
 
     def mark_repriced_since(self, versions: Mapping[int, int], lines: str, repriced: str) -> None:

@@ -25,7 +25,7 @@ class Reason(StrEnum):
     MISSING_COLUMN = "missing_column", "The row lacks a column."
     NULL_VALUE = "null_value", "A column that must hold something is null."
     BAD_VALUE = "bad_value", "A value is of the wrong type, out of range, too long, or does not cast exactly."
-    BAD_DOCUMENT = "bad_document", "An invoice document is not as this program writes it."
+    BAD_DOCUMENT = "bad_document", "An invoice document, or a charged line, is not as this program writes it."
     MALFORMED = "malformed", "A line of a source's extract is no row of its table."
     ENCODING = "encoding", "A line of a source's extract is not UTF-8."
     NULL = "null", "A column of a source's row that must hold something is empty."

@@ -1,42 +1,25 @@
-"""The three stages (DESIGN): skus; A, invoices and their lines; B, accounts and invoice documents."""
+"""The stages of rows (DESIGN): skus; A, invoices and their lines. Those of features are in feature_stages.py."""
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 
 import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from processors import account_rows, feature_rows, invoice_documents, invoice_rows, sku_rows
+from processors import charged_lines, invoice_documents, invoice_rows, sku_rows
 from processors.charging import PriceAt
-from processors.document_codec import DOCUMENT_SCHEMA, encode_documents
 from processors.errors import UnavailableError
-from processors.features.declarations import FEATURE_SETS, FeatureSet
 from processors.inbox import Chunk
-from processors.keyed_table import KeyedTable, current_sql
-from processors.lake_tables import (
-    ACCOUNT_LOG,
-    ACCOUNTS_KEYED,
-    ACCOUNTS_PRIVATE,
-    INVOICE_LOG,
-    INVOICES_KEYED,
-    LAKE_TABLES,
-    SKU_LOG,
-    SKUS_KEYED,
-    changes_name,
-    feature_keyed,
-)
-from processors.ports import DocumentSink, KeyedFiles
+from processors.lake_tables import INVOICE_LOG, INVOICES_KEYED, SKU_LOG, SKUS_KEYED
+from processors.outputs import Output, documents_output, lines_output
+from processors.ports import DocumentSink
 from processors.prices import TRUNCATES, PriceTail
 from processors.records import event_schema
-from processors.stage import OWNED, EpochReport, Stage, StageContext, rows_of
-from processors.state import count_rows, to_arrow
-from processors.tables import ACCOUNTS, INVOICE_LINE_ITEMS, INVOICES, SKUS, Table
+from processors.row_stage import RowStage, bucket_list, epoch_table
+from processors.stage import OWNED, EpochReport, StageContext
+from processors.tables import INVOICE_LINE_ITEMS, INVOICES, SKUS
 
 log = logging.getLogger(__name__)
-EVENTS = "events"
 ROWS_ID = "rows"
 """`rows:BUCKET` in sku_log: the last epoch of the bucket that changed a price or SKU."""
 PRICES_ID = "prices"
@@ -46,52 +29,7 @@ PUT_OFF_S = 10.0
 """How long documents may wait, at most, while a backlog of rows is read."""
 
 
-class _RowStage(Stage):
-    """What stages with row events share: events as a relation, truncates applied, log rows dated."""
-
-    keyed: KeyedTable
-
-    def events(
-        self, chunks: Sequence[Chunk], table: Table, topic: str, report: EpochReport, truncates: str | None
-    ) -> str | None:
-        """The relation of this epoch's events of a table, synthetic deletes of truncates included; None: no event."""
-        rows = rows_of(chunks, topic)
-        below = self.control.below(table.name)
-        if rows is None and truncates is None:
-            return None
-        view = f"{EVENTS}_{table.name}"
-        self.con.register(view, event_schema(table).empty_table() if rows is None else rows)
-        if below is not None and rows is not None:
-            report.ignored["below_truncate"] += count_rows(self.con, f"{view} WHERE row_order < {below}")
-        if below is None and truncates is None:
-            return view
-        kept = f"SELECT * FROM {view}" + (f" WHERE row_order >= {below}" if below is not None else "")
-        union = f" UNION ALL BY NAME SELECT * FROM {truncates}" if truncates is not None else ""
-        self.con.execute(f"CREATE OR REPLACE TEMP TABLE {view}_kept AS {kept}{union}")
-        return f"{view}_kept"
-
-    def dated(self, query: str, schema: pa.Schema) -> pa.Table:
-        """The query's rows with today's known_date, in the schema of their table."""
-        today = self.context.now().date()
-        return to_arrow(self.con, f"SELECT *, DATE '{today}' AS known_date FROM ({query})", schema)
-
-    def current(self, keyed: KeyedTable, buckets: frozenset[int]) -> tuple[KeyedFiles, str]:
-        """The lake's current rows of these buckets, tombstones included: what is to be read, and the relation."""
-        columns = tuple(n for n in LAKE_TABLES[keyed.log].schema.names if n != "known_date")
-        mine = f"bucket IN ({_list(buckets)})"
-        if keyed.home_bucket != keyed.log_bucket:  # a row of another bucket may be later than ours
-            files = self.context.lake.keyed(keyed)
-            whole = current_sql(keyed, columns=columns, log=files.log, folded=files.folded)
-            return files, f"(SELECT * FROM {whole} WHERE {mine})"
-        files = self.context.lake.keyed(keyed, buckets)
-        log_rows, folded = (f"(SELECT * FROM {rows} WHERE {mine})" for rows in (files.log, files.folded))
-        return files, current_sql(keyed, columns=columns, log=log_rows, folded=folded)
-
-    def poll_news(self) -> None:
-        self.news = self.control.refresh() or self.news
-
-
-class SkuStage(_RowStage):
+class SkuStage(RowStage):
     """SKU events to sku_log; also writes what producers of ours rejected to the dead letters."""
 
     name = "skus"
@@ -128,8 +66,12 @@ class SkuStage(_RowStage):
         self.commit_log(rows, {f"{ROWS_ID}:{b}": e for b, e in self._last_rows.items() if b in self.buckets}, report)
 
 
-class InvoiceStage(_RowStage):
-    """Stage A: invoices and lines to invoice_log; derives invoice documents to their topic."""
+class InvoiceStage(RowStage):
+    """Stage A: invoices and lines to invoice_log; derives invoice documents, and charged lines, to their topics.
+
+    Each output has a cursor of its own in the lake, because a lake may get its first set by article late; from the
+    first epoch on they are derived, put off and sent together.
+    """
 
     name = "invoices"
     log_name = INVOICE_LOG.name
@@ -143,25 +85,27 @@ class InvoiceStage(_RowStage):
         sink: DocumentSink,
         price_at: PriceAt,
         stopping: Callable[[], bool],
+        lines_sink: DocumentSink | None = None,
     ) -> None:
+        """`lines_sink`: where charged lines go; None: no feature set is derived by article."""
         super().__init__(context, con, topics)
-        self._sink = sink
+        self.documents = documents_output(sink)
+        self.charged_lines = None if lines_sink is None else lines_output(lines_sink)
+        self.outputs = (self.documents, *(() if self.charged_lines is None else (self.charged_lines,)))
         self._stopping = stopping
         self.prices = PriceTail(context.lake, con, price_at)
         self.sent_through: dict[int, int] = {}
         self._cursor_written: dict[int, int] = {}
         self._put_off_since_s: float | None = None
         self.sending = False
-        """Whether documents are on their way to Kafka."""
+        """Whether documents, or lines, are on their way to Kafka."""
         self.sends = 0
-        """How often an epoch's documents were acknowledged."""
-        self.documents_through: Mapping[int, int] = {}
-        """Per partition of their topic an offset beyond the last ones that were sent."""
+        """How often all that an epoch derived was acknowledged."""
         invoice_rows.create_state(con)
         invoice_documents.create_state(con)
 
     def extra_ids(self, table: str) -> tuple[str, ...]:
-        names = ("documents", PRICES_ID) if table == self.log_name else ()
+        names = (*(o.name for o in self.outputs), PRICES_ID) if table == self.log_name else ()
         return tuple(f"{name}:{b}" for b in sorted(self.buckets) for name in names)
 
     def extra_metadata(self) -> dict[str, object]:
@@ -185,21 +129,36 @@ class InvoiceStage(_RowStage):
         files, current = self.current(INVOICES_KEYED, gained)
         self.loading.run([(files, query) for query in invoice_rows.load_queries(current=current)])
         self.control.apply_again()
-        cursors = {b: stored[self.log_name].get(f"documents:{b}", 0) for b in gained}
-        self._touch_repriced(cursors)
-        self.con.register("cursor_arrow", _pairs(cursors))
-        self.con.execute("CREATE OR REPLACE TEMP TABLE cursors AS SELECT * FROM cursor_arrow")
-        wanted = ", ".join(str(b) for b in sorted(gained))
-        log_rows = f"(SELECT * FROM {self.context.lake.relation(self.log_name)} WHERE bucket IN ({wanted}))"
-        invoice_documents.touch_beyond_cursor(self.con, log=log_rows, cursors="cursors")
-        count = invoice_documents.derive(self.con, owned=OWNED)
-        if count:
-            log.info("sending %d documents again that lie beyond the cursors", count)
-            self._send()
+        for output in self.outputs:
+            cursors = {b: stored[self.log_name].get(f"{output.name}:{b}", 0) for b in gained}
+            self._touch_beyond(output, cursors, folded=files.folded)
+            count = output.derive(self.con, owned=OWNED)
+            if count:
+                log.info("sending %d %s again that lie beyond the cursors", count, output.name)
+                self._send((output,))
         invoice_documents.forget_touched(self.con)
         self._put_off_since_s = None
         self.sent_through = dict(self.epochs)
         self._cursor_written = {}
+
+    def _touch_beyond(self, output: Output, cursors: Mapping[int, int], *, folded: str) -> None:
+        """Adds to the touched invoices those of which the output may lack something that is committed."""
+        if output is self.charged_lines:
+            # A fold that passed the cursor did not know of this output: the set is new here, or was away for a while.
+            marks = dict(
+                self.con.sql(
+                    f"SELECT mark_bucket, max(epoch) FROM {folded} WHERE is_mark GROUP BY mark_bucket"
+                ).fetchall()
+            )
+            lost = frozenset(b for b, e in cursors.items() if e < max(1, marks.get(b, -1)))
+            charged_lines.touch_buckets(self.con, lost)
+            cursors = {b: e for b, e in cursors.items() if b not in lost}
+        self._touch_repriced(cursors)
+        self.con.register("cursor_arrow", epoch_table(cursors))
+        self.con.execute("CREATE OR REPLACE TEMP TABLE cursors AS SELECT * FROM cursor_arrow")
+        wanted = bucket_list(frozenset(cursors))
+        log_rows = f"(SELECT * FROM {self.context.lake.relation(self.log_name)} WHERE bucket IN ({wanted}))"
+        invoice_documents.touch_beyond_cursor(self.con, log=log_rows, cursors="cursors")
 
     def _touch_repriced(self, cursors: Mapping[int, int]) -> None:
         """Invoices whose prices may have changed since the cursors' commits; without their metadata, all of the lot."""
@@ -214,7 +173,7 @@ class InvoiceStage(_RowStage):
 
     def drop_lost(self) -> None:
         invoice_rows.drop_buckets(
-            self.con, keep=f"(SELECT bucket FROM {OWNED} WHERE bucket IN ({_list(self.buckets)}))"
+            self.con, keep=f"(SELECT bucket FROM {OWNED} WHERE bucket IN ({bucket_list(self.buckets)}))"
         )
         self.sent_through = {b: e for b, e in self.sent_through.items() if b in self.buckets}
 
@@ -236,12 +195,12 @@ class InvoiceStage(_RowStage):
         invoice_rows.merge_lines(self.con, events=lines or "no_lines", owned=OWNED)
         invoice_documents.touch_changed(self.con)
         put_off = self._put_off()
-        count = 0 if put_off else invoice_documents.derive(self.con, owned=OWNED)
+        count = 0 if put_off else sum(o.derive(self.con, owned=OWNED) for o in self.outputs)
         rows = self.dated(invoice_rows.log_rows_sql(), INVOICE_LOG.schema)
-        # Nothing to derive: this very commit may say that documents are complete through it.
+        # Nothing to derive: this very commit may say that the outputs are complete through it.
         through = self.sent_through if put_off or count else dict(self.epochs)
         used = sum(self.prices.versions.values())
-        ids = {f"documents:{b}": e for b, e in through.items() if e > 0} | {
+        ids = {f"{o.name}:{b}": e for o in self.outputs for b, e in through.items() if e > 0} | {
             f"{PRICES_ID}:{b}": used for b in self.epochs
         }
         self.commit_log(rows, ids, report)
@@ -249,7 +208,7 @@ class InvoiceStage(_RowStage):
         if put_off:
             return
         if count:
-            self._send()
+            self._send(self.outputs)
         invoice_documents.forget_touched(self.con)
         self.sent_through = dict(self.epochs)
         report.derived = count
@@ -270,161 +229,18 @@ class InvoiceStage(_RowStage):
             return False
         return self.more_soon
 
-    def _send(self) -> None:
-        """Sends `documents_out` until the broker acknowledged all; a worker that stops meanwhile derives them again."""
-        generation = self.context.lake.generation
+    def _send(self, outputs: Sequence[Output]) -> None:
+        """Sends what was derived until the broker acknowledged all; a worker that stops meanwhile derives it again."""
         self.sending = True
-        while True:
-            try:
-                for keys, values in encode_documents(self.con, invoice_documents.DOCUMENTS, generation=generation):
-                    self._sink.send(keys, values)
-                self.documents_through = self._sink.flush()
-                self.sends += 1
-                self.sending = False
-                return
-            except UnavailableError as error:
-                if self._stopping():
-                    raise
-                log.warning("documents wait: %s", error)
-                time.sleep(SEND_RETRY_S)
-
-
-class AccountStage(_RowStage):
-    """Stage B: accounts and documents to account_log; derives every feature set."""
-
-    name = "accounts"
-    log_name = ACCOUNT_LOG.name
-
-    def __init__(
-        self,
-        context: StageContext,
-        con: duckdb.DuckDBPyConnection,
-        topics: Sequence[str],
-        *,
-        feature_sets: tuple[FeatureSet, ...] = FEATURE_SETS,
-    ) -> None:
-        super().__init__(context, con, topics)
-        self.feature_sets = feature_sets
-        self._known_from_ms = 0
-        self._truncated: dict[int, int] = {}
-        account_rows.create_state(con)
-        for feature_set in feature_sets:
-            feature_rows.create_state(con, feature_set)
-
-    side_tables = (ACCOUNTS_PRIVATE.name,)
-
-    def extra_ids(self, table: str) -> tuple[str, ...]:
-        return tuple(f"truncate:{b}" for b in sorted(self.buckets)) if table == ACCOUNTS_PRIVATE.name else ()
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        return (*super().tables, *(changes_name(f) for f in self.feature_sets))
-
-    def _ids_of(self, table: str) -> tuple[str, ...]:
-        if table not in {changes_name(f) for f in self.feature_sets}:
-            return super()._ids_of(table)
-        buckets = sorted(self.buckets)
-        return tuple(
-            i for b in buckets for i in (self.epoch_id(b), f"cursor:{b}", f"version:{b}", f"known_from_ms:{b}")
-        )
-
-    def written_by_newer(self, stored: Mapping[str, Mapping[str, int]]) -> frozenset[int]:
-        return frozenset(
-            b
-            for f in self.feature_sets
-            for b in self.buckets
-            if stored[changes_name(f)].get(f"version:{b}", 0) > f.version
-        )
-
-    def load_gained(self, gained: frozenset[int], stored: Mapping[str, Mapping[str, int]]) -> None:
-        files, current = self.current(ACCOUNTS_KEYED, gained)
-        passes = [(files, query) for query in account_rows.load_queries(current=current)]
-        for feature_set in self.feature_sets:
-            files, current = self.current(feature_keyed(feature_set), gained)
-            passes.append((files, feature_rows.load_query(feature_set, current=current)))
-        self.loading.run(passes)
-        self.control.apply_again()
-        self._truncated |= {b: stored[ACCOUNTS_PRIVATE.name].get(f"truncate:{b}", 0) for b in gained}
-        for feature_set in self.feature_sets:
-            ids = stored[changes_name(feature_set)]
-            self._known_from_ms = max([self._known_from_ms, *(ids.get(f"known_from_ms:{b}", 0) for b in gained)])
-            cursors = {b: ids.get(f"cursor:{b}", 0) for b in gained}
-            self.con.register("cursor_arrow", _pairs(cursors))
-            self.con.execute("CREATE OR REPLACE TEMP TABLE cursors AS SELECT * FROM cursor_arrow")
-            feature_rows.touch_buckets(self.con, cursors="cursors")
-            self._derive(feature_set, self._next_known_from(), whole=True)
-
-    def drop_lost(self) -> None:
-        kept = f"(SELECT bucket FROM {OWNED} WHERE bucket IN ({_list(self.buckets)}))"
-        account_rows.drop_buckets(self.con, keep=kept)
-        for feature_set in self.feature_sets:
-            self.con.execute(
-                f"DELETE FROM {feature_rows.state_name(feature_set)} WHERE bucket NOT IN (SELECT bucket FROM {kept})"
-            )
-
-    def _next_known_from(self) -> int:
-        now_ms = int(self.context.now().timestamp() * 1000)
-        self._known_from_ms = max(now_ms, self._known_from_ms + 1)
-        return self._known_from_ms
-
-    def known_through(self) -> datetime:
-        return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=self._known_from_ms)
-
-    def apply_and_commit(self, chunks: Sequence[Chunk], report: EpochReport) -> None:
-        accounts_topic, documents_topic = self.topics
-        known_from_ms = self._next_known_from()
-        pending = self.control.pending(("accounts",))
-        truncated = account_rows.truncate_events(TRUNCATES) if pending else None
-        accounts = self.events(chunks, ACCOUNTS, accounts_topic, report, truncated)
-        self.con.register("no_accounts", event_schema(ACCOUNTS).empty_table())
-        if accounts is not None:
-            self._commit_private(accounts, accounts_topic, known_from_ms)
-        account_rows.merge_accounts(self.con, events=accounts or "no_accounts", owned=OWNED)
-        documents = rows_of(chunks, documents_topic)
-        self.con.register("document_rows", DOCUMENT_SCHEMA.empty_table() if documents is None else documents)
-        account_rows.merge_documents(self.con, documents="document_rows", owned=OWNED)
-        rows = self.dated(account_rows.log_rows_sql(), ACCOUNT_LOG.schema)
-        self.commit_log(rows, {}, report)
-        feature_rows.touch_changed(self.con)
-        for feature_set in self.feature_sets:
-            report.derived += self._derive(feature_set, known_from_ms)
-
-    def _commit_private(self, events: str, topic: str, known_from_ms: int) -> None:
-        """Personal columns leave the stream here, before the log (R5)."""
-        known = f"epoch_ms({known_from_ms}::BIGINT)"
-        columns = ", ".join(
-            n for n in ACCOUNTS_PRIVATE.schema.names if n not in ("deleted", "known_from", "known_date")
-        )
-        query = (
-            f"SELECT {columns}, is_delete AS deleted, {known}::TIMESTAMPTZ AS known_from FROM {events} ORDER BY bucket"
-        )
-        rows = self.dated(query, ACCOUNTS_PRIVATE.schema)
-        rows = self.beyond_side(ACCOUNTS_PRIVATE.name, rows, topic, partition="bucket")
-        # Deletes of a truncate were not read: they are complete through its entry of the control log.
-        truncate = self.control.last_truncate(ACCOUNTS.name)
-        done = pa.array([b for b, entry in self._truncated.items() if entry >= truncate], pa.int32())
-        rows = rows.filter(pc.invert(pc.and_(pc.less(rows["row_offset"], 0), pc.is_in(rows["bucket"], done))))
-        if rows.num_rows:
-            self._truncated = dict.fromkeys(self.buckets, truncate)
-            self.commit_side(ACCOUNTS_PRIVATE.name, rows, {f"truncate:{b}": truncate for b in self.buckets})
-
-    def _derive(self, feature_set: FeatureSet, known_from_ms: int, *, whole: bool = False) -> int:
-        count = feature_rows.derive(self.con, feature_set, owned=OWNED, whole=whole)
-        table = LAKE_TABLES[changes_name(feature_set)]
-        known = f"epoch_ms({known_from_ms}::BIGINT)::TIMESTAMPTZ"
-        rows = self.dated(f"SELECT *, {known} AS known_from FROM ({feature_rows.rows_sql(feature_set)})", table.schema)
-        ids = {f"cursor:{b}": e for b, e in self.epochs.items()}
-        ids |= {f"version:{b}": feature_set.version for b in self.buckets}
-        ids |= {f"known_from_ms:{b}": known_from_ms for b in self.buckets}
-        self.commit_derived(table.name, rows, ids)
-        return count
-
-
-def _pairs(epochs: Mapping[int, int]) -> pa.Table:
-    return pa.table(
-        {"bucket": pa.array(list(epochs), pa.int32()), "epoch": pa.array(list(epochs.values()), pa.int64())}
-    )
-
-
-def _list(buckets: frozenset[int]) -> str:
-    return ", ".join(str(b) for b in sorted(buckets)) or "NULL"
+        for output in outputs:
+            while True:
+                try:
+                    output.send(self.con, generation=self.context.lake.generation)
+                    break
+                except UnavailableError as error:
+                    if self._stopping():
+                        raise
+                    log.warning("%s wait: %s", output.name, error)
+                    time.sleep(SEND_RETRY_S)
+        self.sends += 1
+        self.sending = False

@@ -2,11 +2,11 @@
 
 stand_epochs(stage, bucket, epoch)                  the stage's log: last epoch committed
 stand_offsets(stage, topic, bucket, next_offset)    the stage's log: what it reads next
-stand_cursors(output, bucket, epoch)                'documents' or a feature set: derived through this epoch
+stand_cursors(output, bucket, epoch)                an output of A, or a feature set: derived through this epoch
 """
 
 from processors.features.declarations import FEATURE_SETS
-from processors.lake_tables import ACCOUNTS_KEYED, CONTROL_LOG, EPOCHS, INVOICES_KEYED, SKU_LOG, SKUS_KEYED
+from processors.lake_tables import CONTROL_LOG, EPOCHS, SKU_LOG, STAGE_LOGS, outputs_of_invoices, stage_of
 from processors.watermark import latest_epochs_sql
 
 STANDS = {
@@ -16,15 +16,13 @@ STANDS = {
 }
 """Tables of application ids that the checks read, with their columns."""
 
-LOGS = {"skus": SKUS_KEYED.log, "invoices": INVOICES_KEYED.log, "accounts": ACCOUNTS_KEYED.log}
+LOGS = {stage: keyed.log for stage, keyed in STAGE_LOGS.items()}
 """The log of each stage."""
-
-DOCUMENTS = "documents"
 
 
 def pending_sql() -> str:
     """A query of sentences that say what is committed and not derived yet; no row when everything is."""
-    outputs = [(DOCUMENTS, "invoices"), *((f.name, "accounts") for f in FEATURE_SETS)]
+    outputs = [*((name, "invoices") for name in outputs_of_invoices()), *((f.name, stage_of(f)) for f in FEATURE_SETS)]
     behind = " UNION ALL ".join(
         f"""
         SELECT format('{output} are derived through less than the last epoch in {{}} buckets', count(*)) AS reason

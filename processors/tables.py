@@ -8,6 +8,8 @@ their invoice, so that an invoice and its lines share a partition.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from processors.features.declarations import SETS_BY_ARTICLE
+
 
 class Kind(StrEnum):
     """The scalar kinds that the source uses."""
@@ -142,14 +144,18 @@ EXTRA = "extra"
 """The column of events and logs that keeps what a row holds beyond the declared columns: one JSON object, or null."""
 
 DOCUMENTS_TOPIC = "invoice_documents"
+CHARGED_LINES_TOPIC = "charged_lines"
 DEAD_LETTERS_TOPIC = "dead_letters"
 
-TOPICS: tuple[str, ...] = (*TABLES_BY_NAME, DOCUMENTS_TOPIC, DEAD_LETTERS_TOPIC)
+DERIVED_TOPICS: tuple[str, ...] = (DOCUMENTS_TOPIC, *((CHARGED_LINES_TOPIC,) if SETS_BY_ARTICLE else ()))
+"""What stage A sends to the stages of features; charged lines only where a feature set is derived by article."""
+
+TOPICS: tuple[str, ...] = (*TABLES_BY_NAME, *DERIVED_TOPICS, DEAD_LETTERS_TOPIC)
 """Every topic of an installation, without its prefix; all have the same number of partitions."""
 
 
 def topic_of(prefix: str, name: str) -> str:
-    """The Kafka topic of a table (or of DOCUMENTS_TOPIC, DEAD_LETTERS_TOPIC): `aurora.trs` + `skus`."""
+    """The Kafka topic of a table (or of another of TOPICS): `aurora.trs` + `skus`."""
     return f"{prefix}.{name}"
 
 

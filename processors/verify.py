@@ -1,12 +1,12 @@
 """What must hold in a lake at rest, as SQL: each check counts the rows that break one promise of DESIGN's.
 
-The checks read the lake's tables and views by name (processors/views/catalog.py), `documents` as
-`features.batch.inputs_from_lake` makes it, and what the tables' application ids say (processors/stands.py).
+The checks read the lake's tables and views by name (processors/views/catalog.py), `documents` and `charged_lines` as
+`features.batch.inputs_from_lake` makes them, and what the tables' application ids say (processors/stands.py).
 """
 
 from dataclasses import dataclass
 
-from processors.features.declarations import FEATURE_SETS, FeatureSet
+from processors.features.declarations import FEATURE_SETS, SETS_BY_ARTICLE, FeatureSet
 from processors.features.derive import derive_sql
 from processors.keyed_table import KeyedTable
 from processors.lake_tables import (
@@ -17,19 +17,23 @@ from processors.lake_tables import (
     DEAD_LETTERS,
     EPOCHS,
     INVOICES_KEYED,
+    ITEM_LOG,
+    ITEMS_KEYED,
     KEYED_TABLES,
     SKUS_KEYED,
     changes_name,
     feature_keyed,
     reconstructed_name,
+    stage_of,
 )
-from processors.stands import DOCUMENTS, LOGS
+from processors.stands import LOGS
 from processors.views.catalog import states_name
 from processors.watermark import latest_epochs_sql
 
-_STATES = {SKUS_KEYED: "sku_states", INVOICES_KEYED: "invoice_states", ACCOUNTS_KEYED: "account_states"} | {
-    feature_keyed(f): states_name(f) for f in FEATURE_SETS
-}
+_STATES = {SKUS_KEYED: "sku_states", INVOICES_KEYED: "invoice_states", ACCOUNTS_KEYED: "account_states"}
+if SETS_BY_ARTICLE:
+    _STATES[ITEMS_KEYED] = "item_states"
+_STATES |= {feature_keyed(f): states_name(f) for f in FEATURE_SETS}
 
 NAMES: tuple[str, ...] = (
     *_STATES.values(),
@@ -71,6 +75,7 @@ def checks() -> tuple[Check, ...]:
         *(check for feature_set in FEATURE_SETS for check in _history(feature_set)),
         *(check for feature_set in FEATURE_SETS for check in _reconstructed(feature_set)),
         _documents(),
+        *((_lines(),) if SETS_BY_ARTICLE else ()),
         *(_features(feature_set) for feature_set in FEATURE_SETS),
     )
 
@@ -181,11 +186,13 @@ def _history(feature_set: FeatureSet) -> tuple[Check, ...]:
     beyond = f"""
         SELECT c.bucket, c.epoch, s.epoch AS committed
         FROM (SELECT bucket, max(epoch) AS epoch FROM {changes} GROUP BY bucket) AS c
-        LEFT JOIN stand_epochs AS s ON s.stage = 'accounts' AND c.bucket = s.bucket
+        LEFT JOIN stand_epochs AS s ON s.stage = '{stage_of(feature_set)}' AND c.bucket = s.bucket
         WHERE s.epoch IS NULL OR c.epoch > s.epoch"""
     return (
         Check("history", changes, "known_from never steps back", changes, decreasing),
-        Check("history", changes, f"no row beyond the bucket's epoch in {ACCOUNT_LOG.name}", changes, beyond),
+        Check(
+            "history", changes, f"no row beyond the bucket's epoch in {LOGS[stage_of(feature_set)]}", changes, beyond
+        ),
     )
 
 
@@ -208,13 +215,26 @@ def _reconstructed(feature_set: FeatureSet) -> tuple[Check, ...]:
 def _documents() -> Check:
     columns = "account_id, invoice_id, date_issued, payment_dates, inv_total, inv_items, unpriced_lines"
     live = f"(SELECT {columns} FROM account_states WHERE kind = 'document' AND document_state = 'live')"
-    expected = f"(SELECT {columns} FROM {DOCUMENTS})"
+    expected = f"(SELECT {columns} FROM documents)"
     return Check(
         "documents",
         ACCOUNT_LOG.name,
         "live documents equal those of invoice_log and sku_log",
         live,
         _differences(("account_id", "invoice_id"), expected, live),
+        settled=True,
+    )
+
+
+def _lines() -> Check:
+    columns = "item_id, invoice_id, account_id, date_issued, quantity, price"
+    live = f"(SELECT {columns} FROM item_states WHERE NOT deleted)"
+    return Check(
+        "charged lines",
+        ITEM_LOG.name,
+        "live lines equal those of invoice_log and sku_log",
+        live,
+        _differences(("item_id", "invoice_id"), f"(SELECT {columns} FROM charged_lines)", live),
         settled=True,
     )
 

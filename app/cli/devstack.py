@@ -3,8 +3,9 @@
 import json
 import shlex
 import time
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,11 +17,18 @@ if TYPE_CHECKING:
 group = typer.Typer(
     no_args_is_help=True,
     epilog="Example: trs devstack up && trs devstack status",
-    help="The embedded stack: Kafka, a MariaDB server with row binlog, S3 and Glue, on demand Kafka Connect; "
+    help="The embedded stack: Kafka, a MariaDB server with row binlog, S3 and Glue, on demand Kafka Connect and Trino; "
     "no Docker, no root, no Java of one's own. Its state lives below TRS_HOME; commands find it by themselves while it "
     "is up.",
 )
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class OptionalPart(StrEnum):
+    """What a stack has on demand."""
+
+    CONNECT = "connect"
+    TRINO = "trino"
 
 
 def register(app: typer.Typer) -> None:
@@ -31,8 +39,12 @@ def register(app: typer.Typer) -> None:
 @group.command(epilog="Example: trs devstack up --with connect && trs devstack status")
 def up(
     optional: Annotated[
-        Literal["connect"] | None,
-        typer.Option("--with", help="Also Kafka Connect with Debezium's connectors (55 MB more, once)."),
+        list[OptionalPart] | None,
+        typer.Option(
+            "--with",
+            help="Also `connect`: Kafka Connect with Debezium's connectors (55 MB more, once); or `trino`: a Trino "
+            "server (820 MB more, once). May be given twice.",
+        ),
     ] = None,
 ) -> None:
     """Start the stack, or what is missing of it. The first start downloads about 200 MB and keeps them per user."""
@@ -55,7 +67,7 @@ def up(
 
         stack = _stack()
         try:
-            environment = stack.up(optional=() if optional is None else (optional,), download=download, report=report)
+            environment = stack.up(optional=optional or (), download=download, report=report)
         except PartFailedError as failure:
             console.print(failure.log_tail, markup=False, highlight=False, style="dim")
             raise
@@ -63,6 +75,9 @@ def up(
     for name in ("TRS_KAFKA", "TRS_DATABASE", "TRS_CONNECT", "TRS_LAKE", "TRS_AWS_ENDPOINT"):
         if name in environment:
             typer.echo(f"{name}={environment[name]}")
+    trino = next((part.port for part in stack.status() if part.name == OptionalPart.TRINO), None)
+    if trino is not None:
+        typer.echo(f"Trino: http://127.0.0.1:{trino}, any user, catalog awsdatacatalog; trs lake register fills it")
 
 
 @group.command(epilog="Example: trs devstack down --wipe")

@@ -26,7 +26,7 @@ def etl(
         ),
     ],
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet. Replaced whole, at the end.")],
-    feature_set: Annotated[str, typer.Option(help="invoice_features or account_features.")] = "invoice_features",
+    feature_set: Annotated[str, typer.Option(help="See `trs features list`.")] = "invoice_features",
     date_format: DateFormatOption = None,
     price_at: Annotated[
         Literal["creation", "current"] | None,

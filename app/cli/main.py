@@ -27,6 +27,9 @@ _GROUPS = (
     "reconcile",
     "upkeep",
     "quality",
+    "retention",
+    "maintain",
+    "catalogue",
     "dead_letters",
     "demo",
 )

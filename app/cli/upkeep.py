@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 lake = typer.Typer(help="Upkeep of the lake's tables.", epilog="Example: trs lake fold", no_args_is_help=True)
+"""The group; other modules add commands to it."""
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
--- One row per account that has live invoices, known to `accounts` or not. The contract is in declarations.py.
+-- One row per account that has live invoices, known to `accounts` or not. The contract is in feature_set.py.
 -- Doubles are one division of two exact integers, so that they do not depend on the order of rows.
 WITH totals AS (
   SELECT

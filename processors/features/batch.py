@@ -3,7 +3,7 @@
 import duckdb
 import pyarrow as pa
 
-from processors.charging import PriceAt, documents_sql, price_intervals_sql
+from processors.charging import PriceAt, charged_lines_of_invoices_sql, documents_sql, price_intervals_sql
 from processors.errors import InvariantError
 from processors.order import ORDER_SQL_TYPE
 from processors.tables import ACCOUNTS, INVOICE_LINE_ITEMS, INVOICES, SKUS, TABLES, Table
@@ -38,7 +38,7 @@ def add_rows(con: duckdb.DuckDBPyConnection, table: Table, rows: pa.Table) -> No
 
 
 def inputs_from_source(con: duckdb.DuckDBPyConnection) -> None:
-    """Makes `accounts` and `documents` from the source tables.
+    """Makes `accounts`, `documents` and `charged_lines` from the source tables.
 
     A bare source knows only today's prices, so both price modes give the same. Raises InvariantError when the source
     gave a key twice.
@@ -48,11 +48,14 @@ def inputs_from_source(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("CREATE VIEW accounts AS FROM source_accounts")
     versions = "(SELECT item_id, 0 AS row_order, item_retail_price AS price FROM source_skus)"
     lines = f"(SELECT *, CAST(NULL AS {ORDER_SQL_TYPE}) AS created_order FROM source_invoice_line_items)"
-    _create_documents(con, "source_invoices", lines, versions, "current")
+    _create_inputs(con, "source_invoices", lines, versions, "current")
 
 
 def inputs_from_lake(con: duckdb.DuckDBPyConnection, *, price_at: PriceAt) -> None:
-    """Makes `documents` afresh from the logs of invoices, lines and prices; `LAKE_VIEWS` are there already."""
+    """Makes `documents` and `charged_lines` afresh from the logs of invoices, lines and prices.
+
+    `LAKE_VIEWS` are there already.
+    """
     invoices = """(
   SELECT invoice_id, account_id, date_issued, payment_dates
   FROM invoice_states
@@ -68,14 +71,15 @@ def inputs_from_lake(con: duckdb.DuckDBPyConnection, *, price_at: PriceAt) -> No
   FROM sku_states AS s
   CROSS JOIN UNNEST(s.prices) AS p (price)
 )"""
-    _create_documents(con, invoices, lines, versions, price_at)
+    _create_inputs(con, invoices, lines, versions, price_at)
 
 
-def _create_documents(
-    con: duckdb.DuckDBPyConnection, invoices: str, lines: str, versions: str, price_at: PriceAt
-) -> None:
-    documents = documents_sql(invoices, lines, price_intervals_sql(versions, price_at=price_at))
+def _create_inputs(con: duckdb.DuckDBPyConnection, invoices: str, lines: str, versions: str, price_at: PriceAt) -> None:
+    intervals = price_intervals_sql(versions, price_at=price_at)
+    documents = documents_sql(invoices, lines, intervals)
     con.execute(f"CREATE TABLE documents AS SELECT * EXCLUDE (lines) FROM {documents}")
+    # A view: sets by account do not read it.
+    con.execute(f"CREATE VIEW charged_lines AS FROM {charged_lines_of_invoices_sql(invoices, lines, intervals)}")
 
 
 def _check_keys(con: duckdb.DuckDBPyConnection, table: Table) -> None:

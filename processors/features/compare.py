@@ -15,8 +15,8 @@ Number = Decimal | int | float
 class ColumnChange:
     """One column. `changed` counts entities of both times whose value differs (null differs from a value).
 
-    The sums and means are over all entities of each time and without nulls; null for identifiers, dates and where there
-    is no value, and the sums also for doubles (shares and means, whose sum says nothing).
+    The sums and means are over all entities of each time and without nulls; null for identifiers, dates, texts and
+    where there is no value, and the sums also for doubles (shares and means, whose sum says nothing).
     """
 
     name: str
@@ -92,7 +92,7 @@ def _column_change(con: duckdb.DuckDBPyConnection, features: FeatureSet, column:
     ).fetchall()[0][0]
     sums: list[Decimal | int | None] = [None, None]
     means: list[float | None] = [None, None]
-    if name != features.account_column and column.sql_type != "DATE":
+    if name != features.owner_column and column.sql_type not in ("DATE", "VARCHAR"):
         for at, table in enumerate(("compared_before", "compared_after")):
             total = f"fsum({name})" if column.sql_type == "DOUBLE" else f"sum({name})"
             value, mean = con.sql(f"SELECT {total}, CAST({total} AS DOUBLE) / count({name}) FROM {table}").fetchall()[0]

@@ -1,4 +1,4 @@
--- One row per live invoice. The contract of the relations and columns is in declarations.py.
+-- One row per live invoice. The contract of the relations and columns is in feature_set.py.
 WITH dated_documents AS (
   SELECT
     *,

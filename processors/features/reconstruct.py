@@ -13,6 +13,7 @@ import duckdb
 from processors.errors import UsageError
 from processors.features.declarations import FeatureSet
 from processors.features.derive import derive_sql
+from processors.features.feature_set import INPUTS
 
 ORIGIN = "reconstructed"
 UNKNOWNS = ("prices", "deletions", "edits", "entry_dates")
@@ -77,33 +78,50 @@ def reconstruct(
     *,
     accounts: str,
     documents: str,
+    lines: str,
     progress: Callable[[int], None],
 ) -> None:
     """Fills `result_name` of each set with one row per entity and month end at which it is new or another.
 
-    `accounts` and `documents` name tables of today's rows (processors/features/declarations.py). `months` ascend
-    without a gap; the first is computed over everything dated before its end, each later one over the accounts with a
-    date in the month, because a feature looks at nothing of other accounts. `progress` gets the number of months done.
-    Until the end, temporary views `accounts` and `documents` hide whatever else has these names on the connection.
+    `accounts`, `documents` and `lines` name tables of today's rows (`feature_set.INPUTS`). `months` ascend without a
+    gap; the first is computed over everything dated before its end, each later one over the accounts with a
+    date in the month, and the articles with a line of it, because a feature looks at nothing of other owners; most
+    months since a mistyped date have none. `progress` gets the number of months done.
+    Until the end, temporary views `accounts`, `documents` and `charged_lines` hide whatever else has these names on the
+    connection.
     """
     for feature_set in feature_sets:
         columns = ", ".join(f"{c.name} {c.sql_type}" for c in feature_set.columns)
         con.execute(f"CREATE TEMP TABLE {_held(feature_set)} ({columns})")
         con.execute(f"CREATE TEMP TABLE {result_name(feature_set)} ({columns}, valid_from DATE)")
+    dated = _dated_months(con, accounts=accounts, documents=documents)
     for done, month in enumerate(months, start=1):
-        _restrict(con, month, accounts=accounts, documents=documents, everything=done == 1)
-        for feature_set in feature_sets:
-            _add_month(con, feature_set, month)
+        if done == 1 or month in dated:
+            _restrict(con, month, accounts=accounts, documents=documents, lines=lines, everything=done == 1)
+            for feature_set in feature_sets:
+                _add_month(con, feature_set, month)
         progress(done)
-    con.execute("DROP VIEW IF EXISTS temp.documents")
-    con.execute("DROP VIEW IF EXISTS temp.accounts")
+    for view in INPUTS:
+        con.execute(f"DROP VIEW IF EXISTS temp.{view}")
+
+
+def _dated_months(con: duckdb.DuckDBPyConnection, *, accounts: str, documents: str) -> set[Month]:
+    """The months in which something is dated."""
+    days = " UNION ALL ".join(
+        f"SELECT {column} AS day FROM {relation}"
+        for relation, column in ((documents, "date_issued"), (documents, "payment_dates"), (accounts, "joining_date"))
+    )
+    rows = con.sql(f"SELECT DISTINCT year(day), month(day) FROM ({days}) WHERE day IS NOT NULL").fetchall()
+    return {Month(*row) for row in rows}
 
 
 def _held(feature_set: FeatureSet) -> str:
     return f"held_{feature_set.name}"
 
 
-def _restrict(con: duckdb.DuckDBPyConnection, month: Month, *, accounts: str, documents: str, everything: bool) -> None:
+def _restrict(
+    con: duckdb.DuckDBPyConnection, month: Month, *, accounts: str, documents: str, lines: str, everything: bool
+) -> None:
     end = f"DATE '{month.end}'"
     inside = f">= DATE '{month.first_day}'"
     dated = "true" if everything else f"{{0}} {inside} AND {{0}} < {end}"
@@ -117,6 +135,10 @@ def _restrict(con: duckdb.DuckDBPyConnection, month: Month, *, accounts: str, do
         SELECT * REPLACE (CASE WHEN payment_dates < {end} THEN payment_dates END AS payment_dates)
         FROM {documents}
         WHERE date_issued < {end} AND account_id IN (SELECT account_id FROM touched)""")
+    con.execute(f"""CREATE OR REPLACE TEMP VIEW charged_lines AS
+        SELECT * FROM {lines} WHERE date_issued < {end} AND item_id IN (
+          SELECT item_id FROM {lines} WHERE {dated.format("date_issued")}
+        )""")
 
 
 def _add_month(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, month: Month) -> None:

@@ -128,6 +128,22 @@ def previous_rows_sql() -> str:
     """
 
 
+def holding_sql() -> str:
+    """A query of (check_name, detail): the checks $names whose last run for a fold, since $since, held it."""
+    return f"""
+        SELECT check_name, last.detail
+        FROM (
+          SELECT check_name, max_by(struct_pack(detail := detail, holds_fold := holds_fold), "at") AS last
+          FROM {QUALITY_RESULTS.name}
+          WHERE reason = 'fold' AND "at" > $since AND known_date >= CAST($since AS DATE)
+            AND list_contains($names, check_name)
+          GROUP BY check_name
+        )
+        WHERE last.holds_fold
+        ORDER BY check_name
+    """
+
+
 def tables_of(name: str) -> frozenset[str]:
     """The lake's tables that a table or view reads in the end."""
     if name not in VIEWS:

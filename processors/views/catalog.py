@@ -18,11 +18,14 @@ from typing import Literal
 import duckdb
 import pyarrow as pa
 
-from processors.features.declarations import FEATURE_SETS, FeatureSet
+from processors.errors import SettingsError
+from processors.features.declarations import FEATURE_SETS, FOLDER_VARIABLE, SETS_BY_ARTICLE, FeatureSet
+from processors.features.versions import until_sql
 from processors.keyed_table import KeyedTable, current_sql
 from processors.lake_tables import (
     ACCOUNTS_KEYED,
     INVOICES_KEYED,
+    ITEMS_KEYED,
     LAKE_TABLES,
     SKUS_KEYED,
     changes_name,
@@ -120,7 +123,16 @@ def history_name(feature_set: FeatureSet) -> str:
     return f"{feature_set.name}_history"
 
 
-_ABOUT_CHANGES = ("valid_from", "known_from", "deleted", "document_version", "epoch", "bucket", "known_date")
+_ABOUT_CHANGES = (
+    "valid_from",
+    "known_from",
+    "dated_on",
+    "deleted",
+    "document_version",
+    "epoch",
+    "bucket",
+    "known_date",
+)
 
 
 def _of_features(feature_set: FeatureSet) -> tuple[View, ...]:
@@ -146,41 +158,47 @@ def _of_features(feature_set: FeatureSet) -> tuple[View, ...]:
             f"Every change of {feature_set.name}; of an entity the greatest (document_version, epoch) counts. Rows of"
             " origin 'reconstructed' lie before the lake and have no known_from.",
             (changes, reconstructed),
-            f"SELECT {columns}, {', '.join(_ABOUT_CHANGES)}, CAST('observed' AS VARCHAR) AS origin FROM {changes}"
-            f" UNION ALL SELECT {columns}, valid_from, NULL, false, NULL, NULL, NULL, NULL, origin"
-            f" FROM {reconstructed}",
-            (*comments, *_comments_of(about), "'observed' by the lake, or 'reconstructed' (docs/history.md)."),
+            f"SELECT {columns}, {', '.join(_ABOUT_CHANGES)}, origin,"
+            f" {until_sql(feature_set, 'known')} AS known_until, {until_sql(feature_set, 'valid')} AS valid_until"
+            f" FROM (SELECT {columns}, {', '.join(_ABOUT_CHANGES)}, CAST('observed' AS VARCHAR) AS origin"
+            f" FROM {changes}"
+            f" UNION ALL SELECT {columns}, valid_from, NULL, NULL, false, NULL, NULL, NULL, NULL, origin"
+            f" FROM {reconstructed}) AS h",
+            (
+                *comments,
+                *_comments_of(about),
+                "'observed' by the lake, or 'reconstructed' (docs/history.md).",
+                "When a greater version was known; null: it counts still; known_from: it never counted.",
+                "When a greater version was valid, as known today; null: it holds still; valid_from: it never held.",
+            ),
         ),
     )
 
 
-VIEWS: dict[str, View] = {
-    view.name: view
-    for view in (
-        _states("sku_states", SKUS_KEYED),
-        _states("invoice_states", INVOICES_KEYED),
-        _states("account_states", ACCOUNTS_KEYED),
-        _from_file("skus", "Live articles with their latest prices.", "sku_states"),
-        _from_file("invoices_mirror", "Invoices as the source has them, undeclared columns too.", "invoice_states"),
-        _from_file(
-            "invoice_line_items_mirror", "Lines as the source has them, undeclared columns too.", "invoice_states"
-        ),
-        _from_file("sku_prices", "Every retail price ever seen, with the time for which it held.", "sku_states"),
-        _from_file("accounts", "Live accounts, without personal data.", "account_states"),
-        _from_file(
-            "live_documents", "Live invoices with their charged lines as a list.", "account_states", internal=True
-        ),
-        _from_file("invoices", "Live invoices: header, totals, payment.", "live_documents"),
-        _from_file("invoice_lines", "Lines of live invoices with the price charged.", "live_documents"),
-        _from_file("receivables_ageing", "What accounts owe today, by how long it is overdue.", "invoices", "accounts"),
-        _from_file("monthly_revenue", "What was invoiced per month of issue.", "invoices"),
-        _from_file(
-            "days_sales_outstanding", "Receivables at month ends, and the days of sales they stand for.", "invoices"
-        ),
-        _from_file("freshness", "Through when the lake is complete.", "epochs"),
-        *(view for feature_set in FEATURE_SETS for view in _of_features(feature_set)),
-    )
-}
+_DECLARED: tuple[View, ...] = (
+    _states("sku_states", SKUS_KEYED),
+    _states("invoice_states", INVOICES_KEYED),
+    _states("account_states", ACCOUNTS_KEYED),
+    *((_states("item_states", ITEMS_KEYED),) if SETS_BY_ARTICLE else ()),
+    _from_file("skus", "Live articles with their latest prices.", "sku_states"),
+    _from_file("invoices_mirror", "Invoices as the source has them, undeclared columns too.", "invoice_states"),
+    _from_file("invoice_line_items_mirror", "Lines as the source has them, undeclared columns too.", "invoice_states"),
+    _from_file("sku_prices", "Every retail price ever seen, with the time for which it held.", "sku_states"),
+    _from_file("accounts", "Live accounts, without personal data.", "account_states"),
+    _from_file("live_documents", "Live invoices with their charged lines as a list.", "account_states", internal=True),
+    _from_file("invoices", "Live invoices: header, totals, payment.", "live_documents"),
+    _from_file("invoice_lines", "Lines of live invoices with the price charged.", "live_documents"),
+    _from_file("receivables_ageing", "What accounts owe today, by how long it is overdue.", "invoices", "accounts"),
+    _from_file("monthly_revenue", "What was invoiced per month of issue.", "invoices"),
+    _from_file(
+        "days_sales_outstanding", "Receivables at month ends, and the days of sales they stand for.", "invoices"
+    ),
+    _from_file("freshness", "Through when the lake is complete.", "epochs"),
+    *(view for feature_set in FEATURE_SETS for view in _of_features(feature_set)),
+)
+VIEWS: dict[str, View] = {view.name: view for view in _DECLARED}
+if len(VIEWS) < len(_DECLARED) or VIEWS.keys() & LAKE_TABLES.keys():
+    raise SettingsError(f"{FOLDER_VARIABLE}: a feature set has a name of which views or tables of the lake are made")
 
 
 def documented_names() -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from processors.features.declarations import INVOICE_FEATURES
 from tests.app.commands import Answer, trs
-from tests.small_lake import SmallLake
+from tests.small_lake import SmallLake, at
 
 
 @pytest.fixture
@@ -159,3 +159,97 @@ def test_compare_writes_every_difference(lake: SmallLake, tmp_path: Path) -> Non
 def test_list_names_every_column(lake: SmallLake) -> None:
     listed = json.loads(features(lake, "list", "--json").out)
     assert [c["name"] for c in listed[0]["columns"]] == list(INVOICE_FEATURES.column_names)
+
+
+@pytest.mark.parametrize("axis", ["known", "valid"])
+@pytest.mark.parametrize("time", ["2024-05-05", "2024-05-15", "latest"])
+def test_as_of_sql_for_duckdb_asks_what_the_command_answers(lake: SmallLake, time: str, axis: str) -> None:
+    statement = features(lake, "as-of", time, "--axis", axis, "--sql")
+    assert statement.code == 0, statement.err
+    pasted = trs("sql", statement.out, "--format", "csv", TRS_LAKE=lake.uri)
+    assert pasted.out == features(lake, "as-of", time, "--axis", axis, "--format", "csv").out
+    assert len(pasted.out.splitlines()) > 1
+
+
+def test_as_of_latest_is_what_counts_now(lake: SmallLake) -> None:
+    assert ids(lake, "latest") == ids(lake, "now")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("--sql", "--out", "x.csv"), "leave out one of them"), (("--engine", "spark"), "add --sql")],
+)
+def test_as_of_sql_with_what_does_not_belong_to_it_is_refused(
+    lake: SmallLake, arguments: tuple[str, ...], said: str
+) -> None:
+    answer = features(lake, "as-of", "now", *arguments)
+    assert answer.code == 2
+    assert said in answer.err
+
+
+def history(lake: SmallLake, *arguments: str) -> list[dict[str, object]]:
+    answer = features(lake, "history", *arguments, "--format", "json")
+    assert answer.code == 0, answer.err
+    rows: list[dict[str, object]] = json.loads(answer.out)
+    return rows
+
+
+def test_history_has_every_version_with_its_interval_and_what_it_changed(lake: SmallLake) -> None:
+    rows = history(lake, "1")
+    names = ("inv_total", "known_from", "known_until", "valid_until", "changed", "document_version")
+    first, second, third = ("2024-05-01T10:00:00Z", "2024-05-10T10:00:00Z", "2024-05-11T10:00:00Z")
+    assert [tuple(row[n] for n in names) for row in rows] == [
+        ("10.00", first, second, "2024-04-02T00:00:00Z", None, 1),
+        # Known after version 2 was: it never counted for the lake, at the source it did until that.
+        ("10.00", third, third, "2024-05-03T00:00:00Z", [], 1),
+        ("12.125", second, None, None, ["inv_total", "acct_age", "cum_tot_inv_acct"], 2),
+    ]
+
+
+def test_history_of_a_deleted_entity_ends_with_its_deletion(lake: SmallLake) -> None:
+    rows = history(lake, "2")
+    assert [(r["deleted"], r["changed"], r["origin"]) for r in rows] == [
+        (False, None, "observed"),
+        (True, None, "observed"),
+    ]
+
+
+def test_history_begins_with_what_was_reconstructed(lake: SmallLake) -> None:
+    past = {
+        "inv_id": 4,
+        "acct_id": 1,
+        "inv_total": Decimal(9),
+        "valid_from": at("2024-03-01"),
+        "origin": "reconstructed",
+    }
+    lake.append("invoice_features_reconstructed", past)
+    rows = history(lake, "4")
+    assert [(r["origin"], r["known_from"], r["valid_until"]) for r in rows] == [
+        ("reconstructed", None, "2024-04-01T00:00:00Z"),
+        ("observed", "2024-05-01T10:00:00Z", None),
+    ]
+
+
+def test_history_of_an_unknown_entity_is_empty_and_says_so(lake: SmallLake) -> None:
+    answer = features(lake, "history", "99")
+    assert answer.code == 0
+    assert "0 versions in invoice_features of inv_id 99; the lake is complete through 2024-05-20" in answer.err
+
+
+def test_history_prints_like_its_sisters(lake: SmallLake, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(features(lake, "history", "1", "--format", "csv").out.splitlines()))
+    assert [r["inv_total"] for r in rows] == ["10.00", "10.00", "12.125"]
+    assert "12.125" in features(lake, "history", "1").out
+    out = tmp_path / "history.parquet"
+    assert features(lake, "history", "1", "--out", str(out)).code == 0
+    assert pq.read_table(out)["changed"].to_pylist()[2] == ["inv_total", "acct_age", "cum_tot_inv_acct"]
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [(["x"], "`x` is not a value of inv_id"), (["1.5"], "whole number"), (["1", "2"], "2 values for the key")],
+)
+def test_history_of_a_wrong_key_is_refused(lake: SmallLake, key: list[str], said: str) -> None:
+    answer = features(lake, "history", *key)
+    assert answer.code == 2
+    assert said in answer.err

@@ -269,7 +269,7 @@ def test_command_prints_every_check_and_ends_with_the_codes_of_the_readme(
 
     monkeypatch.setattr("app.verify.watermarks", lambda *_: {(f"{PREFIX}.invoice_documents", 0): (0, 1000)})
     answer = trs("lake", "verify", **settings)
-    assert (answer.code, "documents wait in Kafka" in answer.err) == (13, True)
+    assert (answer.code, "invoice_documents wait in Kafka" in answer.err) == (13, True)
 
     add_rows(lake, "epochs", same, where="stage = 'skus' AND epoch = 2")
     answer = trs("lake", "verify", "--json", **settings)

@@ -7,6 +7,7 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from batch_bootstrap.compare import Comparison, Found, Workspace
 from batch_bootstrap.source import Source, open_source
+from connectors import mysql_parts
 from connectors.mysql import Connection, DatabaseUrl, connect, current_position, ddl, execute, load_rows
 from connectors.object_files import LakeReader
 from connectors.row_digests import Parts
@@ -182,13 +184,17 @@ def test_columns_that_are_not_declared_go_along_with_a_change_and_make_none(
 ) -> None:
     dated = {"kind": "invoice", "item_id": "", "account_id": 7, "date_issued": date(2021, 2, 3), "row_order": 5}
     lake.append("invoice_log", *({"invoice_id": n, **dated} for n in (1, 2)))
-    execute(database, f"ALTER TABLE invoices MODIFY date_issued {date_type} NOT NULL, ADD channel VARCHAR(9) NULL")
+    execute(database, f"ALTER TABLE invoices MODIFY date_issued {date_type} NOT NULL, ADD `rate_%` VARCHAR(9) NULL")
     execute(
         database, "INSERT INTO invoices VALUES (1, 7, '2021-02-03', NULL, 'web'), (2, 8, '2021-02-03', NULL, 'app')"
     )
     database.commit()
     steps = found(open_source(fresh_database), lake, INVOICES)
-    assert changes(steps) == [("u", (2, 8, date(2021, 2, 3), None, '{"channel": "app"}'))]
+    assert changes(steps) == [("u", (2, 8, date(2021, 2, 3), None, '{"rate_%": "app"}'))]
+    source = open_source(fresh_database)
+    source.preflight()
+    whole = [row["extra"] for chunk in source.chunks(INVOICES) for row in chunk.rows.to_pylist()]
+    assert whole == ['{"rate_%": "web"}', '{"rate_%": "app"}']
 
 
 def test_rows_that_differ_as_they_did_are_told_from_others_by_their_declared_columns(lake: SmallLake) -> None:
@@ -228,7 +234,14 @@ lines = st.dictionaries(keys, st.integers(-2, 2), max_size=30)
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(mine=lines, its=lines, shared=lines, deleted=st.sets(keys, max_size=9), chunk_rows=st.sampled_from([2, 9, 1000]))
+@given(
+    mine=lines,
+    its=lines,
+    shared=lines,
+    deleted=st.sets(keys, max_size=9),
+    chunk_rows=st.sampled_from([2, 9, 1000]),
+    most_parts=st.sampled_from([0, 2000]),
+)
 def test_differences_of_any_lines_are_those_of_the_sets(
     database: Connection,
     fresh_database: str,
@@ -237,6 +250,7 @@ def test_differences_of_any_lines_are_those_of_the_sets(
     shared: dict[tuple[int, str], int],
     deleted: set[tuple[int, str]],
     chunk_rows: int,
+    most_parts: int,
 ) -> None:
     here, there = mine | shared, {k: v for k, v in (its | shared).items() if k not in deleted}
     rows = [{"invoice_id": i, "item_id": item, "quantity": n} for (i, item), n in here.items()]
@@ -248,7 +262,10 @@ def test_differences_of_any_lines_are_those_of_the_sets(
         lake.append(
             "invoice_log", *(line(*key, n) for key, n in there.items()), *(line(*k, 0, deleted=True) for k in deleted)
         )
-        steps = found(open_source(fresh_database), lake, INVOICE_LINE_ITEMS, chunk_rows=chunk_rows, accept_empty=True)
+        with patch.object(mysql_parts, "_MOST_PARTS", most_parts):
+            steps = found(
+                open_source(fresh_database), lake, INVOICE_LINE_ITEMS, chunk_rows=chunk_rows, accept_empty=True
+            )
     expected = [("c" if k not in there else "u", (*k, n)) for k, n in here.items() if k not in there or there[k] != n]
     expected += [("d", k) for k in there if k not in here]
     assert changes(steps) == sorted(expected)

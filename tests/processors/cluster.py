@@ -5,6 +5,7 @@ each commit (memory_lake.py) until the cluster lets it go on. A worker that slee
 keeps its buckets and goes on when it wakes, until the lake refuses it.
 """
 
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,19 +16,24 @@ from datetime import datetime
 import pytest
 
 from processors.charging import PriceAt
+from processors.derived_codec import DerivedDecoder
 from processors.document_codec import DocumentDecoder
 from processors.errors import FencedError
+from processors.feature_stages import AccountStage, ItemStage
+from processors.features.declarations import SETS_BY_ARTICLE
 from processors.inbox import Chunk
+from processors.line_codec import LineDecoder
 from processors.records import RawBatch, Truncate
 from processors.stage import Stage, StageContext
-from processors.stages import AccountStage, InvoiceStage, SkuStage
+from processors.stages import InvoiceStage, SkuStage
 from processors.state import cursor, open_state
+from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC
 from tests.processors.memory_lake import Disk, MemoryLake, utc
 from tests.processors.row_oracle import Record
 from tests.processors.row_world import BUCKETS, bucket_of, events
 
-DOCUMENTS = "invoice_documents"
-TOPICS = ("skus", "invoices", "invoice_line_items", "accounts", DOCUMENTS)
+DOCUMENTS, LINES = DOCUMENTS_TOPIC, CHARGED_LINES_TOPIC
+TOPICS = ("skus", "invoices", "invoice_line_items", "accounts", *DERIVED_TOPICS)
 SKEW_MS = 3000
 """How far a worker's clock may be off."""
 GO_ON = 0.7
@@ -73,11 +79,31 @@ def serial_openings() -> Iterator[None]:
         yield
 
 
+class Sink:
+    """A topic that stage A fills; its worker may die in the middle."""
+
+    def __init__(self, worker: "Worker", topic: str, table: str) -> None:
+        self._worker, self._topic, self._table = worker, topic, table
+
+    def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        cluster = self._worker.cluster
+        middle = cluster.chance.randint(0, len(keys))
+        for place, (key, value) in enumerate(zip(keys, values, strict=True)):
+            if place == middle:
+                self._worker.step(f"amid the {self._topic}")
+            bucket = bucket_of(self._table, tuple(json.loads(key).values()))
+            cluster.logs[self._topic, bucket].append((key, value))
+
+    def flush(self) -> dict[int, int]:
+        self._worker.step(f"{self._topic} are acknowledged")
+        return {}
+
+
 class Worker:
-    """The three stages, and a thread that runs one operation on them at a time."""
+    """The stages of this installation, and a thread that runs one operation on them at a time."""
 
     def __init__(self, cluster: "Cluster", number: int) -> None:
-        self._cluster = cluster
+        self.cluster = cluster
         self._killed = False
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
         self._thread: threading.Thread | None = None
@@ -93,33 +119,23 @@ class Worker:
             context,
             rows,
             ["invoices", "invoice_line_items"],
-            sink=self,
+            sink=Sink(self, DOCUMENTS, "accounts"),
+            lines_sink=Sink(self, LINES, "skus") if SETS_BY_ARTICLE else None,
             price_at=cluster.price_at,
             stopping=lambda: False,
         )
         self.accounts = AccountStage(context, features, ["accounts", DOCUMENTS])
         self.stages: tuple[Stage, ...] = (self.skus, self.invoices, self.accounts)
+        if SETS_BY_ARTICLE:
+            self.stages = (*self.stages, ItemStage(context, features, [LINES]))
 
     def _now(self) -> datetime:
-        self._cluster.clock_ms += 1
-        return utc(self._cluster.clock_ms + self.skew_ms)
-
-    def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """The documents topic; a worker may die in the middle."""
-        middle = self._cluster.chance.randint(0, len(keys))
-        for place, (key, value) in enumerate(zip(keys, values, strict=True)):
-            if place == middle:
-                self.step("amid the documents")
-            account = int(key.split(b":")[1].rstrip(b"}"))
-            self._cluster.logs[DOCUMENTS, bucket_of("accounts", (account,))].append((key, value))
-
-    def flush(self) -> dict[int, int]:
-        self.step("documents are acknowledged")
-        return {}
+        self.cluster.clock_ms += 1
+        return utc(self.cluster.clock_ms + self.skew_ms)
 
     def step(self, label: str) -> None:
         """Mostly goes on; else waits here until the cluster lets the worker go on, or kills it."""
-        if not self._killed and self._cluster.chance.random() < GO_ON:
+        if not self._killed and self.cluster.chance.random() < GO_ON:
             return
         self._stopped.release()
         self._go.acquire()
@@ -171,7 +187,10 @@ class Cluster:
         self.faults: list[str] = []
         self._number = 0
         self._workers: list[Worker] = []
-        self._decoder = DocumentDecoder(generation=MemoryLake.generation)
+        self._decoders: dict[str, DerivedDecoder] = {
+            DOCUMENTS: DocumentDecoder(generation=MemoryLake.generation),
+            LINES: LineDecoder(generation=MemoryLake.generation),
+        }
 
     def run(self, actions: int) -> None:
         """So many actions with faults among them, then everything is read and derived."""
@@ -192,7 +211,8 @@ class Cluster:
         """Ends all workers."""
         for worker in self._workers:
             worker.kill()
-        self._decoder.close()
+        for decoder in self._decoders.values():
+            decoder.close()
 
     def _advance(self, worker: Worker) -> None:
         if worker.busy:
@@ -274,9 +294,9 @@ class Cluster:
         if start == end:
             return None
         entries = log[start:end]
-        if topic == DOCUMENTS:
+        if topic in self._decoders:
             batch = RawBatch.of(topic, bucket, entries, start_offset=start)  # type: ignore[arg-type]
-            rows, ignored, dead = self._decoder.decode([batch])
+            rows, ignored, dead = self._decoders[topic].decode([batch])
             assert (dict(ignored), dead.num_rows) == ({}, 0)
             return Chunk(topic, rows, end - start, {bucket: end})
         truncates = tuple(
@@ -316,7 +336,7 @@ class Cluster:
         if members != self._workers:
             return False
         for _ in range(3):
-            for place in range(3):
+            for place in range(len(members[0].stages)):
                 for worker in members:
                     worker.begin(self.epoch(worker, worker.stages[place], whole=True))
                     self.finish([worker])

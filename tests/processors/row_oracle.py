@@ -79,26 +79,63 @@ class Document:
     unpriced_lines: int
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of a live invoice."""
+
+    item_id: str
+    invoice_id: int
+    account_id: int
+    date_issued: date
+    quantity: int
+    price: Decimal | None
+
+
+def charged_lines(records: list[Record], price_at: str) -> list[Line]:
+    """Every line of a live invoice."""
+    headers = {k: r for k, r in latest(records, "invoices").items() if not r.is_delete}
+    found = []
+    for (invoice, item), line in latest(records, "invoice_line_items").items():
+        if line.is_delete or (invoice,) not in headers:
+            continue
+        header = headers[invoice,]
+        creates = creation(records, (invoice, item))[1]
+        price = charged(records, item, creates[0][0] if creates else 0, price_at)
+        account, issued = header.value("account_id"), header.value("date_issued")
+        found.append(Line(item, invoice, account, issued, line.value("quantity"), price))
+    return found
+
+
 def documents(records: list[Record], price_at: str) -> dict[int, Document]:
     """Every live invoice by id."""
-    lines = {k: r for k, r in latest(records, "invoice_line_items").items() if not r.is_delete}
+    lines = defaultdict(list)
+    for line in charged_lines(records, price_at):
+        lines[line.invoice_id].append(line)
     found = {}
     for (invoice,), header in latest(records, "invoices").items():
         if header.is_delete:
             continue
-        total, items, unpriced = Decimal(0), 0, 0
-        for (owner, item), line in lines.items():
-            if owner != invoice:
-                continue
-            creates = creation(records, (owner, item))[1]
-            price = charged(records, item, creates[0][0] if creates else 0, price_at)
-            items += line.value("quantity")
-            if price is None:
-                unpriced += 1
-            else:
-                total += line.value("quantity") * price
         account, issued = header.value("account_id"), header.value("date_issued")
+        own = lines[invoice]
+        total = sum((line.quantity * line.price for line in own if line.price is not None), Decimal(0))
+        items, unpriced = sum(line.quantity for line in own), sum(line.price is None for line in own)
         found[invoice] = Document(account, issued, header.value("payment_dates"), total, items, unpriced)
+    return found
+
+
+def sku_demand_features_of(lines: Iterable[Line]) -> dict[tuple[str, date], tuple[Any, ...]]:
+    """The columns of the example sku_demand_features after its key, by article and month."""
+    months = defaultdict(list)
+    for line in lines:
+        months[line.item_id, line.date_issued.replace(day=1)].append(line)
+    found = {}
+    for key, own in months.items():
+        units = sum(line.quantity for line in own)
+        priced = [line.quantity * line.price for line in own if line.price is not None]
+        returned = sum(-line.quantity for line in own if line.quantity < 0)
+        accounts = len({line.account_id for line in own})
+        revenue = sum(priced, Decimal(0))
+        found[key] = (len(own), accounts, units, returned, revenue, len(own) - len(priced), units / len(own))
     return found
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from processors import account_rows, feature_rows, invoice_documents, invoice_rows, sku_rows
+from processors import account_features, account_rows, feature_rows, invoice_documents, invoice_rows, sku_rows
 from processors.charging import PriceAt
 from processors.document_codec import DOCUMENT_SCHEMA
-from processors.features.declarations import FEATURE_SETS
+from processors.features.declarations import SETS_BY_ACCOUNT
 from processors.records import event_schema
 from processors.state import to_arrow
 from processors.tables import TABLES_BY_NAME
@@ -52,13 +52,13 @@ class World:
         self.sent: list[dict[str, Any]] = []
         self.invoice_log: list[dict[str, Any]] = []
         self.account_log: list[dict[str, Any]] = []
-        self.history: dict[str, list[dict[str, Any]]] = {f.name: [] for f in FEATURE_SETS}
+        self.history: dict[str, list[dict[str, Any]]] = {f.name: [] for f in SETS_BY_ACCOUNT}
         self._offset = 0
         sku_rows.create_state(con)
         invoice_rows.create_state(con)
         invoice_documents.create_state(con)
         account_rows.create_state(con)
-        for feature_set in FEATURE_SETS:
+        for feature_set in SETS_BY_ACCOUNT:
             feature_rows.create_state(con, feature_set)
 
     def rows(self, query: str) -> list[dict[str, Any]]:
@@ -107,10 +107,10 @@ class World:
         account_rows.merge_documents(self.con, documents="arrived", owned="owned")
         logged = self.rows(account_rows.log_rows_sql())
         self.account_log += logged
-        feature_rows.touch_changed(self.con)
+        account_features.touch_changed(self.con)
         changed = len(logged)
-        for feature_set in FEATURE_SETS:
-            changed += feature_rows.derive(self.con, feature_set, owned="owned")
+        for feature_set in SETS_BY_ACCOUNT:
+            changed += account_features.derive(self.con, feature_set, owned="owned")
             self.history[feature_set.name] += self.rows(feature_rows.rows_sql(feature_set))
         return changed
 

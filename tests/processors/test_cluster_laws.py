@@ -8,6 +8,7 @@ depends on whether it arrived before it.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from decimal import localcontext
 from itertools import pairwise
 from pathlib import Path
@@ -21,23 +22,34 @@ from hypothesis import strategies as st
 
 from processors.charging import PriceAt
 from processors.document_codec import DocumentDecoder
-from processors.features.declarations import ACCOUNT_FEATURES, FEATURE_SETS, INVOICE_FEATURES, FeatureSet
+from processors.features.declarations import (
+    ACCOUNT_FEATURES,
+    FEATURE_SETS,
+    INVOICE_FEATURES,
+    SETS_BY_ACCOUNT,
+    SETS_BY_ARTICLE,
+    FeatureSet,
+)
 from processors.keyed_table import KeyedTable, current_sql
 from processors.lake_tables import (
     ACCOUNT_LOG,
     ACCOUNTS_KEYED,
     EPOCHS,
     INVOICE_LOG,
+    ITEM_LOG,
+    ITEMS_KEYED,
     LAKE_TABLES,
     SKU_LOG,
     changes_name,
     feature_keyed,
+    stage_of,
 )
+from processors.line_codec import LineDecoder
 from processors.records import RawBatch
 from tests.processors import row_oracle
-from tests.processors.cluster import DOCUMENTS, Cluster, Logs, TruncateEvent, fill, serial_openings
+from tests.processors.cluster import DOCUMENTS, LINES, Cluster, Logs, TruncateEvent, fill, serial_openings
 from tests.processors.memory_lake import Disk
-from tests.processors.row_oracle import Document, Record
+from tests.processors.row_oracle import Document, Line, Record
 from tests.processors.test_rows_laws import LAWS, histories
 
 Row = dict[str, Any]
@@ -98,10 +110,13 @@ def played(seed: int, price_at: PriceAt) -> Iterator[Played]:
             cluster.close()
 
 
-def features(rows: list[Row], feature_set: FeatureSet) -> dict[int, tuple[Any, ...]]:
-    key, *others = feature_set.column_names
-    found = {r[key]: tuple(r[c] for c in others) for r in rows if not r["deleted"]}
-    assert len(found) == sum(not r["deleted"] for r in rows), "a key twice"
+def features(rows: list[Row], feature_set: FeatureSet) -> dict[Any, tuple[Any, ...]]:
+    """By key, a tuple where it has several columns, the values of the others."""
+    key = feature_set.entity_key
+    others = [c for c in feature_set.column_names if c not in key]
+    live = [r for r in rows if not r["deleted"]]
+    found = {r[key[0]] if len(key) == 1 else tuple(r[k] for k in key): tuple(r[c] for c in others) for r in live}
+    assert len(found) == len(live), "a key twice"
     return found
 
 
@@ -110,18 +125,24 @@ def features(rows: list[Row], feature_set: FeatureSet) -> dict[int, tuple[Any, .
 @given(seed=st.integers(0, 2**32))
 def test_features_after_any_faults_are_those_of_the_records(price_at: PriceAt, seed: int) -> None:
     with played(seed, price_at) as world:
-        wanted = {
+        lines = row_oracle.charged_lines(world.records, price_at)
+        wanted: dict[FeatureSet, dict[Any, Any]] = {
             INVOICE_FEATURES: row_oracle.invoice_features(world.records, price_at),
             ACCOUNT_FEATURES: row_oracle.account_features(world.records, price_at),
+            **{f: row_oracle.sku_demand_features_of(lines) for f in SETS_BY_ARTICLE},
         }
         for feature_set in FEATURE_SETS:
             current = world.query(f"FROM {world.current(feature_keyed(feature_set))}")
             assert features(current, feature_set) == wanted[feature_set]
         check_documents(world, price_at)
+        if SETS_BY_ARTICLE:
+            check_lines(world, lines)
         check_logs(world)
         check_times(world)
-        for bucket, epoch in chosen_epochs(world, seed):
+        for bucket, epoch in chosen_epochs(world, "accounts", seed):
             check_history(world, bucket, epoch)
+        for bucket, epoch in chosen_epochs(world, "items", seed):
+            check_history_by_article(world, bucket, epoch)
 
 
 def check_documents(world: Played, price_at: PriceAt) -> None:
@@ -134,12 +155,22 @@ def check_documents(world: Played, price_at: PriceAt) -> None:
     assert len(live) == len(expected), "an invoice lives in two accounts"
 
 
+def check_lines(world: Played, expected: list[Line]) -> None:
+    """C's lines: each line of a live invoice once, as the records say."""
+    names = [f.name for f in fields(Line)]
+    live = world.query(f"FROM {world.current(ITEMS_KEYED)} WHERE NOT deleted")
+    found = [Line(**{n: r[n] for n in names}) for r in live]
+    assert len(found) == len(expected)
+    assert set(found) == set(expected)
+
+
 def check_logs(world: Played) -> None:
     """A log has one row per key and epoch; positions never step back, epochs rise."""
     for name, key in (
         (SKU_LOG.name, "item_id"),
         (INVOICE_LOG.name, "kind, invoice_id, item_id"),
         (ACCOUNT_LOG.name, "kind, account_id, invoice_id"),
+        *(((ITEM_LOG.name, "item_id, invoice_id"),) if SETS_BY_ARTICLE else ()),
         *((changes_name(f), ", ".join((*f.entity_key, "entity_bucket", "bucket"))) for f in FEATURE_SETS),
     ):
         assert world.query(f"SELECT {key}, epoch FROM {world.relation(name)} GROUP BY ALL HAVING count(*) > 1") == []
@@ -159,10 +190,11 @@ def check_logs(world: Played) -> None:
 
 def check_times(world: Played) -> None:
     """`known_from` rises within a bucket, and nothing becomes known at or before a watermark that was told (R11)."""
-    through = world.query(
-        f"SELECT bucket, epoch, known_through FROM {world.relation(EPOCHS.name)} WHERE stage = 'accounts'"
-    )
+    epochs_table = world.relation(EPOCHS.name)
     for feature_set in FEATURE_SETS:
+        through = world.query(
+            f"SELECT bucket, epoch, known_through FROM {epochs_table} WHERE stage = '{stage_of(feature_set)}'"
+        )
         rows = world.query(f"SELECT bucket, epoch, known_from FROM {world.relation(changes_name(feature_set))}")
         for told in through:
             later = [r["known_from"] for r in rows if r["bucket"] == told["bucket"] and r["epoch"] > told["epoch"]]
@@ -176,9 +208,9 @@ def check_times(world: Played) -> None:
             assert all(max(a) < min(b) for a, b in pairwise(ordered))
 
 
-def chosen_epochs(world: Played, seed: int) -> list[tuple[int, int]]:
-    """A few epochs of B, of all that were told complete."""
-    told = [(r["bucket"], r["epoch"]) for r in world.rows(EPOCHS.name) if r["stage"] == "accounts"]
+def chosen_epochs(world: Played, stage: str, seed: int) -> list[tuple[int, int]]:
+    """A few epochs of a stage, of all that were told complete."""
+    told = [(r["bucket"], r["epoch"]) for r in world.rows(EPOCHS.name) if r["stage"] == stage]
     return random.Random(seed).sample(sorted(told), min(4, len(told)))
 
 
@@ -200,8 +232,8 @@ def check_history(world: Played, bucket: int, epoch: int) -> None:
         INVOICE_FEATURES: row_oracle.invoice_features_of(documents, accounts),
         ACCOUNT_FEATURES: row_oracle.account_features_of(documents),
     }
-    for feature_set in FEATURE_SETS:
-        key = ", ".join(dict.fromkeys((*feature_set.entity_key, feature_set.account_column)))
+    for feature_set in SETS_BY_ACCOUNT:
+        key = ", ".join(dict.fromkeys((*feature_set.entity_key, feature_set.owner_column)))
         rows = world.query(f"""
             FROM {world.relation(changes_name(feature_set))} WHERE bucket = {bucket} AND epoch <= {epoch}
             QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY epoch DESC) = 1
@@ -210,6 +242,32 @@ def check_history(world: Played, bucket: int, epoch: int) -> None:
             rows = [r for r in rows if (d := documents.get(r["inv_id"])) is None or d.account_id == r["acct_id"]]
             rows = [r for r in rows if r["inv_id"] in documents or r["deleted"]]
         assert features(rows, feature_set) == wanted[feature_set]
+
+
+def check_history_by_article(world: Played, bucket: int, epoch: int) -> None:
+    """The same of a bucket's articles."""
+    (row,) = [r for r in world.rows(EPOCHS.name) if (r["stage"], r["bucket"], r["epoch"]) == ("items", bucket, epoch)]
+    end = {o["topic"]: o["next_offset"] for o in row["offsets"]}.get(LINES, 0)
+    lines = live_lines(world.cluster.logs, bucket, end)
+    for feature_set in SETS_BY_ARTICLE:
+        rows = world.query(f"""
+            FROM {world.relation(changes_name(feature_set))} WHERE bucket = {bucket} AND epoch <= {epoch}
+            QUALIFY row_number() OVER (PARTITION BY {", ".join(feature_set.entity_key)} ORDER BY epoch DESC) = 1
+        """)
+        assert features(rows, feature_set) == row_oracle.sku_demand_features_of(lines)
+
+
+def live_lines(logs: Logs, bucket: int, end: int) -> list[Line]:
+    """The live lines of a bucket's articles below an offset: of each the greatest version."""
+    decoder = LineDecoder(generation="memory")
+    rows, _, _ = decoder.decode([RawBatch.of(LINES, bucket, logs[LINES, bucket][:end])])  # type: ignore[arg-type]
+    decoder.close()
+    latest: dict[tuple[str, int], Row] = {}
+    for row in rows.to_pylist():
+        place = row["item_id"], row["invoice_id"]
+        if place not in latest or row["line_version"] > latest[place]["line_version"]:
+            latest[place] = row
+    return [Line(**{f.name: r[f.name] for f in fields(Line)}) for r in latest.values() if not r["deleted"]]
 
 
 def live_documents(logs: Logs, bucket: int, end: int) -> dict[int, Document]:

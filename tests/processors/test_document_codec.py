@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processors.document_codec import DOCUMENT_SCHEMA, SLICE_RECORDS, DocumentDecoder, encode_documents
+from processors.derived_codec import SLICE_RECORDS
+from processors.document_codec import DOCUMENT_SCHEMA, DocumentDecoder, encode_documents
 from tests.processors.decode_records import batch
 
 GENERATION = 'it\'s "1" é'

@@ -8,9 +8,9 @@ import pytest
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
 from processors.errors import FencedError
+from processors.feature_stages import AccountStage
 from processors.features.declarations import FEATURE_SETS, FeatureSet
 from processors.stage import StageContext
-from processors.stages import AccountStage
 from processors.state import open_state
 
 TOPICS = ("test.accounts", "test.invoice_documents")

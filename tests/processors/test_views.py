@@ -184,6 +184,29 @@ def test_feature_row_of_a_late_lower_version_does_not_win(lake: SmallLake) -> No
     assert rows(lake, "SELECT count(*) FROM invoice_features_history", "invoice_features_history") == [(4,)]
 
 
+def test_history_has_the_intervals_in_which_rows_counted_on_both_axes(lake: SmallLake) -> None:
+    lake.feature(1, "2024-05-01", valid="2024-04-01", document_version=1)
+    lake.feature(1, "2024-05-03", valid="2024-04-03", document_version=3)
+    lake.feature(1, "2024-05-04", valid="2024-04-02", document_version=2)  # late: version 3 was known
+    past = {"acct_id": 1, "origin": "reconstructed"}
+    lake.append(
+        "invoice_features_reconstructed",
+        {"inv_id": 1, "valid_from": at("2024-02-01"), **past},
+        {"inv_id": 1, "valid_from": at("2024-03-01"), **past},
+        {"inv_id": 1, "valid_from": at("2024-04-20"), **past},  # an observed row holds by then
+    )
+    query = """SELECT document_version, known_until, valid_from, valid_until FROM invoice_features_history
+        ORDER BY document_version NULLS FIRST, valid_from"""
+    assert rows(lake, query, "invoice_features_history") == [
+        (None, None, at("2024-02-01"), at("2024-03-01")),
+        (None, None, at("2024-03-01"), at("2024-04-01")),
+        (None, None, at("2024-04-20"), at("2024-04-20")),
+        (1, at("2024-05-03"), at("2024-04-01"), at("2024-04-02")),
+        (2, at("2024-05-04"), at("2024-04-02"), at("2024-04-03")),
+        (3, None, at("2024-04-03"), None),
+    ]
+
+
 class Ledger:
     """Invoices around today, drawn at random, and what finance asks of them, reckoned row by row."""
 

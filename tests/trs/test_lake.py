@@ -1,14 +1,19 @@
 """`trs.lake`, the notebook's way to the lake."""
 
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
+from app.frames import Kind
 from processors.errors import UsageError
 from processors.features.declarations import INVOICE_FEATURES
-from tests.small_lake import SmallLake
+from tests.small_lake import SmallLake, at
 from trs import lake
 
 
@@ -55,3 +60,38 @@ def test_sql_of_personal_data_answers_only_when_asked_for() -> None:
     with pytest.raises(UsageError, match="with_personal_data=True"):
         lake.sql("FROM dead_letters")
     assert lake.sql("FROM dead_letters", with_personal_data=True).num_rows == 0
+
+
+def test_describe_counts_entities_and_versions_and_says_from_when_to_when() -> None:
+    found = lake.describe()
+    first = found.feature_sets.to_pylist()[0]
+    assert (first["entities"], first["versions"], first["reconstructed"]) == (1, 2, 0)
+    assert (first["oldest_known_from"], first["newest_known_from"]) == (at("2024-05-01"), at("2024-05-03"))
+    assert found.watermark == at("2024-05-04")
+    assert {c for c in found.columns["column"].to_pylist() if c in str(found)} == set(
+        found.columns["column"].to_pylist()
+    )
+
+
+@pytest.mark.parametrize(("to", "kind"), [("polars", pl.DataFrame), ("pandas", pd.DataFrame), ("arrow", pa.Table)])
+def test_answers_come_as_the_frame_that_is_asked_for(to: Kind, kind: type) -> None:
+    for answer in (
+        lake.as_of("2024-05-04", to=to),
+        lake.sql("SELECT inv_total FROM invoice_features", to=to),
+        lake.history_of(1, to=to),
+        lake.delta("invoice_features_changes", to=to),
+    ):
+        assert isinstance(answer, kind)
+        assert list(answer["inv_total"])[-1] in (Decimal(12), pa.scalar(Decimal(12), pa.decimal128(38, 10)))
+
+
+def test_integers_in_pandas_are_exact_with_nulls_too() -> None:
+    big = 2**60 + 1
+    answer = lake.sql(f"SELECT * FROM (VALUES (CAST({big} AS BIGINT)), (NULL)) AS t(n)", to="pandas")
+    assert answer["n"][0] == big
+
+
+def test_package_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(UsageError, match=r"polars is not installed .*trs-stream\[notebooks\]"):
+        lake.as_of("2024-05-04", to="polars")

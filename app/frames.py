@@ -1,0 +1,78 @@
+"""Frames of notebooks: Arrow, polars and pandas, of which the last two are extras."""
+
+from importlib import import_module
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from processors.errors import UsageError
+
+Kind = Literal["arrow", "polars", "pandas"]
+
+
+def kind_of(frame: object) -> Kind:
+    """What a frame is; everything that is neither polars' nor pandas' is taken for Arrow's."""
+    package = type(frame).__module__.partition(".")[0]
+    return package if package in ("polars", "pandas") else "arrow"  # type: ignore[return-value]
+
+
+def to_arrow(frame: object, what: str) -> pa.Table:
+    """A frame as an Arrow table: Arrow's, polars', pandas', or anything else with Arrow's stream interface.
+
+    The index of a pandas frame is left out. Raises UsageError; `what` names the frame in it.
+    """
+    if isinstance(frame, pa.Table):
+        return frame
+    kind, is_frame = kind_of(frame), type(frame).__name__ == "DataFrame"
+    if kind == "pandas" and is_frame:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    if hasattr(frame, "__arrow_c_stream__") and (kind == "arrow" or is_frame):
+        try:
+            return pa.table(frame)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError):
+            pass  # a stream of something else than rows, such as a single column
+    raise UsageError(
+        f"{what}: a {type(frame).__name__} is not a frame", hint="give an Arrow table, a polars or a pandas DataFrame"
+    )
+
+
+def from_arrow(table: pa.Table, to: str) -> Any:
+    """The table as `to` says. Raises UsageError for another word, and where the package is not installed.
+
+    In pandas decimals stay exact (objects), and integers are pandas' nullable ones, whether nulls are there or not.
+    """
+    if to == "arrow":
+        return table
+    if to == "polars":
+        return _package("polars").from_arrow(table)
+    if to == "pandas":
+        pandas = _package("pandas")
+        nullable = {pa.int64(): pandas.Int64Dtype(), pa.int32(): pandas.Int32Dtype()}
+        return table.to_pandas(types_mapper=nullable.get)
+    raise UsageError(f"to={to!r} is not known", hint="arrow, polars or pandas")
+
+
+def check_kind(to: str) -> None:
+    """Raises the errors of `from_arrow` before any work."""
+    from_arrow(pa.table({}), to)
+
+
+def with_columns(frame: Any, added: pa.Table) -> Any:
+    """The frame as it is, with these columns after its own."""
+    kind = kind_of(frame)
+    columns = from_arrow(added, kind)
+    if kind == "polars":
+        return frame.hstack(columns)
+    if kind == "pandas":
+        return _package("pandas").concat([frame, columns.set_axis(frame.index, axis=0)], axis=1)
+    table = to_arrow(frame, "frame")
+    for name in added.column_names:
+        table = table.append_column(added.schema.field(name), added[name])
+    return table
+
+
+def _package(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        raise UsageError(f"{name} is not installed", hint="pip install 'trs-stream[notebooks]'") from None

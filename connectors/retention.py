@@ -1,0 +1,223 @@
+"""Thins the history of features on Delta: rows that answer no question that is kept any more go, a day at a time.
+
+Only days that no fold and no recovery reads any more are touched: those before the oldest mark of the folded table, all
+rows of which are folded. A day is rewritten by one commit, as a compaction is (connectors/compaction.py), so workers
+append meanwhile, of two that rewrite at once one gives way, and a run that is killed leaves days that are thinned and
+days that are not; what was left is found by the next run.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+import duckdb
+
+from connectors.compaction import FileRewrite, data_files
+from connectors.delta_lake import DeltaLake
+from connectors.fold import forget_log_rows
+from connectors.lake import wrapped_errors
+from connectors.object_files import read_error
+from processors.compaction import DataFile, FileGroup
+from processors.keyed_table import KeyedTable
+from processors.lake_tables import LAKE_TABLES
+from processors.retention import Zone
+
+Verdicts = Callable[[str], str]
+"""The query of verdicts on a relation of changes (processors/retention.py)."""
+DROPPED = "thin_dropped"
+"""Rows that go: bucket, the key, the rank, known_date."""
+_COUNTS = "thin_counts"
+_SLICE_ROWS = 3_000_000
+_TARGET_BYTES = 128_000_000
+
+
+@dataclass
+class ZoneCount:
+    """Rows of one stretch of time, those that stay of them, and those that could go but for their day."""
+
+    zone: Zone
+    rows: int = 0
+    kept: int = 0
+    waiting: int = 0
+
+
+@dataclass
+class Thinning:
+    """What is to become of one table. `days`: rows that go, by day; `bytes_per_row` on disk, as it is now."""
+
+    table: str
+    zones: list[ZoneCount]
+    days: dict[date, int] = field(default_factory=dict)
+    bytes_per_row: float = 0.0
+    files: int = 0
+    folded_before: date | None = None
+
+    @property
+    def dropped(self) -> int:
+        """Rows that go."""
+        return sum(self.days.values())
+
+
+def plan(
+    lake: DeltaLake,
+    con: duckdb.DuckDBPyConnection,
+    keyed: KeyedTable,
+    zones: Sequence[Zone],
+    verdicts: Verdicts,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Thinning:
+    """Judges every row of a history, entity by entity, and leaves those that go in `DROPPED`.
+
+    `con` must be prepared for the lake; entities are taken in slices, so memory is that of one. `progress`: slices.
+    """
+    with wrapped_errors(f"history in {keyed.log}"):
+        try:
+            return _plan(lake, con, keyed, zones, verdicts, progress)
+        except duckdb.Error as error:
+            raise read_error(error) or error from error
+        finally:
+            con.execute(f"DROP TABLE IF EXISTS {_COUNTS}")
+
+
+def _plan(
+    lake: DeltaLake,
+    con: duckdb.DuckDBPyConnection,
+    keyed: KeyedTable,
+    zones: Sequence[Zone],
+    verdicts: Verdicts,
+    progress: Callable[[int, int], None],
+) -> Thinning:
+    name = keyed.log
+    handle = lake.store.open(name)
+    files = data_files(handle)
+    changes = lake.relation_of(name, handle)
+    rows = sum(f.rows for f in files)
+    ((before,),) = con.sql(f"SELECT min(mark_date) FROM {lake.relation(keyed.folded)} WHERE is_mark").fetchall()
+    found = Thinning(
+        name,
+        [ZoneCount(zone) for zone in zones],
+        bytes_per_row=sum(f.size_bytes for f in files) / rows if rows else 0.0,
+        files=len(files),
+        folded_before=before,
+    )
+    touchable = "FALSE" if before is None else f"known_date < DATE '{before}'"
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {_COUNTS} (zone INTEGER, rows BIGINT, kept BIGINT, waiting BIGINT)")
+    key = ", ".join(keyed.key)
+    slices = max(1, math.ceil(rows / _SLICE_ROWS))
+    for part in range(slices):
+        some = changes if slices == 1 else f"(SELECT * FROM {changes} WHERE hash({key}) % {slices} = {part})"
+        con.execute(f"CREATE OR REPLACE TEMP TABLE thin_verdicts AS {verdicts(some)}")
+        how = "CREATE OR REPLACE TEMP TABLE" if part == 0 else "INSERT INTO"
+        con.execute(
+            f"{how} {DROPPED} {'AS' if part == 0 else ''} SELECT * EXCLUDE (zone, keep) FROM thin_verdicts"
+            f" WHERE NOT keep AND {touchable}"
+        )
+        con.execute(f"""
+            INSERT INTO {_COUNTS} SELECT zone, count(*), count(*) FILTER (keep OR NOT ({touchable})),
+              count(*) FILTER (NOT keep AND NOT ({touchable}))
+            FROM thin_verdicts GROUP BY zone
+        """)
+        progress(part + 1, slices)
+    con.execute("DROP TABLE thin_verdicts")
+    for zone, *numbers in con.sql(
+        f"SELECT zone, sum(rows)::BIGINT, sum(kept)::BIGINT, sum(waiting)::BIGINT FROM {_COUNTS} GROUP BY zone"
+    ).fetchall():
+        found.zones[zone].rows, found.zones[zone].kept, found.zones[zone].waiting = numbers
+    found.days = dict(con.sql(f"SELECT known_date, count(*) FROM {DROPPED} GROUP BY 1 ORDER BY 1").fetchall())
+    return found
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """What was done: days rewritten, rows that went, days that another rewrite had first."""
+
+    table: str
+    days: int
+    rows: int
+    missed: int
+    stopped: bool = False
+
+
+def apply(
+    lake: DeltaLake,
+    con: duckdb.DuckDBPyConnection,
+    keyed: KeyedTable,
+    found: Thinning,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Thinned:
+    """Rewrites the days of `found`, whose rows that go are still in `DROPPED`; the oldest first. `progress`: days."""
+    name = keyed.log
+    if found.dropped:
+        # First, so that a fold is early rather than late if this is killed in between.
+        forget_log_rows(lake, keyed, found.dropped)
+    done, rows, missed = 0, 0, 0
+    for number, (day, count) in enumerate(found.days.items(), start=1):
+        if stopped():
+            return Thinned(name, done, rows, missed, stopped=True)
+        files = _files_by_day(lake, name).get(day, ())
+        if _rewrite(lake, con, keyed, day, files, count):
+            done, rows = done + 1, rows + count
+        else:
+            missed += 1
+        progress(number, len(found.days))
+    con.execute(f"DROP TABLE {DROPPED}")
+    return Thinned(name, done, rows, missed)
+
+
+def _files_by_day(lake: DeltaLake, name: str) -> Mapping[date, tuple[DataFile, ...]]:
+    days: defaultdict[date, list[DataFile]] = defaultdict(list)
+    for file in data_files(lake.store.open(name)):
+        if file.day is not None:
+            days[file.day].append(file)
+    return {day: tuple(files) for day, files in days.items()}
+
+
+def _rewrite(
+    lake: DeltaLake,
+    con: duckdb.DuckDBPyConnection,
+    keyed: KeyedTable,
+    day: date,
+    files: tuple[DataFile, ...],
+    dropped: int,
+) -> bool:
+    rows = sum(f.rows for f in files)
+    size_bytes = sum(f.size_bytes for f in files) * (rows - dropped) / max(1, rows)
+    group = FileGroup(day, files, parts=max(1, math.ceil(size_bytes / _TARGET_BYTES)))
+    with wrapped_errors(f"thinning of {keyed.log}"):
+        try:
+            return _Rewrite(lake, con, keyed, group, dropped).run().committed
+        except duckdb.Error as error:
+            raise read_error(error) or error from error
+
+
+class _Rewrite(FileRewrite):
+    """One day without the rows that go."""
+
+    data_change = True
+    note = "retain"
+
+    def __init__(
+        self,
+        lake: DeltaLake,
+        con: duckdb.DuckDBPyConnection,
+        keyed: KeyedTable,
+        group: FileGroup,
+        dropped: int,
+    ) -> None:
+        super().__init__(lake, con, LAKE_TABLES[keyed.log], group)
+        self._day = group.day
+        self._match = " AND ".join(f"r.{c} = d.{c}" for c in ("bucket", *keyed.key, *keyed.rank))
+        self._dropped = dropped
+
+    def rows_sql(self, relation: str) -> str:
+        dropped = f"(SELECT * FROM {DROPPED} WHERE known_date = DATE '{self._day}')"
+        return f"(SELECT r.* FROM {relation} AS r ANTI JOIN {dropped} AS d ON {self._match})"
+
+    @property
+    def expected_rows(self) -> int:
+        return super().expected_rows - self._dropped

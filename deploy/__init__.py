@@ -1,0 +1,1 @@
+"""Infrastructure as code. Not a part of the distribution."""

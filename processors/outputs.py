@@ -1,0 +1,50 @@
+"""What stage A sends on: invoice documents by account, and charged lines by article where a set is derived by these."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import duckdb
+
+from processors import charged_lines, invoice_documents
+from processors.document_codec import encode_documents
+from processors.line_codec import encode_lines
+from processors.ports import DocumentSink
+
+
+class _Encode(Protocol):
+    def __call__(
+        self, con: duckdb.DuckDBPyConnection, relation: str, *, generation: str
+    ) -> Iterator[tuple[list[bytes], list[bytes]]]: ...
+
+
+@dataclass
+class Output:
+    """One topic: how its records are made of the touched invoices, and where they go.
+
+    `name`: of its cursor, `NAME:BUCKET` in invoice_log. `through`: per partition of its topic an offset beyond the last
+    records that were sent.
+    """
+
+    name: str
+    sink: DocumentSink
+    derive: Callable[..., int]
+    relation: str
+    encode: _Encode
+    through: Mapping[int, int] = field(default_factory=dict)
+
+    def send(self, con: duckdb.DuckDBPyConnection, *, generation: str) -> None:
+        """Sends what was derived last; returns when the broker acknowledged all. Raises UnavailableError."""
+        for keys, values in self.encode(con, self.relation, generation=generation):
+            self.sink.send(keys, values)
+        self.through = self.sink.flush()
+
+
+def documents_output(sink: DocumentSink) -> Output:
+    """Invoice documents, for stage B."""
+    return Output("documents", sink, invoice_documents.derive, invoice_documents.DOCUMENTS, encode_documents)
+
+
+def lines_output(sink: DocumentSink) -> Output:
+    """Charged lines, for stage C."""
+    return Output("lines", sink, charged_lines.derive, charged_lines.CHARGED_LINES, encode_lines)
