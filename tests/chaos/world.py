@@ -139,8 +139,9 @@ class World:
 
     def _fold(self, planned: Planned) -> str:
         with (self.folder / "logs" / "fold.log").open("ab") as log:
-            command = [sys.executable, "-m", "app.cli.main", "lake", "fold"]
-            process = subprocess.Popen(command, env=environment(self.faulty), stdout=log, stderr=log)
+            command = [sys.executable, "-m", "app.cli.main", "lake", "maintain", "--vacuum-now"]
+            all_that_waits = {"TRS_FOLD_MIN_ROWS": "1", "TRS_FOLD_SHARE_PERCENT": "0"}
+            process = subprocess.Popen(command, env=environment(self.faulty) | all_that_waits, stdout=log, stderr=log)
         self.folds.append(process)
         if planned.kind is Kind.FOLD:
             return "begun"
