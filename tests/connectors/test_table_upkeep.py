@@ -184,3 +184,18 @@ def test_last_commit_of_a_stage_is_told_whatever_upkeep_commits_after_it(tables:
     compact_all(tables)
     upkeep(tables.lake).set_properties({"delta.logRetentionDuration": "interval 8 days"})
     assert positions.last_commit() == before
+
+
+def test_looks_that_rested_longer_than_the_log_is_kept_go_on(tables: Tables, worker: FencedTable) -> None:
+    """A worker that waits for buckets has such handles."""
+    follower, look = tables.lake.follow(NAME), tables.lake.fenced(NAME)
+    assert len(follower.new_files()) == 12
+    assert look.stored(("epoch:skus:0",)) == {"epoch:skus:0": 13}
+    for epoch in range(14, 30):
+        append(worker, epoch)
+    upkeep(tables.lake).checkpoint()
+    age(tables, 8.0)
+    upkeep(tables.lake).vacuum()
+    assert min(c["version"] for c in last_commits(tables.lake.store.open(NAME), 500)) > 13
+    assert len(follower.new_files()) == 16
+    assert look.stored(("epoch:skus:0",)) == {"epoch:skus:0": 29}
