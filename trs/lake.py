@@ -28,7 +28,7 @@ from app.description import Description
 from app.frames import Kind, check_kind, from_arrow, kind_of, to_arrow, with_columns
 from app.lake_session import LakeSession, named_feature_set
 from app.settings import load_settings
-from processors.features.as_of import Axis, parse_time
+from processors.features.as_of import Axis, format_time, parse_time
 from processors.features.compare import ColumnChange, Comparison
 from processors.features.declarations import FeatureSet
 from processors.features.drift import drift as _drift
@@ -110,8 +110,8 @@ def training_set(
     there, and the past before the lake as reconstructed. That is good for studies, but a model trained on it has seen
     more than it will see.
 
-    The answer is of the labels' own kind unless `to` says otherwise. Nulls in the entity or the time are refused; times
-    past the lake's watermark are answered with a warning.
+    The answer is of the labels' own kind unless `to` says otherwise. Nulls in the entity or the time are refused. Times
+    past the lake's watermark are answered with a warning, and so are labels of which none has features.
 
     >>> labels = pa.table({"invoice": [1, 1, 9], "time": [date(2024, 5, 2), date(2024, 6, 1), date(2024, 6, 1)]})
     >>> answer = lake.training_set(labels, entity="invoice")
@@ -128,6 +128,7 @@ def training_set(
     with LakeSession(load_settings()) as session:
         _warn_of_labels(session, features, points)
         found = session.training(features, points, axis)
+        _warn_of_emptiness(session, features, axis, found)
     if prefix:
         found = found.rename_columns([prefix + name for name in found.column_names])
     return with_columns(labels if to is None or to == kind_of(labels) else from_arrow(table, to), found)
@@ -272,3 +273,11 @@ def _warn_of_labels(session: LakeSession, features: FeatureSet, points: pa.Table
             " is kept for some moments only: versions that were replaced soon after are missing",
             stacklevel=3,
         )
+
+
+def _warn_of_emptiness(session: LakeSession, features: FeatureSet, axis: Axis, found: pa.Table) -> None:
+    if found.num_rows == 0 or pc.any(found["has_features"]).as_py():
+        return
+    first = session.first_time(features, axis)
+    began = "is empty" if first is None else f"begins at {format_time(first)} ({axis})"
+    warnings.warn(f"none of the labels has features: the history of {features.name} {began}", stacklevel=3)

@@ -159,6 +159,12 @@ def test_labels_past_the_watermark_are_counted_in_a_warning() -> None:
         lake.training_set(labels((1, KNOWN), (1, at("2024-06-01")), (1, at("2024-06-02"))))
 
 
+def test_labels_of_which_none_has_features_get_a_warning() -> None:
+    with pytest.warns(UserWarning, match=r"none of the labels .* begins at 2024-05-01T00:00:00Z \(known\)"):
+        lake.training_set(labels((1, at("2024-04-01")), (99, KNOWN)))
+
+
+@pytest.mark.filterwarnings("ignore:none of the labels has features")
 def test_account_features_are_asked_by_account() -> None:
     given = pa.table({"acct_id": [1], "time": [KNOWN]})
     assert lake.training_set(given, "account_features")["has_features"].to_pylist() == [False]
