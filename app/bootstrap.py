@@ -1,14 +1,13 @@
 """Puts a snapshot or a diff together: the source, the cluster, the lake's register of runs."""
 
-import fcntl
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 
 from app.lake_session import LakeSession
 from app.settings import Settings
 from app.wiring import kafka_config, lake_location, opened_source, store_watch
 from batch_bootstrap.diff import DiffConfig, DiffSummary, Lake, Watcher, run_diff
+from batch_bootstrap.kept_files import alone
 from batch_bootstrap.reconcile import Reconciliation, run_reconcile
 from batch_bootstrap.snapshot import Report, SnapshotConfig, SnapshotSummary, run_snapshot
 from batch_bootstrap.source import DEFAULT_CHUNK_ROWS
@@ -17,7 +16,6 @@ from connectors.lake import LakeStore
 from connectors.lake_positions import LakePositions
 from connectors.object_files import LakeReader
 from connectors.results import append_results
-from processors.errors import RetryableError
 from processors.lake_rows import LOGS, newest_order_sql
 from processors.lake_tables import DEAD_LETTERS, RECONCILIATION
 from processors.order import RowOrder
@@ -68,7 +66,7 @@ def diff(
     """Sends what differs between a source and the lake (batch_bootstrap/diff.py); one run at a time on this machine."""
     source = opened_source(settings, spec, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
     config = diff_config(settings, chunk_rows, wait_s=wait_s, accept_empty=accept_empty)
-    with closing(source), store_watch(settings), only_run(settings.home / "bootstrap"):
+    with closing(source), store_watch(settings), _only_run(settings):
         return run_diff(source, config, lake_of(settings), kafka=kafka_config(settings), watcher=watcher)
 
 
@@ -88,7 +86,7 @@ def reconcile(
     """Checks that the lake holds what the source holds (batch_bootstrap/reconcile.py), and keeps the outcome there."""
     source = opened_source(settings, spec, date_formats=date_formats, chunk_rows=chunk_rows, tables=tables)
     config = diff_config(settings, chunk_rows, wait_s=wait_s, accept_empty=accept_empty)
-    alone = only_run(settings.home / "bootstrap") if repair else nullcontext()
+    alone = _only_run(settings) if repair else nullcontext()
     with closing(source), store_watch(settings), alone:
         return run_reconcile(
             source,
@@ -139,21 +137,11 @@ def known_rejects(settings: Settings) -> set[str]:
     return {raw.decode(errors="replace") for (raw,) in rows if raw is not None}
 
 
-@contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Refuses a second diff or repair on this machine while one runs; elsewhere the later run fences the earlier one.
-
-    Raises RetryableError.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "diff.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RetryableError(
-                "another diff or repair runs on this machine", hint="let it finish, then call again"
-            ) from None
-        yield
+def _only_run(settings: Settings) -> AbstractContextManager[None]:
+    """Refuses a second diff or repair on this machine; elsewhere the later run fences the earlier one."""
+    return alone(
+        settings.home / "bootstrap" / "diff.lock", what="diff or repair", hint="let it finish, then call again"
+    )
 
 
 def open_control_log(settings: Settings) -> ControlLog:

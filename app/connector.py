@@ -15,10 +15,8 @@ from connectors.mysql import DatabaseUrl, connect, server_version, wrapped_error
 from connectors.mysql_schema import check_capture, check_captured_table
 from connectors.source_structure import Structure, read_structure
 from processors.errors import (
-    AccessDeniedError,
     ConnectError,
     SettingsError,
-    SourceError,
     TrsError,
     UnavailableError,
     UsageError,
@@ -168,8 +166,9 @@ def source_structure(settings: Settings) -> Structure:
         return Structure((), ("TRS_DATABASE is not set: the source's tables were not looked at",), is_source=False)
     try:
         return read_structure(DatabaseUrl.parse(settings.database.get_secret_value()))
-    except (UnavailableError, AccessDeniedError, SourceError) as error:
-        return Structure((), (f"the source's tables were not looked at: {error}",), is_source=False)
+    except TrsError as error:
+        notice = f"the source's tables were not looked at: {error}"
+        return Structure((), (notice,), is_source=False, problem=str(error))
 
 
 def pause(client: ConnectClient, name: str, *, wait_s: float) -> None:

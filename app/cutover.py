@@ -97,7 +97,7 @@ class _Cutover:
         self._file = file
         self._client: ConnectClient = connect_client(settings)
         self._source = opened_source(settings, SOURCE, chunk_rows=options.chunk_rows)
-        saved = None if options.again else file.load()
+        saved = None if options.again else file.load(watcher.announce)
         if saved is not None and saved.source != self._source.description:
             watcher.announce(f"the last cut-over was of {saved.source}: this one begins anew")
             saved = None
@@ -118,7 +118,7 @@ class _Cutover:
                 return
             if "rows" not in self.state.steps:
                 self._step("rows", self._send_rows)
-            self._step("lag", self._wait_for_lag)
+            self._step("lag", lambda facts: self._wait_for_lag(planned, facts))
             self._step("reconcile", self._reconcile)
             self.state.finished_at = now()
             self._file.save(self.state)
@@ -285,10 +285,11 @@ class _Cutover:
         ]
         return ended[-1] if ended else None
 
-    def _wait_for_lag(self, facts: dict[str, Any]) -> None:
+    def _wait_for_lag(self, planned: Planned, facts: dict[str, Any]) -> None:
         settings, options = self._settings, self._options
         self._source.preflight()
-        with connect(self._planned_url()) as connection:
+        url = planned.plan.database
+        with wrapped_errors(url), connect(url) as connection:
             target = current_position(connection)
         if target is None:
             raise SourceError(f"{self._source.description}: the binlog is off", hint="switch it on, then call again")
@@ -331,9 +332,6 @@ class _Cutover:
         }
 
     # --- help ----------------------------------------------------------------------------------------------------
-
-    def _planned_url(self) -> Any:
-        return plan_connector(self._settings, snapshot="no_data", check=False).plan.database
 
     def _noted(self, name: str) -> BinlogPosition | None:
         """The connector's own note, once it streams."""

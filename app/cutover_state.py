@@ -1,16 +1,14 @@
 """What a cut-over has done so far, on disk: one JSON file per connector, which in the end is its report."""
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from processors.errors import RetryableError
+from batch_bootstrap.kept_files import alone, keep
 
 
 @dataclass
@@ -60,35 +58,25 @@ class StateFile:
         self._folder = folder
         self.path = folder / f"{connector}.json"
 
-    def load(self) -> CutoverState | None:
-        """What was saved; None if nothing was."""
+    def load(self, announce: Callable[[str], None] = lambda _line: None) -> CutoverState | None:
+        """What was saved; None if nothing was, or what is no state of this version, which is announced."""
         try:
             saved = json.loads(self.path.read_text(encoding="utf-8"))
+            steps = {name: StepRecord(**values) for name, values in saved.pop("steps").items()}
+            return CutoverState(**saved, steps=steps)
         except FileNotFoundError:
             return None
-        steps = {name: StepRecord(**values) for name, values in saved.pop("steps").items()}
-        return CutoverState(**saved, steps=steps)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            announce(f"{self.path} is not of this version: it does not count")
+            return None
 
     def save(self, state: CutoverState) -> None:
         """Keeps the state."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(state), file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        keep(self.path, asdict(state))
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Refuses a second cut-over on this machine while one runs. Raises RetryableError."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RetryableError("another cut-over runs on this machine", hint="see trs cutover --status") from None
-            yield
+        return alone(self._folder / "lock", what="cut-over", hint="see trs cutover --status")
 
 
 def now() -> str:

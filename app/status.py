@@ -4,14 +4,13 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
+from app.connector import source_structure
 from app.dead_letters import DeadLetters
 from app.lake_session import LakeSession
 from app.local_workers import WorkerStatus, local_workers
 from app.settings import Settings
 from app.wiring import kafka_config
 from connectors.kafka import watermarks
-from connectors.mysql import DatabaseUrl
-from connectors.source_structure import read_structure
 from processors.alarms import Alarm
 from processors.errors import TrsError
 from processors.features.declarations import FEATURE_SETS
@@ -116,7 +115,9 @@ def read_status(settings: Settings) -> Status:
         letters = DeadLetters(session)
         for count in letters.counts(Selection()):
             reasons[count.reason] += count.letters
-        source_alarms, source_problem = _source_alarms(settings)
+        source = source_structure(settings)
+        # a database that has none of the tables feeds no lake yet: nothing is wrong with it
+        source_alarms = source.alarms if source.is_source else ()
         return Status(
             read_at=freshness.read_at,
             lake=settings.lake_uri,
@@ -128,25 +129,11 @@ def read_status(settings: Settings) -> Status:
             views={v: session.con.sql(f"SELECT count(*) FROM {v}").fetchall()[0][0] for v in _COUNTED_VIEWS},
             dead_letters=dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
             alarms=(*letters.alarms(), *source_alarms),
-            source_problem=source_problem,
+            source_problem=source.problem,
             workers=local_workers(settings.home),
             reconciled=_reconciled(session),
             failed_checks=_failed_checks(session),
         )
-
-
-def _source_alarms(settings: Settings) -> tuple[tuple[Alarm, ...], str | None]:
-    """What is wrong with the tables of TRS_DATABASE, and why they could not be looked at.
-
-    A database that has none of the tables feeds no lake yet: nothing is wrong with it.
-    """
-    if settings.database is None:
-        return (), None
-    try:
-        structure = read_structure(DatabaseUrl.parse(settings.database.get_secret_value()))
-    except TrsError as error:
-        return (), str(error)
-    return structure.alarms if structure.is_source else (), None
 
 
 def _reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from batch_bootstrap.kept_files import keep
 from connectors.source_rows import BinlogPosition, Chunk, Resume
 from processors.errors import UsageError
 from processors.ports import OpenRun
@@ -168,13 +168,7 @@ class ProgressFile:
 
     def save(self, progress: RunProgress) -> None:
         """Keeps the progress."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(progress), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        keep(self.path, asdict(progress))
 
     def remove(self) -> None:
         """Forgets the progress of a run that has ended."""

@@ -116,6 +116,13 @@ def rows_due(
         return _Folding(lake, con, keyed, partitions).rows_due(policy)
 
 
+def folded_at(lake: DeltaLake, keyed: KeyedTable, partitions: int) -> datetime | None:
+    """When the partition was folded that was not for longest; None: one never was."""
+    ids = [f"{_FOLDED_AT_ID}:{home}" for home in range(partitions)]
+    stand = KnownIds().read(lake.store.open(keyed.folded), ids)
+    return datetime.fromtimestamp(min(stand.values()), UTC) if len(stand) == partitions else None
+
+
 class _Folding:
     """One fold of one table: handles at the versions that it reads, and how far the buckets go."""
 

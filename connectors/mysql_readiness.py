@@ -11,8 +11,8 @@ from processors.errors import AccessDeniedError
 LEAST_RETENTION_H = 24
 """A connector that rests over a night must find the binlog that it did not read."""
 
-_READERS = ("REPLICATION SLAVE", "REPLICATION REPLICA", "ALL PRIVILEGES")
-_EVERYWHERE = "ON *.*"
+_READERS = frozenset({"REPLICATION SLAVE", "REPLICATION REPLICA", "ALL PRIVILEGES"})
+_EVERYWHERE = " ON *.* "
 
 
 def check_replication_right(connection: Connection, url: DatabaseUrl) -> list[str]:
@@ -23,7 +23,7 @@ def check_replication_right(connection: Connection, url: DatabaseUrl) -> list[st
 def judge_grants(grants: Iterable[str], url: DatabaseUrl) -> list[str]:
     """The same of the lines that `SHOW GRANTS` answers. Rights that come by a role are not looked into."""
     lines = [line.upper() for line in grants]
-    if any(_EVERYWHERE in line and any(right in line for right in _READERS) for line in lines):
+    if any(_READERS & _rights_everywhere(line) for line in lines):
         return []
     if any(" ON " not in line for line in lines):  # GRANT `role` TO `user`
         return [f"{url}: whether a role grants REPLICATION SLAVE was not looked at"]
@@ -31,6 +31,12 @@ def judge_grants(grants: Iterable[str], url: DatabaseUrl) -> list[str]:
         f"{url}: the user may not read the binlog",
         hint="GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO the user",
     )
+
+
+def _rights_everywhere(grant: str) -> set[str]:
+    """The rights of a line on all databases. REPLICATION SLAVE ADMIN is another right than REPLICATION SLAVE."""
+    rights, everywhere, _ = grant.removeprefix("GRANT ").partition(_EVERYWHERE)
+    return {right.strip() for right in rights.split(",")} if everywhere else set()
 
 
 def retention_notices(connection: Connection, url: DatabaseUrl) -> list[str]:

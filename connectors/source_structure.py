@@ -12,11 +12,13 @@ from processors.tables import TABLES
 
 @dataclass(frozen=True)
 class Structure:
-    """What was found. `is_source`: the database has at least one of the declared tables."""
+    """What was found. `is_source`: the database has at least one of the declared tables. `problem`: why it could not be
+    looked at, None if it was."""
 
     alarms: tuple[Alarm, ...]
     notices: tuple[str, ...]
     is_source: bool
+    problem: str | None = None
 
 
 def read_structure(url: DatabaseUrl) -> Structure:

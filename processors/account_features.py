@@ -78,7 +78,9 @@ def _prepare_whole(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, *, c
     con.execute(f"CREATE OR REPLACE TEMP VIEW documents AS SELECT {_READ} FROM {_LIVE}")
     con.execute(f"""
         CREATE OR REPLACE TEMP VIEW {AFFECTED} AS
-        SELECT d.account_id, d.invoice_id, d.document_version, d.invoice_bucket, d.account_since FROM {_LIVE}
+        SELECT d.account_id, d.invoice_id, d.document_version, d.invoice_bucket, d.account_since, d.date_issued,
+               d.payment_dates
+        FROM {_LIVE}
     """)
     committed = f"""
         SELECT s.* FROM {state_name(feature_set)} AS s

@@ -96,10 +96,14 @@ def derive_changes(con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, scop
     if feature_set.per_invoice:
         version = f"""JOIN {AFFECTED} AS i
             ON d.{owner} = i.account_id AND d.{feature_set.entity_key[0]} = i.invoice_id"""
-        provenance = "i.invoice_bucket AS entity_bucket, i.document_version"
+        provenance = (
+            "i.invoice_bucket AS entity_bucket, i.document_version,"
+            " greatest(i.date_issued, i.payment_dates) AS dated_on"
+        )
         differs = f"f.document_version < i.account_since OR {differs}"
     else:
-        version, provenance = "", "t.bucket AS entity_bucket, 0::BIGINT AS document_version"
+        version = ""
+        provenance = "t.bucket AS entity_bucket, 0::BIGINT AS document_version, NULL::DATE AS dated_on"
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE {changes} AS
         SELECT {columns}, t.bucket, o.epoch, {provenance}, FALSE AS deleted,

@@ -41,6 +41,14 @@ def merge_lines(con: duckdb.DuckDBPyConnection, *, lines: str, owned: str) -> No
     """
     differs = " OR ".join(f"n.{c} IS DISTINCT FROM s.{c}" for c in _VALUES)
     names = ", ".join(f"n.{c}" for c in LINE_SCHEMA.names)
+    # Rows are found by their keys alone first: the other columns are read of those that match, not of all.
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE known_item_lines AS
+        SELECT * FROM {LINES} WHERE rowid IN (
+          SELECT s.rowid FROM {LINES} AS s
+          SEMI JOIN {lines} AS n ON s.item_id = n.item_id AND s.invoice_id = n.invoice_id
+        )
+    """)
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE {NEW_LINES} AS
         WITH latest AS (
@@ -53,7 +61,7 @@ def merge_lines(con: duckdb.DuckDBPyConnection, *, lines: str, owned: str) -> No
                CASE WHEN s.invoice_id IS NULL THEN NOT n.deleted ELSE {differs} END AS changed
         FROM latest AS n
         JOIN {owned} AS o ON n.bucket = o.bucket
-        LEFT JOIN {LINES} AS s ON n.item_id = s.item_id AND n.invoice_id = s.invoice_id
+        LEFT JOIN known_item_lines AS s ON n.item_id = s.item_id AND n.invoice_id = s.invoice_id
         WHERE s.invoice_id IS NULL OR n.line_version > s.line_version
     """)
     con.execute(f"""

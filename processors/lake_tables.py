@@ -391,9 +391,15 @@ def feature_changes(feature_set: FeatureSet) -> LakeTable:
                 _field("feature_version", pa.int32(), "Version of the feature set's SQL."),
                 _field("valid_from", TIMESTAMP, "Latest source commit among the inputs that changed the row."),
                 _field("known_from", TIMESTAMP, "When the lake knew; never decreases within a bucket."),
+                _field(
+                    "dated_on",
+                    pa.date32(),
+                    "The later of the invoice's issue and payment dates then; null for deletions and other grains.",
+                ),
                 KNOWN_DATE,
             ]
         ),
+        added=("dated_on",),
     )
 
 

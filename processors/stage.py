@@ -268,10 +268,26 @@ class Stage(ABC):
 
     def _topic_ids_of_last_epoch(self, gained: frozenset[int]) -> dict[str, str]:
         """The topic ids that the last commits before this opening spoke of."""
-        found = (
-            self.metadata_of(b, None) for b in sorted(gained) if any((t, b) in self.positions for t in self.topics)
-        )
-        return dict(next((f["topic_ids"] for f in found if f), {}))
+        read = [b for b in sorted(gained) if any((t, b) in self.positions for t in self.topics)]
+        told = next((found["topic_ids"] for found in (self.metadata_of(b, None) for b in read) if found), None)
+        return dict(told) if told is not None else self._topic_ids_in_epochs(read)
+
+    def _topic_ids_in_epochs(self, buckets: Sequence[int]) -> dict[str, str]:
+        """The same by the rows of `epochs`: the commits are too long ago, or Delta's log was cleaned up since."""
+        if not buckets:
+            return {}
+        rows = self.con.sql(
+            f"""
+            SELECT o.topic, arg_max(o.topic_id, epoch)
+            FROM (
+              SELECT epoch, unnest(offsets) AS o FROM {self.context.lake.relation(EPOCHS.name)}
+              WHERE stage = $stage AND bucket IN ({", ".join(map(str, buckets))})
+            )
+            GROUP BY o.topic
+            """,
+            params={"stage": self.name},
+        ).fetchall()
+        return dict(rows)
 
     def _own(self, epochs: Mapping[int, int]) -> None:
         table = pa.table(

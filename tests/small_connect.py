@@ -32,13 +32,17 @@ class Kept:
 
 @dataclass
 class _World:
-    """`position`, `failure`: those of a connector that is registered from now on. `written`: METHOD PATH of what was
-    asked to change."""
+    """`position`, `failure`: those of a connector that is registered from now on. `asked`: METHOD PATH of every
+    request, `written` of those that are to change something."""
 
     position: dict[str, Any] | None = None
     failure: str | None = None
     connectors: dict[str, Kept] = field(default_factory=dict)
-    written: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    @property
+    def written(self) -> list[str]:
+        return [line for line in self.asked if not line.startswith("GET") and not line.endswith("validate")]
 
 
 class SmallConnect(ThreadingHTTPServer):
@@ -60,8 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.partition("?")[0].strip("/").split("/")
-        if self.command != "GET" and path[-1] != "validate":
-            self.server.world.written.append(f"{self.command} {self.path}")
+        self.server.world.asked.append(f"{self.command} {self.path}")
         status, answer = self._answered(path, json.loads(body) if body else {})
         data = b"" if answer is None else json.dumps(answer).encode()
         self.send_response(status)

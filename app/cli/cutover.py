@@ -52,10 +52,11 @@ def cutover(
     from batch_bootstrap.source import DEFAULT_CHUNK_ROWS
 
     settings = load_settings()
-    if status:
-        _show(state_file(settings).load(), as_json=as_json)
-        return
     console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if status:
+        saved = state_file(settings).load(lambda line: console.print(line, style="yellow", markup=False))
+        _show(saved, as_json=as_json)
+        return
     options = Options(method, chunk_rows or DEFAULT_CHUNK_ROWS, wait_s=wait, settle_s=settle, again=again)
     with stop_requests() as stop, row_bars(console) as report:
         state = run_cutover(

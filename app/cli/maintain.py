@@ -11,14 +11,22 @@ import typer
 from app.cli.upkeep import lake
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from rich.console import Console
+
+    from app.describe import Descriptions
     from app.maintain import Action, Done, Round
 
 _MB = 1_000_000
+_WIDTH = 120
+"""Columns that the table of all tables needs; a narrower terminal breaks its lines."""
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the group `lake`."""
     lake.command(epilog="Example: trs lake maintain --only compact,vacuum --dry-run")(maintain)
+    lake.command(epilog="Example: trs lake describe invoice_log --json")(describe)
 
 
 def maintain(
@@ -119,3 +127,126 @@ def _line(done: "Done") -> str:
         return told
     sizes = "" if done.bytes_before is None else f", {done.bytes_before / _MB:.1f} MB"
     return f"{told}: {done.files_before} files become {done.files_after}{sizes}"
+
+
+def describe(
+    table: Annotated[str | None, typer.Argument(help="One table, with its columns. Default: all tables.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every fact.")] = False,
+) -> None:
+    """Show per table rows, files and their sizes, versions that can be read, and the last upkeep.
+
+    By Delta's log: no data file is opened. Sizes of files are the median and the 95th percentile; "since" is the
+    oldest version that can still be read; "to fold" are rows that a log's folded table lacks; "last commit" leaves
+    upkeep's out.
+    """
+    from app.describe import describe as look
+    from app.describe import known_table
+    from app.printing import plain
+    from app.settings import load_settings
+    from processors.lake_tables import LAKE_TABLES
+
+    names = tuple(LAKE_TABLES) if table is None else (known_table(table),)
+    found = look(load_settings(), names)
+    if as_json:
+        typer.echo(json.dumps(plain(asdict(found)), indent=2))
+    elif table is None:
+        _print_all(found)
+    else:
+        _print_one(found)
+
+
+def _print_all(found: "Descriptions") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, _WIDTH)
+    shown = Table(box=None, header_style="bold")
+    for heading in ("table", "rows", "files", "MB", "median", "p95", "version", "since", "to fold", "last commit"):
+        shown.add_column(heading, justify="left" if heading == "table" else "right", no_wrap=True)
+    for each in found.tables:
+        facts = each.facts
+        shown.add_row(
+            facts.name,
+            f"{facts.rows:,}",
+            f"{facts.files:,}",
+            f"{facts.size_bytes / _MB:,.1f}",
+            *(("", "") if facts.sizes is None else (_size(facts.sizes.median), _size(facts.sizes.p95))),
+            str(facts.version),
+            str(facts.oldest_version),
+            "" if each.fold_debt is None else f"{each.fold_debt:,}",
+            _ago(facts.last_commit_at, found.read_at),
+        )
+    console.print(shown)
+    _print_end(console, found)
+
+
+def _print_one(found: "Descriptions") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from processors.lake_tables import LAKE_TABLES
+
+    (each,), console = found.tables, Console(highlight=False, soft_wrap=True)
+    facts, table = each.facts, LAKE_TABLES[each.facts.name]
+    sizes = facts.sizes
+    shown = {
+        "rows": f"{facts.rows:,}",
+        "files": f"{facts.files:,} of {facts.size_bytes / _MB:,.1f} MB",
+        "sizes of files": "-"
+        if sizes is None
+        else ", ".join(
+            f"{name} {_size(size)}"
+            for name, size in (
+                ("least", sizes.least),
+                ("median", sizes.median),
+                ("p95", sizes.p95),
+                ("greatest", sizes.greatest),
+            )
+        ),
+        "newest version": str(facts.version),
+        "oldest readable": f"{facts.oldest_version}, {_ago(facts.oldest_at, found.read_at)}",
+        "last checkpoint": "-" if facts.last_checkpoint is None else f"version {facts.last_checkpoint}",
+        "last commit": _ago(facts.last_commit_at, found.read_at),
+        "rows to fold": "-" if each.fold_debt is None else f"{each.fold_debt:,}",
+        "last fold": _ago(each.last_fold, found.read_at),
+        "last compaction": _ago(each.last_compaction, found.read_at),
+        "last vacuum": _ago(each.last_vacuum, found.read_at),
+    }
+    console.print(f"{table.name}: {table.doc}", style="bold", markup=False)
+    facts_table = Table(box=None, show_header=False)
+    for name, value in shown.items():
+        facts_table.add_row(name, value)
+    console.print(facts_table)
+    columns = Table("column", "type", "meaning", box=None, header_style="bold")
+    for field in table.schema:
+        doc = (field.metadata or {}).get(b"comment", b"").decode()
+        kind = "list of structs" if str(field.type).startswith("list<") and "struct" in str(field.type) else field.type
+        columns.add_row(field.name, str(kind), doc)
+    console.print(columns)
+    _print_end(console, found)
+
+
+def _print_end(console: "Console", found: "Descriptions") -> None:
+    from app.printing import message
+    from processors.features.as_of import format_time
+
+    through = "nothing is committed" if found.complete_through is None else format_time(found.complete_through)
+    console.print(f"as of {format_time(found.read_at)}, complete through: {through}", markup=False)
+    for each in found.tables:
+        if each.failure is not None:
+            message(f"upkeep of {each.facts.name} failed: {each.failure}", warning=True)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1000:,.0f} kB" if size_bytes < _MB else f"{size_bytes / _MB:,.1f} MB"
+
+
+def _ago(at: "datetime | None", now: "datetime") -> str:
+    if at is None:
+        return "-"
+    seconds = max(0.0, (now - at).total_seconds())
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"

@@ -1,6 +1,7 @@
-"""`trs lake retain`: how finely the history of features is kept."""
+"""`trs lake retain` and `trs lake advise`: how finely the history of features is kept, and what that costs."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,13 +9,15 @@ import typer
 from app.cli.upkeep import lake
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+    from app.advise import Advice
     from app.retention import Retention
 
 
 def register(app: typer.Typer) -> None:
-    """Nothing: the command is a part of the group `lake`."""
+    """Nothing: the commands are a part of the group `lake`."""
 
 
 @lake.command(epilog="Example: trs lake retain --tiers 90d:all,1y:day,*:month && trs lake retain --apply")
@@ -136,3 +139,96 @@ def _as_table(outcome: "Retention") -> "Table":
             step = {"all": "every change", "none": "its end"}.get(z.zone.step, f"ends of {z.zone.step}s")
             table.add_row(found.table, through, step, f"{z.rows:,}", f"{z.kept:,}")
     return table
+
+
+@lake.command(epilog="Example: trs lake advise --tiers 180d:all,*:month --plot history.png")
+def advise(
+    tiers: Annotated[
+        str | None, typer.Option(help="A plan of your own beside the usual ones. Default: TRS_HISTORY_TIERS.")
+    ] = None,
+    queries: Annotated[
+        int, typer.Option("--queries", min=0, help="Queries of a whole history per month, as Athena bills them.")
+    ] = 100,
+    prices: Annotated[Path | None, typer.Option(help="A TOML file of prices like the shipped one.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the sizes into this .png, .svg or .pdf file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Measure how the history of features grows, and price what it costs to keep it: for 1, 3 and 10 years.
+
+    Rows per day and sizes are measured in this lake; the first day, in which a snapshot arrives, is no churn.
+    """
+    from rich.console import Console
+
+    from app.advise import advise as run
+    from app.advise import plot as draw
+    from app.settings import load_settings
+
+    settings = load_settings()
+    advice = run(settings, own=tiers or settings.history_tiers, prices=prices, queries_per_month=queries)
+    if as_json:
+        typer.echo(json.dumps(_advice_as_json(advice), indent=2))
+    else:
+        _print_advice(Console(highlight=False, soft_wrap=True), advice)
+    if plot is not None:
+        draw(advice.costs, plot)
+
+
+def _advice_as_json(advice: "Advice") -> object:
+    from dataclasses import asdict
+
+    from app.printing import plain
+
+    return plain(
+        {
+            "read_at": advice.read_at,
+            "prices": advice.prices.model_dump(mode="json"),
+            "queries_per_month": advice.queries_per_month,
+            "other_tables": {"bytes": advice.other_bytes, "bytes_per_day": round(advice.other_bytes_per_day)},
+            "histories": [
+                asdict(c) | {"bytes_per_row": round(c.bytes_per_row, 1), "changes_per_day": round(c.changes_per_day, 1)}
+                for c in advice.churns
+            ],
+            "plans": [asdict(c) | {"dollars_per_month": round(c.dollars, 4)} for c in advice.costs],
+            "recommended": {"tiers": advice.tiers, "reason": advice.reason},
+        }
+    )
+
+
+def _print_advice(out: "Console", advice: "Advice") -> None:
+    from rich.table import Table
+
+    seen = Table("history", "rows", "MB", "entities", "days seen", "changes a day", box=None, header_style="bold")
+    for c in advice.churns:
+        numbers = (
+            f"{c.rows:,}",
+            f"{c.size_bytes / 1e6:,.1f}",
+            f"{c.entities:,}",
+            f"{c.days:,}",
+            f"{c.changes_per_day:,.1f}",
+        )
+        seen.add_row(c.table, *numbers)
+    out.print(seen)
+    plans = Table("kept", "years", "rows", "GB", "$ storage", "$ queries", box=None, header_style="bold")
+    for cost in advice.costs:
+        bound = "" if cost.sure else "at most "
+        plans.add_row(
+            cost.tiers,
+            str(cost.years),
+            f"{bound}{cost.rows:,}",
+            f"{cost.size_bytes / 1e9:,.3f}",
+            f"{cost.storage_dollars:,.2f}",
+            f"{cost.query_dollars:,.2f}",
+        )
+    out.print(plans)
+    p = advice.prices
+    out.print(
+        f"Dollars per month, {p.region}, prices of {p.as_of}; {advice.queries_per_month} queries of a whole history."
+    )
+    rest = advice.other_bytes + 3650 * advice.other_bytes_per_day
+    out.print(
+        f"All other tables are {advice.other_bytes / 1e9:,.3f} GB and grow by"
+        f" {advice.other_bytes_per_day / 1e6:,.1f} MB a day:"
+        f" ${rest / 1e9 * p.storage_gb_month:,.2f} a month after 10 years, whatever is kept here."
+    )
+    out.print(f"Recommended: {advice.tiers}", style="bold")
+    out.print(advice.reason)

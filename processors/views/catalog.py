@@ -123,7 +123,16 @@ def history_name(feature_set: FeatureSet) -> str:
     return f"{feature_set.name}_history"
 
 
-_ABOUT_CHANGES = ("valid_from", "known_from", "deleted", "document_version", "epoch", "bucket", "known_date")
+_ABOUT_CHANGES = (
+    "valid_from",
+    "known_from",
+    "dated_on",
+    "deleted",
+    "document_version",
+    "epoch",
+    "bucket",
+    "known_date",
+)
 
 
 def _of_features(feature_set: FeatureSet) -> tuple[View, ...]:
@@ -153,7 +162,7 @@ def _of_features(feature_set: FeatureSet) -> tuple[View, ...]:
             f" {until_sql(feature_set, 'known')} AS known_until, {until_sql(feature_set, 'valid')} AS valid_until"
             f" FROM (SELECT {columns}, {', '.join(_ABOUT_CHANGES)}, CAST('observed' AS VARCHAR) AS origin"
             f" FROM {changes}"
-            f" UNION ALL SELECT {columns}, valid_from, NULL, false, NULL, NULL, NULL, NULL, origin"
+            f" UNION ALL SELECT {columns}, valid_from, NULL, NULL, false, NULL, NULL, NULL, NULL, origin"
             f" FROM {reconstructed}) AS h",
             (
                 *comments,

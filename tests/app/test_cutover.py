@@ -4,6 +4,10 @@ The source is empty, so that no worker is needed, and Kafka Connect's REST API i
 in tests/stack.
 """
 
+import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,13 +19,18 @@ from pydantic import SecretStr
 from app.bootstrap import open_control_log
 from app.connector import plan_connector
 from app.cutover import STEPS, Options, run_cutover, state_file
-from app.cutover_state import CutoverState
+from app.cutover_state import CutoverState, StateFile, StepRecord, now
 from app.settings import Settings
+from app.wiring import kafka_config
 from batch_bootstrap.diff import Watcher
+from connectors.kafka import partition_counts
 from connectors.mysql import DatabaseUrl, connect, ddl, execute
-from processors.errors import ConnectError, SourceError, UsageError
-from processors.tables import TABLES
+from processors.errors import ConnectError, RetryableError, SourceError, UsageError
+from processors.tables import TABLES, all_topics
+from tests.app.commands import trs
 from tests.small_connect import Kept, SmallConnect
+from tests.stack_helpers import environment
+from tests.waiting import wait_until
 
 FAR = {"file": "binlog.999999", "pos": 4}
 """A place behind all that the server will write."""
@@ -158,32 +167,21 @@ def test_run_that_ended_well_but_was_not_noted_is_found_if_it_was_of_the_method(
 # The place after the rows
 
 
-def test_connector_that_rests_has_not_passed_the_rows(shop: Settings, kafka_connect: SmallConnect) -> None:
+def test_connector_that_rests_or_is_gone_has_not_passed_the_rows_and_one_that_is_made_anew_needs_them_again(
+    shop: Settings, kafka_connect: SmallConnect
+) -> None:
     kafka_connect.world.position = NEAR
     with pytest.raises(ConnectError, match=r"connector c does not run: it is paused.*trs cutover"):
         cut_over(shop, at=("lag", lambda: setattr(kafka_connect.world.connectors["c"], "state", "PAUSED")))
-    assert cut_over(shop).finished_at is not None
-    assert kafka_connect.world.connectors["c"].state == "RUNNING"
-
-
-def test_connector_that_is_deleted_amid_the_steps_is_made_again_and_the_rows_are_brought_again(
-    shop: Settings, kafka_connect: SmallConnect
-) -> None:
     with pytest.raises(ConnectError, match="connector c does not run: it is gone"):
         cut_over(shop, at=("lag", kafka_connect.world.connectors.clear))
+    assert kafka_connect.world.written == ["PUT /connectors/c/config", "PUT /connectors/c/resume"]
+    assert kinds(shop) == ["snapshot"]
     told: list[str] = []
     state = cut_over(shop, told=told)
     assert "c is gone from Kafka Connect: the rows are sent again once it runs" in told
     assert (state.finished_at is not None, kinds(shop)) == (True, ["snapshot", "diff"])
-
-
-def test_place_that_is_never_noted_on_a_quiet_source_is_told_and_the_comparison_decides(
-    shop: Settings, kafka_connect: SmallConnect
-) -> None:
-    kafka_connect.world.position = NEAR
-    told: list[str] = []
-    state = cut_over(shop, told=told)
-    assert (state.finished_at is not None, state.steps["lag"].facts["passed"]) == (True, False)
+    assert state.steps["lag"].facts["passed"] is False
     assert any("has not noted binlog." in line for line in told)
 
 
@@ -194,9 +192,8 @@ def test_connector_that_fails_is_told_with_its_reason_and_gone_on_with_once_it_i
     broken = partial(setattr, kafka_connect.world, "failure", "a.B: binlog is gone, said trs-devstack")
     with pytest.raises(ConnectError, match=r"connector c failed: a\.B: binlog is gone, said \*\*\*"):
         cut_over(shop, at=("connector", broken))
-    kafka_connect.world.connectors["c"].failure = None
-    kafka_connect.world.connectors["c"].position = FAR
-    assert cut_over(shop).finished_at is not None
+    kafka_connect.world.connectors["c"] = Kept(kafka_connect.world.connectors["c"].config, position=FAR)
+    assert "connector" in cut_over(shop, through="connector").steps
 
 
 # The lake
@@ -217,5 +214,75 @@ def test_snapshot_that_somebody_began_before_the_connector_is_not_counted(shop: 
     with pytest.raises(SourceError, match=f"run {run} of theirs is open, and began before.*trs bootstrap snapshot"):
         cut_over(shop)
     control.close_run(run, {"rows": {}})
-    state = cut_over(shop)
-    assert (state.finished_at is not None, kinds(shop)) == (True, ["snapshot", "diff"])
+    assert cut_over(shop, through="lag").steps["rows"].facts["run"] == run + 1
+
+
+# The command
+
+
+def test_plan_shows_the_steps_and_changes_nothing(shop: Settings, kafka_connect: SmallConnect, tmp_path: Path) -> None:
+    variables = {name: value for name, value in environment(shop).items() if name.startswith("TRS_")}
+    asked = kafka_connect.world.asked
+    before = sorted(tmp_path.rglob("*"))
+    for arguments in (("--plan",), ("--status",), ("--plan", "--again", "--with", "diff")):
+        answer = trs("cutover", *arguments, **variables)
+        assert (answer.code, "not begun" in answer.out) == (0, True)
+        assert all(step in answer.out for step in STEPS)
+    assert (sorted(tmp_path.rglob("*")), asked) == (before, [])
+    assert partition_counts(kafka_config(shop), all_topics(shop.topic_prefix)) == {}
+
+    cut_over(shop, through="connector")
+    held, count = state_file(shop).path.read_bytes(), len(asked)
+    shown = json.loads(trs("cutover", "--plan", "--json", **variables).out)
+    assert (list(shown["steps"]), shown["attempts"]) == (["preflight", "connector"], 1)
+    assert (state_file(shop).path.read_bytes(), len(asked)) == (held, count)
+
+
+def test_signal_in_a_step_ends_the_command_and_the_next_goes_on(shop: Settings, kafka_connect: SmallConnect) -> None:
+    kafka_connect.world.position = None
+    command = [sys.executable, "-m", "app.cli.main", "cutover"]
+    process = subprocess.Popen(
+        command, env=environment(shop), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(lambda: "c" in kafka_connect.world.connectors, timeout_s=60, what="it waits for a position")
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "goes on when the same command is given again" in said
+    state = state_file(shop).load()
+    assert state is not None
+    assert (list(state.steps), state.finished_at) == (["preflight"], None)
+    kafka_connect.world.connectors["c"].position = FAR
+    assert list(cut_over(shop, through="connector").steps) == ["preflight", "connector"]
+
+
+# Its own notes
+
+
+@pytest.mark.parametrize("text", ['{"connector": "c", "steps": {}, "of_tomorrow": 1}', '{"conn', "[]", '{"steps": {}}'])
+def test_state_of_another_version_does_not_count_and_is_told(tmp_path: Path, text: str) -> None:
+    file = StateFile(tmp_path, "c")
+    file.path.write_text(text)
+    told: list[str] = []
+    assert file.load(told.append) is None
+    assert told == [f"{file.path} is not of this version: it does not count"]
+
+
+def test_state_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
+    state = CutoverState("c", "mysql", "diff", now(), 3, 7, "g", {"rows": StepRecord(now(), 1.5, {"run": 8})})
+    file = StateFile(tmp_path / "new", "c")
+    assert file.load() is None
+    file.save(state)
+    assert file.load() == state
+
+
+def test_second_cut_over_on_a_machine_is_refused_while_one_runs(tmp_path: Path) -> None:
+    file = StateFile(tmp_path, "c")
+    with file.alone(), pytest.raises(RetryableError, match=r"another cut-over runs.*--status"), file.alone():
+        pass
+    with file.alone():
+        pass

@@ -186,3 +186,17 @@ def test_tiers_that_make_no_sense_are_refused(lake: SmallLake) -> None:
 
 def test_no_lake_is_said(tmp_path: Path) -> None:
     assert trs("lake", "retain", TRS_LAKE=str(tmp_path / "none")).code == 4
+
+
+def test_advice_is_printed_and_drawn(lake: SmallLake, tmp_path: Path) -> None:
+    picture = tmp_path / "history.svg"
+    answer = trs("lake", "advise", "--plot", str(picture), TRS_LAKE=lake.uri)
+    assert answer.code == 0, answer.err
+    assert "Recommended: " in answer.out
+    assert "GB and grow by" in answer.out
+    assert picture.read_text().startswith("<?xml")
+    told = json.loads(trs("lake", "advise", "--json", "--tiers", "7d:all,*:day", TRS_LAKE=lake.uri).out)
+    assert {p["tiers"] for p in told["plans"]} >= {"7d:all,*:day", "*:all"}
+    history = next(h for h in told["histories"] if h["table"] == CHANGES)
+    assert (history["rows"], history["entities"]) == (1500, 10)
+    assert trs("lake", "advise", "--plot", str(tmp_path / "x.gif"), TRS_LAKE=lake.uri).code == 2

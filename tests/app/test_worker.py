@@ -15,10 +15,12 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from app.local_workers import local_workers
 from app.settings import Settings
 from app.web import WorkerState
 from app.wiring import kafka_config
 from connectors.kafka import ensure_topics, watermarks
+from connectors.lake import LakeLocation, LakeStore
 from tests.app.commands import trs
 from tests.app.worker_process import Ledger, WorkerProcess, environment, produce, topics
 from tests.waiting import wait_until
@@ -471,3 +473,54 @@ def test_worker_second_sigint_ends_at_once(settings: Settings, ledger: Ledger, s
     worker.process.send_signal(signal.SIGINT)
 
     assert worker.wait(5) == 130
+
+
+def test_upkeep_that_fails_is_told_and_the_worker_goes_on_until_a_round_succeeds(
+    settings: Settings, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = settings.home / "lake of upkeep"
+    monkeypatch.setenv("TRS_UPKEEP_EVERY", "1s")
+    monkeypatch.setenv("TRS_UPKEEP_BUDGET_PERCENT", "100")
+    monkeypatch.setenv("TRS_LAKE", str(lake))
+    worker = start()
+
+    def upkeep() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(worker.get("/status.json")[1])["upkeep"]
+        return found
+
+    wait_until(lambda: upkeep()["failure"] is not None, timeout_s=60, what="a round has failed")
+    assert "there is no lake" in upkeep()["failure"]
+    assert "upkeep failed; it is tried again" in worker.log
+    (told,) = [str(w) for w in local_workers(settings.home) if w.pid == worker.pid]
+    assert "upkeep failed: there is no lake" in told
+    assert worker.get("/health")[0] == 200
+    LakeStore(LakeLocation(str(lake))).create()
+    wait_until(lambda: upkeep()["failure"] is None, timeout_s=60, what="a round succeeds")
+    assert upkeep()["last_actions"] > 0
+    assert worker.stop() == 0
+
+
+def test_worker_that_is_stopped_ends_a_round_of_upkeep_within_seconds(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round waits for an object store that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("TRS_UPKEEP_EVERY", "1s")
+        monkeypatch.setenv("TRS_LAKE", "s3://bucket/lake")
+        monkeypatch.setenv("TRS_AWS_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for name in ("TRS_AWS_ACCESS_KEY", "TRS_AWS_SECRET_KEY"):
+            monkeypatch.setenv(name, "any")
+        worker = start()
+
+        def rounds() -> list[int]:
+            children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+            return [int(pid) for pid in children if b"maintain" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+        wait_until(lambda: bool(rounds()), timeout_s=60, what="a round has begun")
+        (running,), seen = rounds(), time.monotonic()
+        wait_until(lambda: time.monotonic() - seen > 5, timeout_s=10, what="one that did not wait would have ended")
+        assert rounds() == [running]
+        began = time.monotonic()
+        assert worker.stop() == 0
+        assert time.monotonic() - began < 15
+        wait_until(lambda: not Path(f"/proc/{running}").exists(), timeout_s=5, what="the round has ended")

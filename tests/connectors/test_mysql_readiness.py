@@ -16,6 +16,7 @@ URL = DatabaseUrl("db", 3306, "trs", "s3cret", "trs")
     [
         "GRANT SELECT, REPLICATION SLAVE, BINLOG MONITOR ON *.* TO `trs`@`%`",
         "GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO `trs`@`%`",
+        "GRANT SELECT,REPLICATION SLAVE ON *.* TO `trs`@`%` IDENTIFIED BY PASSWORD '*00'",
         "GRANT ALL PRIVILEGES ON *.* TO `root`@`localhost` WITH GRANT OPTION",
     ],
 )
@@ -23,9 +24,17 @@ def test_user_that_may_read_the_binlog_is_fine(grant: str) -> None:
     assert judge_grants([grant, "GRANT SELECT ON `trs`.* TO `trs`@`%`"], URL) == []
 
 
-def test_user_without_the_right_is_refused_with_the_grant_that_lacks() -> None:
+@pytest.mark.parametrize(
+    "grant",
+    [
+        "GRANT ALL PRIVILEGES ON `trs`.* TO `trs`@`%`",
+        "GRANT SELECT, REPLICATION SLAVE ADMIN, BINLOG MONITOR ON *.* TO `trs`@`%`",
+        "GRANT REPLICATION_SLAVE_ADMIN,REPLICATION_APPLIER ON *.* TO `trs`@`%` WITH GRANT OPTION",
+    ],
+)
+def test_user_without_the_right_is_refused_with_the_grant_that_lacks(grant: str) -> None:
     with pytest.raises(AccessDeniedError, match="may not read the binlog") as error:
-        judge_grants(["GRANT USAGE ON *.* TO `trs`@`%`", "GRANT ALL PRIVILEGES ON `trs`.* TO `trs`@`%`"], URL)
+        judge_grants(["GRANT USAGE ON *.* TO `trs`@`%`", grant], URL)
     assert "REPLICATION SLAVE" in (error.value.hint or "")
 
 

@@ -13,18 +13,21 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from connectors.compaction import compact, data_files
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
+from processors.compaction import FileGroup
 from processors.engine import EngineConfig, StreamEngine
 from processors.errors import UnavailableError
 from processors.keyed_table import KeyedTable
-from processors.lake_tables import INVOICE_LOG, INVOICES_KEYED
+from processors.lake_tables import INVOICE_LOG, INVOICES_KEYED, LAKE_TABLES
 from processors.ports import KeyedFiles
 from processors.records import RawBatch
 from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC
 from tests.waiting import wait_until
 
 PREFIX, PARTITION, SETTLE_S = "test", 0, 60
+LOGS = ("sku_log", "invoice_log", "account_log", "epochs")
 STAMP_MS = 1_700_000_000_000
 Row = Mapping[str, object]
 SKU = {"item_id": "a", "item_name": "A", "item_description": "A", "item_cost_price": "1", "item_retail_price": "2.50"}
@@ -219,7 +222,7 @@ def test_documents_wait_while_the_broker_holds_much_more(shell: Open, topics: To
 def test_features_wait_for_all_documents_of_the_epoch_that_was_sent(
     shell: Open, topics: Topics, location: LakeLocation
 ) -> None:
-    topics.add("invoices", event("invoices", "c", 5, INVOICE | {"invoice_id": 2}))
+    topics.add("invoices", event("invoices", "c", 5, INVOICE | {"invoice_id": 2, "date_issued": 18011}))
     one = shell(topics)
     one.offer_all()
     wait_until(lambda: len(documents(topics)) == 2, timeout_s=SETTLE_S, what="both documents are sent")
@@ -364,7 +367,9 @@ class CrashingLake(DeltaLake):
 def test_bad_record_lands_once_in_dead_letters_though_the_log_commit_failed(
     shell: Open, topics: Topics, location: LakeLocation
 ) -> None:
-    topics.add("invoices", b"no json at all", event("invoices", "c", 5, INVOICE | {"invoice_id": 2}))
+    topics.add(
+        "invoices", b"no json at all", event("invoices", "c", 5, INVOICE | {"invoice_id": 2, "date_issued": 18011})
+    )
     crashed = shell(topics, CrashingLake(location))
     crashed.offer_all()
     wait_until(crashed.engine.failure.done, timeout_s=SETTLE_S, what="the engine fails")
@@ -381,7 +386,7 @@ def test_bad_record_lands_once_in_dead_letters_though_the_log_commit_failed(
 def test_marks_of_dead_letters_do_not_outlive_their_topic_though_no_log_commit_names_it(
     shell: Open, topics: Topics, location: LakeLocation
 ) -> None:
-    topics.add("invoices", b"bad", event("invoices", "c", 5, INVOICE | {"invoice_id": 2}))
+    topics.add("invoices", b"bad", event("invoices", "c", 5, INVOICE | {"invoice_id": 2, "date_issued": 18011}))
     crashed = shell(topics, CrashingLake(location))
     crashed.offer_all()
     wait_until(crashed.engine.failure.done, timeout_s=SETTLE_S, what="the engine fails")
@@ -444,7 +449,7 @@ def test_gap_that_was_accepted_is_read_on_from_where_the_shell_begins(
     first = shell(topics)
     first.settle()
     first.engine.stop()
-    topics.add("invoices", b"expired", event("invoices", "c", 5, INVOICE | {"invoice_id": 2}))
+    topics.add("invoices", b"expired", event("invoices", "c", 5, INVOICE | {"invoice_id": 2, "date_issued": 18011}))
     second = shell(topics)
     assert second.positions[f"{PREFIX}.invoices"] == 1
     second.positions[f"{PREFIX}.invoices"] = 2
@@ -456,7 +461,7 @@ def test_gap_that_was_accepted_is_read_on_from_where_the_shell_begins(
 def test_positions_in_a_topic_that_was_made_anew_are_forgotten(
     shell: Open, topics: Topics, location: LakeLocation
 ) -> None:
-    topics.add("invoices", b"bad", event("invoices", "c", 5, INVOICE | {"invoice_id": 2}))
+    topics.add("invoices", b"bad", event("invoices", "c", 5, INVOICE | {"invoice_id": 2, "date_issued": 18011}))
     first = shell(topics)
     first.settle()
     first.engine.stop()
@@ -469,3 +474,48 @@ def test_positions_in_a_topic_that_was_made_anew_are_forgotten(
     assert sorted(r["record_value"] for r in rows(location, "dead_letters")) == [b"also bad", b"bad"]
     second.engine.stop()
     assert shell(topics, topic_ids={name: "made anew"}).positions[name] == 1
+
+
+def test_compaction_of_the_logs_makes_no_row_derived_again_and_none_missed(
+    shell: Open, topics: Topics, location: LakeLocation
+) -> None:
+    """The price tail follows the files of sku_log: old prices come again in new files, beside a new one."""
+    open_shell = shell(topics)
+    open_shell.settle()
+    for number in range(3):
+        topics.add("skus", event("skus", "u", 100 + number, SKU | {"item_id": f"other {number}"}))
+        open_shell.settle()
+    before = [rows(location, name) for name in (*LOGS, "invoice_features_changes")]
+    compact_today(location)
+    topics.add("invoices", event("invoices", "c", 200, INVOICE | {"invoice_id": 2, "date_issued": 18011}))
+    topics.add("skus", event("skus", "c", 201, SKU | {"item_id": "b", "item_retail_price": "7"}))
+    open_shell.settle()
+    topics.add("invoice_line_items", event("invoice_line_items", "c", 202, {**LINE, "invoice_id": 2, "item_id": "b"}))
+    open_shell.settle()
+    after = [rows(location, name) for name in (*LOGS, "invoice_features_changes")]
+    assert [f["inv_id"] for f in after[-1]].count(1) == len(before[-1])
+    assert all(row in now for then, now in zip(before, after, strict=True) for row in then)
+    wait_until(lambda: totals(location)[2] == 28, timeout_s=SETTLE_S, what="the new price is used")
+    assert totals(location) == {1: 10, 2: 28}
+    open_shell.engine.stop()
+    compact_today(location)
+    again = shell(topics)
+    again.settle()
+    assert totals(location) == {1: 10, 2: 28}
+    assert len(rows(location, "invoice_features_changes")) == len(after[-1])
+
+
+def totals(location: LakeLocation) -> dict[int, int]:
+    found = sorted(rows(location, "invoice_features_changes"), key=lambda r: (r["document_version"], r["epoch"]))
+    return {row["inv_id"]: int(row["inv_total"]) for row in found}
+
+
+def compact_today(location: LakeLocation) -> None:
+    """All files of each log become one."""
+    lake = DeltaLake(location)
+    with duckdb.connect() as con:
+        lake.prepare(con)
+        for name in LOGS:
+            files = data_files(lake.store.open(name))
+            assert len({f.day for f in files}) == 1, "the day turned amid the test"
+            assert compact(lake, con, LAKE_TABLES[name], FileGroup(files[0].day, tuple(files), parts=1)).committed

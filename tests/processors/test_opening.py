@@ -43,12 +43,12 @@ class RacingLake(DeltaLake):
         return log
 
 
-def sku_stage(folder: Path, lake: DeltaLake | None = None) -> SkuStage:
+def sku_stage(folder: Path, lake: DeltaLake | None = None, topic_id: str = "1") -> SkuStage:
     lake = lake or DeltaLake(LakeLocation(str(folder / "lake")))
     con = open_state(spill=folder / "spill", memory_mb=200, threads=1)
     con.execute("SET TimeZone = 'UTC'")
     lake.prepare(con)
-    return SkuStage(StageContext(lake=lake, topic_ids={TOPIC: "1"}, writer="test"), con, [TOPIC])
+    return SkuStage(StageContext(lake=lake, topic_ids={TOPIC: topic_id}, writer="test"), con, [TOPIC])
 
 
 def account_stage(folder: Path, clock: datetime) -> AccountStage:
@@ -130,3 +130,19 @@ def test_time_of_knowledge_rises_through_owners_whose_clocks_are_behind(tmp_path
     assert all(earlier < later for earlier, later in pairwise(told))
     assert told[0] >= noon
     assert told[-1] > noon + timedelta(seconds=1)
+
+
+def test_topic_that_was_made_anew_is_noticed_though_the_log_of_the_table_was_cleaned_up(tmp_path: Path) -> None:
+    former = sku_stage(tmp_path)
+    former.assign(frozenset({0}))
+    former.run_epoch(moved(0, 5))
+    lake = DeltaLake(LakeLocation(str(tmp_path / "lake")))
+    later = {"delta.logRetentionDuration": "interval 2 days"}  # a commit of upkeep's
+    lake.store.open(SKU_LOG.name).alter.set_table_properties(later)
+    lake.store.open(SKU_LOG.name).create_checkpoint()
+    for commit in sorted((tmp_path / "lake" / SKU_LOG.name / "_delta_log").glob("*.json"))[:-1]:
+        commit.unlink()
+    newcomer = sku_stage(tmp_path, topic_id="2")
+    found = newcomer.assign(frozenset({0}))[TOPIC, 0]
+    assert found is not None
+    assert (found.next_offset, found.topic_id) == (5, "1")

@@ -256,3 +256,19 @@ def test_deletion_in_an_account_that_had_deleted_the_invoice_before_ends_its_row
     world.features_epoch([], [d for d in world.sent if d["account_id"] == 7])
 
     assert 1 not in committed(world, INVOICE_FEATURES)
+
+
+def test_history_says_on_which_day_it_happened_by_the_dates_in_the_row(con: duckdb.DuckDBPyConnection) -> None:
+    """A diff finds a payment long after it was made: the times of the history are those of the reading."""
+
+    def invoice(order: int, paid: date | None, *, deleted: bool = False) -> Record:
+        values = (("account_id", 7), ("date_issued", date(2024, 1, 1)), ("payment_dates", paid))
+        return Record("invoices", (1,), order, order, is_delete=deleted, is_create=False, values=values)
+
+    world = World(con, "creation")
+    for record in (invoice(1, None), invoice(2, date(2024, 3, 5)), invoice(3, date(2024, 3, 5), deleted=True)):
+        world.rows_epoch([record])
+        world.features_epoch([], world.sent)
+    days = [r["dated_on"] for r in world.history[INVOICE_FEATURES.name]]
+    assert days == [date(2024, 1, 1), date(2024, 3, 5), None]
+    assert all(r["dated_on"] is None for f in FEATURE_SETS if not f.per_invoice for r in world.history[f.name])
