@@ -23,8 +23,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from app import description
-from app.description import Description
+from app import feature_overview
+from app.feature_overview import Description
 from app.frames import Kind, check_kind, from_arrow, kind_of, to_arrow, with_columns
 from app.lake_session import LakeSession, named_feature_set
 from app.settings import load_settings
@@ -184,7 +184,7 @@ def describe() -> Description:
     ...
     """
     with LakeSession(load_settings()) as session:
-        return description.describe(session)
+        return feature_overview.describe(session)
 
 
 def drift(before: Any, after: Any, columns: Sequence[str] | None = None, *, bins: int = 10, to: Kind = "arrow") -> Any:

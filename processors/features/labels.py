@@ -71,8 +71,8 @@ def _column(labels: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _as_key(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    # Text as a number, or a number as text, would be a guess; numbers among themselves are exact or refused.
-    if (pa.types.is_integer(kind) or pa.types.is_decimal(kind)) and not _is_number(column.type):
+    # Text as a number, or a number as text, would be a guess; within a family a cast is exact or refused.
+    if _family(column.type) != _family(kind):
         raise UsageError(f"labels: `{name}` is {column.type}, the key is {kind}", hint=f"cast it to {kind}")
     try:
         return column.cast(kind)
@@ -80,8 +80,15 @@ def _as_key(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.Chunked
         raise UsageError(f"labels: `{name}` does not fit the key's type {kind}: {str(error).splitlines()[0]}") from None
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+def _family(kind: pa.DataType) -> str:
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _family(kind.value_type)
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        return "number"
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return "text"
+    return "time" if types.is_date(kind) or types.is_timestamp(kind) else str(kind)
 
 
 def _as_time(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
