@@ -25,14 +25,14 @@ import pyarrow.compute as pc
 
 from app import feature_overview
 from app.feature_overview import Description
-from app.frames import Kind, check_kind, from_arrow, kind_of, to_arrow, with_columns
+from app.frames import Kind, check_kind, column_names, from_arrow, kind_of, to_arrow, with_columns
 from app.lake_session import LakeSession, named_feature_set
 from app.settings import load_settings
 from processors.features.as_of import Axis, format_time, parse_time
 from processors.features.compare import ColumnChange, Comparison
 from processors.features.declarations import FeatureSet
 from processors.features.drift import drift as _drift
-from processors.features.labels import LABEL_TIME, check_names, label_points
+from processors.features.labels import LABEL_TIME, check_names, key_columns, label_points
 
 __all__ = [
     "ColumnChange",
@@ -121,9 +121,11 @@ def training_set(
      {'invoice': 9, 'time': datetime.date(2024, 6, 1), 'inv_total': None, 'has_features': False}]
     """
     features = named_feature_set(feature_set)
-    table = to_arrow(labels, "labels")
-    check_names(table, features, prefix=prefix)
-    points = label_points(table, features, entity=entity, time=time)
+    if kind_of(labels) == "arrow":
+        labels = to_arrow(labels, "labels")  # a stream can be read once
+    asked = (*key_columns(features, entity), time)
+    check_names(column_names(labels, "labels"), features, asked=asked, prefix=prefix)
+    points = label_points(to_arrow(labels, "labels", asked), features, entity=entity, time=time)
     check_kind(to or kind_of(labels))
     with LakeSession(load_settings()) as session:
         _warn_of_labels(session, features, points)
@@ -131,7 +133,9 @@ def training_set(
         _warn_of_emptiness(session, features, axis, found)
     if prefix:
         found = found.rename_columns([prefix + name for name in found.column_names])
-    return with_columns(labels if to is None or to == kind_of(labels) else from_arrow(table, to), found)
+    if to is not None and to != kind_of(labels):
+        labels = from_arrow(to_arrow(labels, "labels"), to)
+    return with_columns(labels, found)
 
 
 def delta(

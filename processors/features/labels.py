@@ -22,12 +22,9 @@ def label_points(
 
     `entity`: the labels' columns of the key in the order of the key, by default those of the same names. A time without
     a zone is UTC, a date is its first moment; what is finer than a microsecond is cut off. Raises UsageError for
-    columns that are missing, null, or of a type that does not stand for a key or a time.
+    columns with nulls, or of a type that does not stand for a key or a time.
     """
-    names = feature_set.entity_key if entity is None else (entity,) if isinstance(entity, str) else tuple(entity)
-    if len(names) != len(feature_set.entity_key):
-        key = ", ".join(feature_set.entity_key)
-        raise UsageError(f"entity={entity!r}: {feature_set.name} has the key {key}", hint="name a column for each")
+    names = key_columns(feature_set, entity)
     columns: dict[str, object] = {ROW_NUMBER: pa.array(range(labels.num_rows), pa.int64())}
     types = {c.name: c.arrow_type for c in feature_set.columns}
     for key, name in zip(feature_set.entity_key, names, strict=True):
@@ -36,10 +33,28 @@ def label_points(
     return pa.table(columns)
 
 
-def check_names(labels: pa.Table, feature_set: FeatureSet, *, prefix: str) -> None:
-    """Raises UsageError where a column of the labels has the name of one that is to be added."""
+def key_columns(feature_set: FeatureSet, entity: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The labels' columns of the key, in its order; see `label_points`."""
+    names = feature_set.entity_key if entity is None else (entity,) if isinstance(entity, str) else tuple(entity)
+    if len(names) != len(feature_set.entity_key):
+        key = ", ".join(feature_set.entity_key)
+        raise UsageError(f"entity={entity!r}: {feature_set.name} has the key {key}", hint="name a column for each")
+    return names
+
+
+def check_names(columns: Sequence[str], feature_set: FeatureSet, *, asked: Sequence[str], prefix: str) -> None:
+    """Raises UsageError where labels of these columns lack one that is asked for, have it twice, or have one of the
+    name of one that is to be added.
+    """
+    for name in asked:
+        if list(columns).count(name) != 1:
+            state = "no column" if name not in columns else "several columns"
+            raise UsageError(
+                f"the labels have {state} `{name}`",
+                hint=f"they have {', '.join(map(str, columns))}; entity= and time= say which to use",
+            )
     added = [prefix + name for name in (*value_columns(feature_set), *ABOUT_FEATURES)]
-    taken = [name for name in added if name in labels.column_names]
+    taken = [name for name in added if name in columns]
     if taken:
         raise UsageError(
             f"the labels have a column `{taken[0]}` already, and the features would add one",
@@ -53,14 +68,7 @@ def value_columns(feature_set: FeatureSet) -> tuple[str, ...]:
 
 
 def _column(labels: pa.Table, name: str) -> pa.ChunkedArray:
-    found = [at for at, column in enumerate(labels.column_names) if column == name]
-    if len(found) != 1:
-        state = "no column" if not found else "several columns"
-        raise UsageError(
-            f"the labels have {state} `{name}`",
-            hint=f"they have {', '.join(labels.column_names)}; entity= and time= say which to use",
-        )
-    column = labels.column(found[0])
+    column = labels.column(name)
     if column.null_count:
         first = pc.index(pc.is_null(column, nan_is_null=False), True).as_py()
         raise UsageError(
