@@ -3,7 +3,8 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,11 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from app.settings import Settings
+from app.wiring import lake_location
 from connectors.compaction import Compacted, FileRewrite, compact, data_files, file_stats, unknown_columns
 from connectors.delta_lake import DeltaLake
 from connectors.lake import FencedTable, LakeLocation
+from connectors.table_facts import table_facts
+from connectors.table_folder import TableFolder
+from connectors.table_upkeep import TableUpkeep
 from processors.compaction import CompactionPolicy, compacted_tables, file_groups, sort_columns
-from processors.lake_tables import LAKE_TABLES, SKU_LOG, LakeTable
+from processors.lake_tables import ACCOUNT_LOG, LAKE_TABLES, SKU_LOG, LakeTable
 
 TODAY = datetime.now(UTC).date()
 CLOSED = TODAY - timedelta(days=3)
@@ -61,8 +67,8 @@ def some_rows(table: LakeTable, day: date, chance: random.Random, count: int = 5
 class Tables:
     """A lake, a connection that reads it, and random commits."""
 
-    def __init__(self, folder: Path) -> None:
-        self.lake = DeltaLake(LakeLocation(str(folder)))
+    def __init__(self, folder: Path | str, options: Mapping[str, str] | None = None) -> None:
+        self.lake = DeltaLake(LakeLocation(str(folder), options or {}))
         self.chance = random.Random(5)
         self.con = duckdb.connect()
         self.lake.prepare(self.con)
@@ -70,7 +76,7 @@ class Tables:
     def grow(self, table: LakeTable, day: date, commits: int) -> None:
         for _ in range(commits):
             rows = some_rows(table, day, self.chance)
-            write_deltalake(self.lake.store.location.table(table.name), rows, mode="append")
+            write_deltalake(self.lake.store.open(table.name), rows, mode="append")
 
     def rows(self, name: str) -> Counter[str]:
         found = self.con.sql(f"FROM {self.lake.relation(name)}").to_arrow_table().to_pylist()
@@ -266,3 +272,29 @@ def test_statistics_of_a_file_enclose_its_values(tmp_path: Path) -> None:
 
 def test_every_compacted_table_is_declared() -> None:
     assert {t.name for t in compacted_tables()} <= LAKE_TABLES.keys()
+
+
+def test_compaction_and_vacuum_on_an_object_store(stack_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = lake_location(stack_settings)
+    tables = Tables(location.uri, location.storage_options)
+    with closing(tables.con):
+        worker = writer(tables)
+        tables.grow(ACCOUNT_LOG, CLOSED, 3)
+        before = {t.name: tables.rows(t.name) for t in (SKU_LOG, ACCOUNT_LOG)}
+        amid(monkeypatch, lambda: worker.append(sku(0, 5, TODAY), {EPOCH: 5}))
+        (done,), (other,) = tables.compact(SKU_LOG), tables.compact(ACCOUNT_LOG)
+        assert (done.committed, done.files_before, other.committed, other.files_before) == (True, 3, True, 3)
+        assert tables.rows(SKU_LOG.name).total() == 4
+        assert tables.rows(ACCOUNT_LOG.name) == before[ACCOUNT_LOG.name]
+        for name in before:
+            upkeep = TableUpkeep(tables.lake.store, name, time_travel_days=7)
+            upkeep.checkpoint()
+            assert upkeep.vacuum() == 0, "all is younger than the retention"
+            facts = table_facts(tables.lake.store, name, files_gone_before=None)
+            assert facts.last_checkpoint == facts.version
+            assert facts.oldest_version == 0
+        folder = TableFolder(tables.lake.store.location, SKU_LOG.name)
+        removed = [path for path, _ in folder.list(f"known_date={CLOSED}") if "compacted" not in path]
+        assert len(removed) == 3
+        folder.delete([f"known_date={CLOSED}/{path}" for path in (*removed, "absent")])
+        assert tables.rows(SKU_LOG.name).total() == 4
