@@ -86,7 +86,8 @@ class Upkeep:
     percent: float
     done: Counter[str] = field(default_factory=Counter)
     files: int = 0
-    busy_s: float = 0.0
+    _ended_s: float = 0.0
+    _began_s: float | None = None
 
     def __post_init__(self) -> None:
         self._stopping = threading.Event()
@@ -102,21 +103,26 @@ class Upkeep:
         if self.percent:
             self._thread.join()
 
+    @property
+    def busy_s(self) -> float:
+        """Seconds of all rounds so far, that which runs included."""
+        return self._ended_s + (0.0 if self._began_s is None else time.monotonic() - self._began_s)
+
     def _run(self) -> None:
         worker = {"TRS_MEMORY_MB": str(MEMORY_MB // 4), "TRS_THREADS": "1", "TOKIO_WORKER_THREADS": "2"}
         folds = {"TRS_FOLD_MIN_ROWS": "1", "TRS_FOLD_SHARE_PERCENT": "0"}
         lake = {"TRS_LAKE": self.uri, "TRS_HOME": str(self.home), "TRS_PARTITIONS": str(BUCKETS)}
         command = [sys.executable, "-m", "app.cli.main", "lake", "maintain", "--background", "--json"]
-        while not self._stopping.wait(_FIRST_S if not self.busy_s else 0):
-            began_s = time.monotonic()
+        while not self._stopping.wait(_FIRST_S if not self._ended_s else 0):
+            self._began_s = time.monotonic()
             told = subprocess.run(
                 command, env={**os.environ, **worker, **folds, **lake}, check=True, stdout=subprocess.PIPE
             )
             for each in json.loads(told.stdout)["done"]:
                 self.done[each["action"]] += 1
                 self.files += (each["files_before"] or 0) - (each["files_after"] or 0)
-            took_s = time.monotonic() - began_s
-            self.busy_s += took_s
+            took_s = time.monotonic() - self._began_s
+            self._ended_s, self._began_s = self._ended_s + took_s, None
             self._stopping.wait(took_s * (100 / self.percent - 1))
 
 

@@ -94,6 +94,8 @@ class FileRewrite:
         self._folder = TableFolder(lake.store.location, table.name)
         self._written: list[AddAction] = []
         self._begun: list[str] = []
+        self._in_doubt = False
+        """A commit was begun whose outcome is not known: our files may be the table's."""
 
     def run(self) -> Compacted:
         handle = self._lake.store.open(self._table.name)
@@ -104,7 +106,7 @@ class FileRewrite:
                 self._write(handle)
                 committed = self._commit(serial)
         finally:
-            if not committed:
+            if not committed and not self._in_doubt:
                 self._drop()
         return Compacted(
             self._table.name,
@@ -185,15 +187,17 @@ class FileRewrite:
             handle = self._lake.store.open(self._table.name)
             if not self._is_as_planned(handle, serial):
                 return False
+            self._in_doubt = True
             try:
                 self._commit_on(handle, serial + 1)
                 return True
             except (DeltaError, OSError) as error:
                 if self._stands():
                     return True
-                if not isinstance(error, CommitFailedError):
+                if not isinstance(error, CommitFailedError):  # it may still arrive
                     raise wrap_error(error, f"compaction of {self._table.name}") from error
-                time.sleep(random.uniform(0.02, 0.3))  # noqa: S311 - jitter, not a secret
+            self._in_doubt = False
+            time.sleep(random.uniform(0.02, 0.3))  # noqa: S311 - jitter, not a secret
         raise RetryableError(f"compaction of {self._table.name}: the table is too busy, it is tried again later")
 
     def _stands(self) -> bool:

@@ -129,9 +129,12 @@ class InvoiceStage(RowStage):
         files, current = self.current(INVOICES_KEYED, gained)
         self.loading.run([(files, query) for query in invoice_rows.load_queries(current=current)])
         self.control.apply_again()
+        touched: Mapping[int, int] | None = None
         for output in self.outputs:
             cursors = {b: stored[self.log_name].get(f"{output.name}:{b}", 0) for b in gained}
-            self._touch_beyond(output, cursors, folded=files.folded)
+            if cursors != touched:  # as a rule they stand together
+                self._touch_beyond(output, cursors, folded=files.folded)
+            touched = cursors
             count = output.derive(self.con, owned=OWNED)
             if count:
                 log.info("sending %d %s again that lie beyond the cursors", count, output.name)

@@ -40,7 +40,17 @@ _KIND_NAMES = {str: "a text", int: "a whole number", list: "a list", dict: "a ta
 _OURS = frozenset(
     (
         *("bucket", "epoch", "entity_bucket", "document_version", "deleted", "feature_version", "valid_from"),
-        *("known_from", "known_date", "is_mark", "mark_bucket", "mark_date", "origin", "unknowns", "backfilled_at"),
+        *(
+            "known_from",
+            "known_date",
+            "dated_on",
+            "is_mark",
+            "mark_bucket",
+            "mark_date",
+            "origin",
+            "unknowns",
+            "backfilled_at",
+        ),
         *("watermark", "run_id", "source_ts", "change", "rank_in_key", "rank_in_entity"),
     )
 )

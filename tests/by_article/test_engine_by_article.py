@@ -1,6 +1,6 @@
 """The engine with a feature set by article: lines in, rows of `sku_demand_features` out, equal to the batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from deltalake import write_deltalake
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
 from connectors.object_files import LakeReader
+from processors.errors import UnavailableError
 from processors.feature_stages import ItemStage
 from processors.features.batch import LAKE_VIEWS, inputs_from_lake
 from processors.features.declarations import SETS_BY_ARTICLE, feature_set
@@ -192,6 +193,33 @@ def test_set_that_was_away_learns_what_happened_meanwhile(
     assert stream == batch
     assert stream["b", "2019-01-01"][2] == 13
     assert sent(topics, CHARGED_LINES_TOPIC) - before == (5 if folded else 3)
+
+
+class DeafSink:
+    """A topic whose brokers do not answer."""
+
+    asked = 0
+
+    def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        self.asked = len(keys)
+        raise UnavailableError("no broker answers")
+
+    def flush(self) -> dict[int, int]:
+        return {}
+
+
+def test_lines_that_were_committed_and_not_sent_are_sent_by_the_next_owner(
+    start: Open, topics: Topics, location: LakeLocation
+) -> None:
+    hears, deaf = topics.sinks[CHARGED_LINES_TOPIC], DeafSink()
+    topics.sinks[CHARGED_LINES_TOPIC] = deaf  # type: ignore[assignment]  # what the engine asks of a sink
+    start().offer_all()
+    wait_until(lambda: deaf.asked > 0, timeout_s=60, what="lines are to be sent")
+    topics.sinks[CHARGED_LINES_TOPIC] = hears
+    start().settle()
+    stream, batch = look(location)
+    assert stream == batch
+    assert len(stream) == 3
 
 
 def latest(log: list[dict[str, Any]]) -> list[dict[str, Any]]:

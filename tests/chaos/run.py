@@ -157,6 +157,7 @@ class Run:
 
     def _check(self, world: World) -> None:
         problems = self.outcome.problems
+        self._trs(world.settings, "lake", "maintain", "--vacuum-now")
         report = verify(world.settings, price_at=world.settings.price_at)
         try:
             report.raise_unless_sound()

@@ -25,6 +25,7 @@ from connectors.table_facts import table_facts
 from connectors.table_folder import TableFolder
 from connectors.table_upkeep import TableUpkeep
 from processors.compaction import CompactionPolicy, compacted_tables, file_groups, sort_columns
+from processors.errors import TrsError
 from processors.lake_tables import ACCOUNT_LOG, LAKE_TABLES, SKU_LOG, LakeTable
 
 TODAY = datetime.now(UTC).date()
@@ -220,6 +221,32 @@ def test_commit_that_arrived_though_its_answer_did_not_counts_as_done(
     (done,) = tables.compact(SKU_LOG)
     assert done.committed
     assert tables.rows(SKU_LOG.name) == before
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["is looked for", "cannot be looked for"])
+def test_files_of_a_commit_whose_outcome_is_unknown_are_not_deleted(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    """The store takes the commit only after everybody has given it up."""
+    writer(tables)
+    before, usual, late = tables.rows(SKU_LOG.name), FileRewrite._commit_on, []
+
+    def lost(self: FileRewrite, *arguments: Any) -> None:
+        late.append(lambda: usual(self, *arguments))
+        raise OSError("timed out")
+
+    def silent(self: FileRewrite) -> bool:
+        raise OSError("timed out")
+
+    monkeypatch.setattr(FileRewrite, "_commit_on", lost)
+    if not seen:
+        monkeypatch.setattr(FileRewrite, "_stands", silent)
+    with pytest.raises(TrsError, match="does not answer"):
+        tables.compact(SKU_LOG)
+    assert tables.rows(SKU_LOG.name) == before
+    late[0]()
+    assert tables.rows(SKU_LOG.name) == before
+    assert len(data_files(tables.lake.store.open(SKU_LOG.name))) == 1
 
 
 def test_table_with_a_column_of_a_newer_program_is_told_apart(tables: Tables) -> None:
