@@ -99,7 +99,7 @@ def _as_json(outcome: "Retention") -> object:
                 "days": len(p.days),
                 "bytes_freed": round(p.dropped * p.bytes_per_row),
                 "thinned_rows": done[p.table].rows if p.table in done else 0,
-                "missed_days": done[p.table].missed if p.table in done else 0,
+                "overtaken": p.table in done and done[p.table].overtaken,
             }
             for p in outcome.plans
         },
@@ -121,8 +121,8 @@ def _print(outcome: "Retention", *, applied: bool) -> None:
             )
     for done in outcome.done:
         out.print(f"{done.table}: {done.rows:,} rows of {done.days:,} days are gone")
-        if done.missed:
-            out.print(f"{done.table}: {done.missed} days were being rewritten: call again", style="yellow")
+        if done.overtaken:
+            out.print(f"{done.table}: another run thins it too; the rest is left to that one", style="yellow")
     if not applied and any(p.dropped for p in outcome.plans):
         out.print("Nothing was changed: `trs lake retain --apply` does it.")
 
