@@ -8,6 +8,7 @@ of two runs at once the one that is second ends, a compaction in between only le
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -16,6 +17,7 @@ import duckdb
 from deltalake import DeltaTable
 
 from connectors.compaction import FileRewrite, data_files
+from connectors.day_sizes import day_sizes
 from connectors.delta_lake import DeltaLake
 from connectors.fold import forget_log_rows
 from connectors.lake import wrapped_errors
@@ -50,7 +52,9 @@ class ZoneCount:
 
 @dataclass
 class Thinning:
-    """What is to become of one table. `days`: rows that go, by day; `bytes_per_row` on disk, as it is now.
+    """What is to become of one table. `days`: rows that go, by day; `day_files`: days with files now, and then.
+
+    `left_bytes`: what the files will take, reckoned from some days that were written in memory.
 
     `stand`: of the application id `retain` as the rows were judged.
     """
@@ -58,8 +62,9 @@ class Thinning:
     table: str
     zones: list[ZoneCount]
     days: dict[date, int] = field(default_factory=dict)
-    bytes_per_row: float = 0.0
-    files: int = 0
+    size_bytes: int = 0
+    left_bytes: int = 0
+    day_files: tuple[int, int] = (0, 0)
     folded_before: date | None = None
     stand: int = 0
 
@@ -108,8 +113,7 @@ def _plan(
     found = Thinning(
         name,
         [ZoneCount(zone) for zone in zones],
-        bytes_per_row=sum(f.size_bytes for f in files) / rows if rows else 0.0,
-        files=len(files),
+        size_bytes=sum(f.size_bytes for f in files),
         folded_before=before,
         stand=_stand(handle),
     )
@@ -137,7 +141,32 @@ def _plan(
     ).fetchall():
         found.zones[zone].rows, found.zones[zone].kept, found.zones[zone].waiting = numbers
     found.days = dict(con.sql(f"SELECT known_date, count(*) FROM {DROPPED} GROUP BY 1 ORDER BY 1").fetchall())
+    _foresee(lake, con, keyed, handle, found)
     return found
+
+
+def _foresee(
+    lake: DeltaLake, con: duckdb.DuckDBPyConnection, keyed: KeyedTable, handle: DeltaTable, found: Thinning
+) -> None:
+    """What the table will take: days that stay as they are, and the others as one file each."""
+    files = [f for f in data_files(handle) if f.day is not None]
+    rows = Counter[date]()
+    for f in files:
+        rows[f.day or date.min] += f.rows
+    sizes = day_sizes(
+        lake, con, keyed.log, handle, found.days, lambda relation, day: stay_sql(keyed, relation=relation, day=day)
+    )
+    stay = sum(f.size_bytes for f in files if f.day not in found.days)
+    left = {day: rows[day] - dropped for day, dropped in found.days.items()}
+    found.left_bytes = stay + round(sum(sizes.of(n) for n in left.values()))
+    found.day_files = (len(rows), len(rows) - sum(n == 0 for n in left.values()))
+
+
+def stay_sql(keyed: KeyedTable, *, relation: str, day: date) -> str:
+    """The rows of a day without those that go."""
+    match = " AND ".join(f"r.{c} = d.{c}" for c in ("bucket", *keyed.key, *keyed.rank))
+    dropped = f"(SELECT * FROM {DROPPED} WHERE known_date = DATE '{day}')"
+    return f"(SELECT r.* FROM {relation} AS r ANTI JOIN {dropped} AS d ON {match})"
 
 
 @dataclass(frozen=True)
@@ -195,7 +224,7 @@ def _rewrite(
             size_bytes = sum(f.size_bytes for f in files) * (rows - dropped) / max(1, rows)
             group = FileGroup(day, files, parts=max(1, math.ceil(size_bytes / _TARGET_BYTES)))
             try:
-                if _Rewrite(lake, con, keyed, group, dropped, stand).run().committed:
+                if _Rewrite(lake, con, keyed, day, group, dropped, stand).run().committed:
                     return True
             except duckdb.Error as error:
                 raise read_error(error) or error from error
@@ -217,13 +246,14 @@ class _Rewrite(FileRewrite):
         lake: DeltaLake,
         con: duckdb.DuckDBPyConnection,
         keyed: KeyedTable,
+        day: date,
         group: FileGroup,
         dropped: int,
         stand: int,
     ) -> None:
         super().__init__(lake, con, LAKE_TABLES[keyed.log], group)
-        self._day = group.day
-        self._match = " AND ".join(f"r.{c} = d.{c}" for c in ("bucket", *keyed.key, *keyed.rank))
+        self._keyed = keyed
+        self._day = day
         self._dropped = dropped
         self._stand = stand
 
@@ -235,8 +265,7 @@ class _Rewrite(FileRewrite):
         return {RETAIN_ID: self._stand + 1}
 
     def rows_sql(self, relation: str) -> str:
-        dropped = f"(SELECT * FROM {DROPPED} WHERE known_date = DATE '{self._day}')"
-        return f"(SELECT r.* FROM {relation} AS r ANTI JOIN {dropped} AS d ON {self._match})"
+        return stay_sql(self._keyed, relation=relation, day=self._day)
 
     @property
     def expected_rows(self) -> int:

@@ -109,8 +109,10 @@ def test_kept_moments_answer_as_before_and_current_rows_stay(lake: SmallLake) ->
     assert done["dropped"] == planned["dropped"] == done["thinned_rows"] > 500
     assert answers(lake, moments) == before
     assert current(lake) == rows_now
-    left = sum(f.rows for f in data_files(DeltaTable(f"{lake.uri}/{CHANGES}")))
-    assert left == sum(f.rows for f in files) - done["dropped"]
+    left = data_files(DeltaTable(f"{lake.uri}/{CHANGES}"))
+    assert sum(f.rows for f in left) == sum(f.rows for f in files) - done["dropped"]
+    assert planned["bytes_left"] == pytest.approx(sum(f.size_bytes for f in left), rel=0.1)
+    assert planned["day_files_left"] == len({f.day for f in left}) < planned["day_files"]
     again = retain(lake, "--apply")
     assert (again["dropped"], again["days"]) == (0, 0)
 
