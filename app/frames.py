@@ -1,5 +1,6 @@
 """Frames of notebooks: Arrow, polars and pandas, of which the last two are extras."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Literal
 
@@ -16,19 +17,33 @@ def kind_of(frame: object) -> Kind:
     return package if package in ("polars", "pandas") else "arrow"  # type: ignore[return-value]
 
 
-def to_arrow(frame: object, what: str) -> pa.Table:
-    """A frame as an Arrow table: Arrow's, polars', pandas', or anything else with Arrow's stream interface.
+def column_names(frame: Any, what: str) -> list[str]:
+    """The frame's columns. Raises UsageError for what is not a frame; `what` names it there."""
+    if kind_of(frame) != "arrow" and type(frame).__name__ == "DataFrame":
+        return list(frame.columns)
+    return list(to_arrow(frame, what).column_names)
 
-    The index of a pandas frame is left out. Raises UsageError; `what` names the frame in it.
+
+def to_arrow(frame: Any, what: str, only: Sequence[str] | None = None) -> pa.Table:
+    """A frame, or `only` these columns of it, as an Arrow table: Arrow's, polars', pandas', or anything else with
+    Arrow's stream interface.
+
+    The index of a pandas frame is left out. Raises UsageError for what is not a frame, and for columns of pandas that
+    Arrow has no type for; `what` names the frame there.
     """
-    if isinstance(frame, pa.Table):
-        return frame
     kind, is_frame = kind_of(frame), type(frame).__name__ == "DataFrame"
     if kind == "pandas" and is_frame:
-        return pa.Table.from_pandas(frame, preserve_index=False)
+        try:
+            return pa.Table.from_pandas(frame if only is None else frame[list(only)], preserve_index=False)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise UsageError(
+                f"{what}: {' '.join(map(str, error.args))}", hint="give its columns one type each"
+            ) from None
+    if isinstance(frame, pa.Table):
+        return frame if only is None else frame.select(list(only))
     if hasattr(frame, "__arrow_c_stream__") and (kind == "arrow" or is_frame):
         try:
-            return pa.table(frame)
+            return to_arrow(pa.table(frame), what, only)
         except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError):
             pass  # a stream of something else than rows, such as a single column
     raise UsageError(

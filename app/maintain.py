@@ -6,6 +6,7 @@ What went wrong with one table is kept and told, and the round goes on with the 
 
 import fcntl
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -89,18 +90,19 @@ def maintain(
     *,
     only: Collection[Action] = ACTIONS,
     budget: Budget | None = None,
+    vacuum_now: bool = False,
     dry_run: bool = False,
     watcher: Watcher = lambda what, done, of: None,
 ) -> Round:
-    """Does what is due of these actions. Raises UnavailableError where there is no lake, and RetryableError
-    while another round runs on this machine.
+    """Does what is due of these actions. `vacuum_now`: a vacuum is due, whenever the last one was.
 
+    Raises UnavailableError where there is no lake, and RetryableError while another round runs on this machine.
     Elsewhere another may run: every rewrite is committed by compare-and-set, and the later of two changes nothing.
     """
     with only_round(settings.home), store_watch(settings):
         if not LakeStore(lake_location(settings)).exists():
             raise UnavailableError(f"there is no lake at {settings.lake_uri}", hint="`trs worker` creates it")
-        return _Maintenance(settings, budget or Budget(), dry_run=dry_run).run(only, watcher)
+        return _Maintenance(settings, budget or Budget(), vacuum_now=vacuum_now, dry_run=dry_run).run(only, watcher)
 
 
 @contextmanager
@@ -116,15 +118,16 @@ def only_round(home: Path) -> Iterator[None]:
 
 
 class _Maintenance:
-    def __init__(self, settings: Settings, budget: Budget, *, dry_run: bool) -> None:
+    def __init__(self, settings: Settings, budget: Budget, *, vacuum_now: bool, dry_run: bool) -> None:
         self._settings = settings
+        self._vacuum_now = vacuum_now
         self._budget = budget
         self._dry_run = dry_run
         self._round = Round()
         self._lake = DeltaLake(lake_location(settings))
-        self._con = open_state(
-            spill=settings.home / "spill-upkeep", memory_mb=settings.memory_mb, threads=settings.threads
-        )
+        spill = settings.home / "spill-upkeep"
+        shutil.rmtree(spill, ignore_errors=True)  # of a round that was killed; none runs here now
+        self._con = open_state(spill=spill, memory_mb=settings.memory_mb, threads=settings.threads)
         self._lake.prepare(self._con)
         self._gate = FoldGate(settings, holds=settings.quality_gate)
 
@@ -230,20 +233,22 @@ class _Maintenance:
         self._add("checkpoint", name, began_at)
 
     def _vacuum(self, name: str) -> None:
+        if name in self._vacuumed_lately or self._stops():
+            return
         began_at, table = datetime.now(UTC), self._table(name)
         wrong = table.wrong_properties()
         if wrong:
             if not self._dry_run:
                 table.set_properties(wrong)
             self._add("retention", name, began_at)
-        if name in self._vacuumed_lately or self._stops():
-            return
         began_at = datetime.now(UTC)
         self._add("vacuum", name, began_at, files=(table.vacuum(dry_run=self._dry_run), 0))
 
     @cached_property
     def _vacuumed_lately(self) -> frozenset[str]:
         """Tables whose last vacuum is less than a day ago, or failed less than an hour ago."""
+        if self._vacuum_now:
+            return frozenset()
         rows = self._con.sql(f"""
             SELECT table_name FROM {self._lake.relation(UPKEEP.name)}
             WHERE action = 'vacuum' AND known_date >= current_date - 2

@@ -29,6 +29,7 @@ LONG = {
     "epochs": ["--invoices", "22500", "225000", "2250000", "--s3"],
     "workers": ["--workers", "1", "2", "4", "8"],
     "recovery": ["--invoices", "2250000"],
+    "upkeep": ["--invoices", "225000", "--epochs", "240"],
     "diff": ["--invoices", "2250000"],
     "training_set": [],
 }

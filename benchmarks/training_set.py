@@ -83,7 +83,6 @@ def _run(name: str, lake: Path, size: list[str]) -> dict[str, Any]:
 
 def fill(lake: Path, versions: int) -> None:
     """Writes the history, in the order in which it became known, and a watermark behind all of it."""
-    names = CHANGES.schema.names
     invoices = versions // VERSIONS_EACH
     step_s = SPAN_DAYS * 86400 // VERSIONS_EACH
     late_s = step_s * 5 // 4
@@ -105,7 +104,7 @@ def fill(lake: Path, versions: int) -> None:
               k = {VERSIONS_EACH - 1} AND h % 20 = 0 AS deleted, 1 AS feature_version, known_from AS valid_from,
               known_from, CAST(known_from AS DATE) AS known_date
             FROM made_known ORDER BY known_from""").to_arrow_reader(_BATCH_ROWS)
-        batches = (batch.select(names).cast(CHANGES.schema) for batch in rows)
+        batches = (_complete(batch) for batch in rows)
         reader = pa.RecordBatchReader.from_batches(CHANGES.schema, batches)
         uri = str(lake / CHANGES.name)
         write_deltalake(uri, reader, partition_by=list(CHANGES.partition_by), writer_properties=WRITER)
@@ -113,6 +112,15 @@ def fill(lake: Path, versions: int) -> None:
     epoch = {"stage": "accounts", "bucket": 0, "epoch": 1, "known_through": now, "known_date": now.date()}
     row = pa.Table.from_pylist([{**dict.fromkeys(EPOCHS.schema.names), **epoch}], schema=EPOCHS.schema)
     write_deltalake(str(lake / EPOCHS.name), row, partition_by=list(EPOCHS.partition_by))
+
+
+def _complete(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch in the table's schema; columns that it does not have are null."""
+    columns = [
+        batch.column(f.name).cast(f.type) if f.name in batch.schema.names else pa.nulls(batch.num_rows, f.type)
+        for f in CHANGES.schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=CHANGES.schema)
 
 
 def _literal(time: datetime) -> str:

@@ -80,10 +80,10 @@ def compact(lake: DeltaLake, con: duckdb.DuckDBPyConnection, table: LakeTable, g
 class FileRewrite:
     """Puts new files with the rows of a group in the place of its files, by one commit.
 
-    A subclass may leave out rows (`rows_sql`, `expected_rows`); then data changes.
+    A subclass may leave out rows (`rows_sql`, `expected_rows`), and have application ids of its own (`own_ids`), which
+    it looks at in `is_as_planned`.
     """
 
-    data_change = False
     note = "compact"
 
     def __init__(self, lake: DeltaLake, con: duckdb.DuckDBPyConnection, table: LakeTable, group: FileGroup) -> None:
@@ -94,17 +94,19 @@ class FileRewrite:
         self._folder = TableFolder(lake.store.location, table.name)
         self._written: list[AddAction] = []
         self._begun: list[str] = []
+        self._in_doubt = False
+        """A commit was begun whose outcome is not known: our files may be the table's."""
 
     def run(self) -> Compacted:
         handle = self._lake.store.open(self._table.name)
         serial = self._serial(handle)
         committed = False
         try:
-            if self._is_as_planned(handle, serial):
+            if self.is_as_planned(handle, serial):
                 self._write(handle)
                 committed = self._commit(serial)
         finally:
-            if not committed:
+            if not committed and not self._in_doubt:
                 self._drop()
         return Compacted(
             self._table.name,
@@ -118,7 +120,7 @@ class FileRewrite:
     def _serial(self, handle: DeltaTable) -> int:
         return handle.transaction_version(UPKEEP_ID) or 0
 
-    def _is_as_planned(self, handle: DeltaTable, serial: int) -> bool:
+    def is_as_planned(self, handle: DeltaTable, serial: int) -> bool:
         """Whether all inputs are active, and nobody has rewritten files since we looked."""
         active = {f["path"] for f in active_files(handle)}
         return self._serial(handle) == serial and all(f.path in active for f in self._group.files)
@@ -145,6 +147,11 @@ class FileRewrite:
         return relation
 
     @property
+    def own_ids(self) -> dict[str, int]:
+        """Application ids that the commit carries besides."""
+        return {}
+
+    @property
     def expected_rows(self) -> int:
         """How many rows stay."""
         return self._group.rows
@@ -165,7 +172,7 @@ class FileRewrite:
                 size=self._folder.size_bytes(path),
                 partition_values={} if self._group.day is None else {_DAY: self._group.day.isoformat()},
                 modification_time=int(time.time() * 1000),
-                data_change=self.data_change,
+                data_change=False,
                 stats=json.dumps(file_stats(facts[0])),
             )
         )
@@ -183,17 +190,19 @@ class FileRewrite:
         """False: another rewrite was first. Raises RetryableError while the table is too busy."""
         for _ in range(COMMIT_RETRIES):
             handle = self._lake.store.open(self._table.name)
-            if not self._is_as_planned(handle, serial):
+            if not self.is_as_planned(handle, serial):
                 return False
+            self._in_doubt = True
             try:
                 self._commit_on(handle, serial + 1)
                 return True
             except (DeltaError, OSError) as error:
                 if self._stands():
                     return True
-                if not isinstance(error, CommitFailedError):
+                if not isinstance(error, CommitFailedError):  # it may still arrive
                     raise wrap_error(error, f"compaction of {self._table.name}") from error
-                time.sleep(random.uniform(0.02, 0.3))  # noqa: S311 - jitter, not a secret
+            self._in_doubt = False
+            time.sleep(random.uniform(0.02, 0.3))  # noqa: S311 - jitter, not a secret
         raise RetryableError(f"compaction of {self._table.name}: the table is too busy, it is tried again later")
 
     def _stands(self) -> bool:
@@ -207,7 +216,7 @@ class FileRewrite:
         removed = [
             RemoveAction(
                 f.path,
-                data_change=self.data_change,
+                data_change=False,
                 deletion_timestamp=now_ms,
                 size=f.size_bytes,
                 partition_values=day,
@@ -221,7 +230,7 @@ class FileRewrite:
             list(self._table.partition_by) or None,
             commit_properties=CommitProperties(
                 custom_metadata={"trs_upkeep": self.note},
-                app_transactions=[Transaction(UPKEEP_ID, serial)],
+                app_transactions=[Transaction(i, v) for i, v in {UPKEEP_ID: serial, **self.own_ids}.items()],
                 max_commit_retries=0,
             ),
             post_commithook_properties=WITHOUT_CLEANUP,

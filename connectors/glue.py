@@ -8,8 +8,8 @@ Entries of ours bear a mark, the parameter `trs_lake` with the lake's location. 
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,11 @@ _LONGEST_COLUMN_COMMENT = 255
 _LONGEST_DESCRIPTION = 2048
 _MOVED = frozenset({"AlreadyExistsException", "ConcurrentModificationException", "EntityNotFoundException"})
 """Somebody else changed the database between our reading and writing."""
+_SAYS = {
+    "created": "creates {} (glue:CreateTable)",
+    "changed": "changes {} (glue:UpdateTable)",
+    "removed": "removes {} (glue:DeleteTable)",
+}
 _DENIED = (
     "AccessDenied",
     "UnrecognizedClient",
@@ -83,16 +88,14 @@ class Catalogue:
         shall not be created (UsageError). Raises AccessDeniedError, UnavailableError, RetryableError.
         """
         wanted = {entry.name: table_input(entry, lake_uri, self._database.name) for entry in entries}
+        done: set[tuple[str, str]] = set()
         for _ in range(_ATTEMPTS):
             present = self._read(create=create_database, dry_run=dry_run)
             plan = self._plan(wanted, present, lake_uri)
-            if dry_run:
-                return plan
-            try:
-                self._apply(plan, wanted, present)
-            except _MovedOnError:
-                continue
-            return plan
+            applied = plan if dry_run else self._apply(plan, wanted, present)
+            done |= applied
+            if applied == plan:
+                return _registration(done, tuple(wanted))
         raise RetryableError(f"Glue database {self._database.name}: others keep changing it", hint="try again")
 
     def _read(self, *, create: bool, dry_run: bool) -> dict[str, Mapping[str, Any]]:
@@ -109,13 +112,16 @@ class Catalogue:
                         hint="--create-database makes it, TRS_GLUE_DATABASE names another",
                     ) from None
         if not dry_run:
-            with self._errors("creates it (glue:CreateDatabase)"):
+            with suppress(_MovedOnError), self._errors("creates it (glue:CreateDatabase)"):
                 self._client.create_database(
                     DatabaseInput={"Name": name, "Description": "Tables and views of a trs-stream lake."}
                 )
         return {}
 
-    def _plan(self, wanted: Mapping[str, Any], present: Mapping[str, Mapping[str, Any]], lake_uri: str) -> Registration:
+    def _plan(
+        self, wanted: Mapping[str, Any], present: Mapping[str, Mapping[str, Any]], lake_uri: str
+    ) -> set[tuple[str, str]]:
+        """Names, each with what is to be done: created, changed or removed. Raises UsageError for foreign entries."""
         marks = {name: table.get("Parameters", {}).get(MARK) for name, table in present.items()}
         foreign = {name: marks[name] for name in wanted if name in marks and marks[name] != lake_uri}
         if foreign:
@@ -126,28 +132,35 @@ class Catalogue:
                 f"Glue has {self._database.name}.{name}{more}, which is {owner}; nothing was changed",
                 hint="drop it there, or let TRS_GLUE_DATABASE name another database",
             )
-        same = {name for name in wanted if name in present and _said(present[name]) == _said(wanted[name])}
-        return Registration(
-            created=tuple(name for name in wanted if name not in present),
-            changed=tuple(name for name in wanted if name in present and name not in same),
-            unchanged=tuple(name for name in wanted if name in same),
-            removed=tuple(name for name, mark in marks.items() if mark == lake_uri and name not in wanted),
-        )
+        removed = {(name, "removed") for name, mark in marks.items() if mark == lake_uri and name not in wanted}
+        created = {(name, "created") for name in wanted if name not in present}
+        known = wanted.keys() & present.keys()
+        return removed | created | {(n, "changed") for n in known if _said(present[n]) != _said(wanted[n])}
 
-    def _apply(self, plan: Registration, wanted: Mapping[str, Any], present: Mapping[str, Mapping[str, Any]]) -> None:
+    def _apply(
+        self, plan: Set[tuple[str, str]], wanted: Mapping[str, Any], present: Mapping[str, Mapping[str, Any]]
+    ) -> set[tuple[str, str]]:
+        """What of the plan was done; the rest somebody else did meanwhile, or something else."""
+        done = set()
+        for name, action in sorted(plan):
+            with suppress(_MovedOnError), self._errors(_SAYS[action].format(name)):
+                self._change(name, action, wanted, present)
+                done.add((name, action))
+        return done
+
+    def _change(
+        self, name: str, action: str, wanted: Mapping[str, Any], present: Mapping[str, Mapping[str, Any]]
+    ) -> None:
         database = self._database.name
-        for name in plan.created:
-            with self._errors(f"creates {name} (glue:CreateTable)"):
-                self._client.create_table(DatabaseName=database, TableInput=wanted[name])
-        for name in plan.changed:
-            with self._errors(f"changes {name} (glue:UpdateTable)"):
-                kept = {key: present[name][key] for key in ("Owner", "Retention") if key in present[name]}
-                parameters = {**present[name].get("Parameters", {}), **wanted[name]["Parameters"]}
-                changed: Any = {**kept, **wanted[name], "Parameters": parameters}
-                self._client.update_table(DatabaseName=database, TableInput=changed)
-        for name in plan.removed:
-            with self._errors(f"removes {name} (glue:DeleteTable)"):
-                self._client.delete_table(DatabaseName=database, Name=name)
+        if action == "removed":
+            self._client.delete_table(DatabaseName=database, Name=name)
+        elif action == "created":
+            self._client.create_table(DatabaseName=database, TableInput=wanted[name])
+        else:
+            kept = {key: present[name][key] for key in ("Owner", "Retention") if key in present[name]}
+            parameters = {**present[name].get("Parameters", {}), **wanted[name]["Parameters"]}
+            changed: Any = {**kept, **wanted[name], "Parameters": parameters}
+            self._client.update_table(DatabaseName=database, TableInput=changed)
 
     @contextmanager
     def _errors(self, does: str) -> Iterator[None]:
@@ -170,6 +183,17 @@ class Catalogue:
             raise UnavailableError(
                 f"{what}: {' '.join(str(error).split())}", hint="check TRS_AWS_REGION, TRS_GLUE_ENDPOINT"
             ) from error
+
+
+def _registration(done: Set[tuple[str, str]], wanted: tuple[str, ...]) -> Registration:
+    """What was done as people read it, in the order of the entries."""
+    order = {name: place for place, name in enumerate(wanted)}
+    by_action = {
+        action: tuple(sorted((n for n, a in done if a == action), key=lambda n: (order.get(n, -1), n)))
+        for action in _SAYS
+    }
+    touched = {*by_action["created"], *by_action["changed"]}
+    return Registration(**by_action, unchanged=tuple(name for name in wanted if name not in touched))
 
 
 def table_input(entry: Entry, lake_uri: str, database: str) -> dict[str, Any]:

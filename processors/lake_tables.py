@@ -206,12 +206,23 @@ ACCOUNTS_PRIVATE = LakeTable(
     added=(EXTRA,),
 )
 
+_DEAD_COLUMNS = {
+    "topic": "Topic of the record.",
+    "partition": "Its partition.",
+    "row_offset": "Its Kafka offset.",
+    "record_key": "Its key, as it was.",
+    "record_value": "Its value, as it was: may hold personal data.",
+    "reason": "Why it was refused, a word of `trs dead-letters reasons`.",
+    "detail": "The same as a sentence.",
+    "record_ts": "When it came to Kafka.",
+}
+
 DEAD_LETTERS = LakeTable(
     "dead_letters",
     "Every record that was refused, whole, with its place and the reason.",
     pa.schema(
         [
-            *DEAD_SCHEMA,
+            *(_field(field.name, field.type, _DEAD_COLUMNS[field.name]) for field in DEAD_SCHEMA),
             _field("known_from", TIMESTAMP, "When it was refused."),
             KNOWN_DATE,
         ]

@@ -8,6 +8,10 @@ A row counted from the moment at which it was known until a greater one was (pro
 kept if a kept moment lies in that interval: then an as-of (axis known) at every kept moment has the same rows after
 thinning as before, and at every moment after the last cut. Kept moments are the first of a day or month, as an as-of of
 `2024-06-01` asks; a row that became known at that very moment counts there.
+
+The past grows older: what a tier leaves is thinned again by the next. So the kept moments of a tier must contain those
+of every coarser one. Days, months and years nest; weeks do not, and a tier of weeks keeps the ends of months as well.
+The first tier keeps all: today has not ended.
 """
 
 import re
@@ -56,7 +60,12 @@ class Zone:
         """Whether an as-of at this moment of the zone is answered as it ever was."""
         if self.step in ("all", "none"):
             return self.step == "all" or moment == self.end
-        return moment == self.end or floored(moment, self.step) == moment
+        return moment == self.end or any(floored(moment, unit) == moment for unit in units(self.step))
+
+
+def units(step: Step) -> tuple[Step, ...]:
+    """The units of time whose first moments a step keeps."""
+    return ("week", "month") if step == "week" else (step,)
 
 
 def parse_tiers(text: str) -> tuple[Tier, ...]:
@@ -83,6 +92,13 @@ def parse_tiers(text: str) -> tuple[Tier, ...]:
             if _COARSENESS.index(step) <= _COARSENESS.index(before.step):
                 raise SettingsError(f"tiers: `{part}` keeps no less than the tier before it")
         tiers.append(Tier(age, step))
+    if tiers[0].step != "all":
+        raise SettingsError(
+            f"tiers: the first one must keep `all`, not `{tiers[0].step}`: today has not ended",
+            hint=f"for example 1d:all,{text.replace(' ', '')}"
+            if tiers[0].max_age is None
+            else f"as in {DEFAULT_TIERS}",
+        )
     if tiers[-1].max_age is not None:
         raise SettingsError("tiers: the last one must be `*`: what becomes of the rest?", hint=f"as in {DEFAULT_TIERS}")
     return tuple(tiers)
@@ -158,12 +174,19 @@ def thinned_warning(feature_set: FeatureSet, thinned: Iterable[Zone], moment: da
     """
     for zone in thinned:
         if zone.holds(moment) and (axis == "valid" or not zone.keeps(moment)):
-            kept = "its end" if zone.step == "none" else f"the ends of {zone.step}s"
+            kept = "its end" if zone.step == "none" else kept_words(zone.step)
             return (
                 f"the history of {feature_set.name} through {zone.end:%Y-%m-%dT%H:%M:%SZ} is kept for {kept}:"
                 f" the answer for {moment:%Y-%m-%dT%H:%M:%SZ} may lack versions that were replaced soon after"
             )
     return None
+
+
+def kept_words(step: Step) -> str:
+    """`the ends of weeks and months`, for people."""
+    if step in ("all", "none"):
+        return "every change" if step == "all" else "the latest at its end"
+    return "the ends of " + " and ".join(f"{unit}s" for unit in units(step))
 
 
 def _first_kept(zone: Zone) -> str:
@@ -173,8 +196,9 @@ def _first_kept(zone: Zone) -> str:
         return end
     if zone.step == "all":
         return "known_from"
-    floor = f"date_trunc('{zone.step}', known_from)"
-    return f"least({end}, CASE WHEN {floor} = known_from THEN known_from ELSE {floor} + INTERVAL 1 {zone.step} END)"
+    floors = {unit: f"date_trunc('{unit}', known_from)" for unit in units(zone.step)}
+    firsts = [f"CASE WHEN {f} = known_from THEN known_from ELSE {f} + INTERVAL 1 {u} END" for u, f in floors.items()]
+    return f"least({', '.join([end, *firsts])})"
 
 
 def _literal(moment: datetime | None) -> str:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from processors.errors import SettingsError
 from processors.features.declarations import FeatureSet
-from processors.retention import Step, Tier, parse_tiers
+from processors.retention import Step, Tier, parse_tiers, units
 
 PLANS = ("*:all", "90d:all,365d:day,*:month", "365d:all,3y:day,*:month", "30d:all,*:day", "30d:all,*:month")
 """The plans that are compared."""
@@ -102,10 +102,9 @@ def churn_sql(feature_set: FeatureSet, changes: str) -> str:
     """A query of one row (DuckDB): rows, entities, rows of the first day, whole days after it, their changes, and of
     these the distinct (entity, day), (entity, week), (entity, month), (entity, year). Today is no whole day."""
     key = ", ".join(feature_set.entity_key)
-    counts = ", ".join(
-        f"count(DISTINCT ({key}, date_trunc('{step}', known_from))) FILTER (inside) AS by_{step}"
-        for step in ("day", "week", "month", "year")
-    )
+    steps: tuple[Step, ...] = ("day", "week", "month", "year")
+    begins = {s: ", ".join(f"date_trunc('{unit}', known_from)" for unit in units(s)) for s in steps}
+    counts = ", ".join(f"count(DISTINCT ({key}, {begin})) FILTER (inside) AS by_{s}" for s, begin in begins.items())
     return f"""
         SELECT count(*), count(DISTINCT ({key})), count(*) FILTER (known_from::DATE = first_day),
           coalesce(any_value($today - first_day - 1), 0), count(*) FILTER (inside), {counts}

@@ -23,16 +23,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from app import description
-from app.description import Description
-from app.frames import Kind, check_kind, from_arrow, kind_of, to_arrow, with_columns
+from app import feature_overview
+from app.feature_overview import Description
+from app.frames import Kind, check_kind, column_names, from_arrow, kind_of, to_arrow, with_columns
 from app.lake_session import LakeSession, named_feature_set
 from app.settings import load_settings
-from processors.features.as_of import Axis, parse_time
+from processors.features.as_of import Axis, format_time, parse_time
 from processors.features.compare import ColumnChange, Comparison
 from processors.features.declarations import FeatureSet
 from processors.features.drift import drift as _drift
-from processors.features.labels import LABEL_TIME, check_names, label_points
+from processors.features.labels import LABEL_TIME, check_names, key_columns, label_points
 
 __all__ = [
     "ColumnChange",
@@ -110,8 +110,8 @@ def training_set(
     there, and the past before the lake as reconstructed. That is good for studies, but a model trained on it has seen
     more than it will see.
 
-    The answer is of the labels' own kind unless `to` says otherwise. Nulls in the entity or the time are refused; times
-    past the lake's watermark are answered with a warning.
+    The answer is of the labels' own kind unless `to` says otherwise. Nulls in the entity or the time are refused. Times
+    past the lake's watermark are answered with a warning, and so are labels of which none has features.
 
     >>> labels = pa.table({"invoice": [1, 1, 9], "time": [date(2024, 5, 2), date(2024, 6, 1), date(2024, 6, 1)]})
     >>> answer = lake.training_set(labels, entity="invoice")
@@ -121,16 +121,21 @@ def training_set(
      {'invoice': 9, 'time': datetime.date(2024, 6, 1), 'inv_total': None, 'has_features': False}]
     """
     features = named_feature_set(feature_set)
-    table = to_arrow(labels, "labels")
-    check_names(table, features, prefix=prefix)
-    points = label_points(table, features, entity=entity, time=time)
+    if kind_of(labels) == "arrow":
+        labels = to_arrow(labels, "labels")  # a stream can be read once
+    asked = (*key_columns(features, entity), time)
+    check_names(column_names(labels, "labels"), features, asked=asked, prefix=prefix)
+    points = label_points(to_arrow(labels, "labels", asked), features, entity=entity, time=time)
     check_kind(to or kind_of(labels))
     with LakeSession(load_settings()) as session:
         _warn_of_labels(session, features, points)
         found = session.training(features, points, axis)
+        _warn_of_emptiness(session, features, axis, found)
     if prefix:
         found = found.rename_columns([prefix + name for name in found.column_names])
-    return with_columns(labels if to is None or to == kind_of(labels) else from_arrow(table, to), found)
+    if to is not None and to != kind_of(labels):
+        labels = from_arrow(to_arrow(labels, "labels"), to)
+    return with_columns(labels, found)
 
 
 def delta(
@@ -183,7 +188,7 @@ def describe() -> Description:
     ...
     """
     with LakeSession(load_settings()) as session:
-        return description.describe(session)
+        return feature_overview.describe(session)
 
 
 def drift(before: Any, after: Any, columns: Sequence[str] | None = None, *, bins: int = 10, to: Kind = "arrow") -> Any:
@@ -272,3 +277,11 @@ def _warn_of_labels(session: LakeSession, features: FeatureSet, points: pa.Table
             " is kept for some moments only: versions that were replaced soon after are missing",
             stacklevel=3,
         )
+
+
+def _warn_of_emptiness(session: LakeSession, features: FeatureSet, axis: Axis, found: pa.Table) -> None:
+    if found.num_rows == 0 or pc.any(found["has_features"]).as_py():
+        return
+    first = session.first_time(features, axis)
+    began = "is empty" if first is None else f"begins at {format_time(first)} ({axis})"
+    warnings.warn(f"none of the labels has features: the history of {features.name} {began}", stacklevel=3)

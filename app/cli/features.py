@@ -65,7 +65,7 @@ def list_sets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
 
 @group.command(
     "as-of",
-    epilog="Examples: trs features as-of 2024-05-31T18:00:00Z --out features.csv, and"
+    epilog="Example: trs features as-of 2024-05-31T18:00:00Z --out features.csv, or"
     " trs features as-of latest --sql --engine athena",
 )
 def as_of(

@@ -39,6 +39,9 @@ def maintain(
     budget_s: Annotated[
         float | None, typer.Option(min=0, help="Seconds after which nothing new is begun. Default: no limit.")
     ] = None,
+    vacuum_now: Annotated[
+        bool, typer.Option("--vacuum-now", help="Vacuum although the last one was less than a day ago.")
+    ] = False,
     background: Annotated[bool, typer.Option("--background", help="Let all other programs go first.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is due, do nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
@@ -71,6 +74,7 @@ def maintain(
             load_settings(),
             only=actions,
             budget=budget,
+            vacuum_now=vacuum_now,
             dry_run=dry_run,
             watcher=lambda what, done, of: bars.update(task, description=what, completed=done, total=of),
         )

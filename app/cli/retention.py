@@ -97,9 +97,12 @@ def _as_json(outcome: "Retention") -> object:
                 ],
                 "dropped": p.dropped,
                 "days": len(p.days),
-                "bytes_freed": round(p.dropped * p.bytes_per_row),
+                "bytes": p.size_bytes,
+                "bytes_left": p.left_bytes,
+                "day_files": p.day_files[0],
+                "day_files_left": p.day_files[1],
                 "thinned_rows": done[p.table].rows if p.table in done else 0,
-                "missed_days": done[p.table].missed if p.table in done else 0,
+                "overtaken": p.table in done and done[p.table].overtaken,
             }
             for p in outcome.plans
         },
@@ -109,11 +112,16 @@ def _as_json(outcome: "Retention") -> object:
 def _print(outcome: "Retention", *, applied: bool) -> None:
     from rich.console import Console
 
+    from processors.features.as_of import format_time
+    from processors.retention import kept_words
+
     out = Console(highlight=False, soft_wrap=True)
     out.print(_as_table(outcome))
     for found in outcome.plans:
-        size = found.dropped * found.bytes_per_row / 1e6
-        out.print(f"{found.table}: {found.dropped:,} rows of {len(found.days):,} days go, about {size:,.1f} MB")
+        out.print(
+            f"{found.table}: {found.dropped:,} rows of {len(found.days):,} days go; {found.size_bytes / 1e6:,.1f} MB in"
+            f" {found.day_files[0]:,} days become about {found.left_bytes / 1e6:,.1f} MB in {found.day_files[1]:,} days"
+        )
         waiting = sum(z.waiting for z in found.zones)
         if waiting:
             out.print(
@@ -121,8 +129,16 @@ def _print(outcome: "Retention", *, applied: bool) -> None:
             )
     for done in outcome.done:
         out.print(f"{done.table}: {done.rows:,} rows of {done.days:,} days are gone")
-        if done.missed:
-            out.print(f"{done.table}: {done.missed} days were being rewritten: call again", style="yellow")
+        if done.overtaken:
+            out.print(f"{done.table}: another run thins it too; the rest is left to that one", style="yellow")
+    for zone in outcome.zones:
+        if zone.end is not None:
+            since = "" if zone.begin is None else f" after {format_time(zone.begin)}"
+            out.print(
+                f"Of times{since} through {format_time(zone.end)} an as-of answers exactly for {kept_words(zone.step)};"
+                " for others it may lack versions, and says so. So it is on the axis `valid`.",
+                style="dim",
+            )
     if not applied and any(p.dropped for p in outcome.plans):
         out.print("Nothing was changed: `trs lake retain --apply` does it.")
 
@@ -131,13 +147,13 @@ def _as_table(outcome: "Retention") -> "Table":
     from rich.table import Table
 
     from processors.features.as_of import format_time
+    from processors.retention import kept_words
 
     table = Table("table", "through", "kept of it", "rows", "stay", box=None, header_style="bold")
     for found in outcome.plans:
         for z in found.zones:
             through = "now" if z.zone.end is None else format_time(z.zone.end)
-            step = {"all": "every change", "none": "its end"}.get(z.zone.step, f"ends of {z.zone.step}s")
-            table.add_row(found.table, through, step, f"{z.rows:,}", f"{z.kept:,}")
+            table.add_row(found.table, through, kept_words(z.zone.step), f"{z.rows:,}", f"{z.kept:,}")
     return table
 
 

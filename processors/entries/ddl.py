@@ -2,7 +2,7 @@
 
 Athena has two dialects: Hive's with backticks makes tables, its own with double quotes makes views. It takes the
 columns of a Delta table from the table's log, and keeps no comments of views. Trino takes the comments of a Delta table
-from the log too; to set them there would write to the table, so only those of views are set.
+from the log too; to set them there would write to the table, so only those of views for people are set.
 """
 
 import re
@@ -62,7 +62,7 @@ def _trino_view(entry: Entry, schema: str) -> Iterator[str]:
 COMMENT {_literal(entry.doc)}
 SECURITY INVOKER AS
 {_qualified(entry, schema)}"""
-    for column in entry.columns:
+    for column in () if entry.internal else entry.columns:
         yield f"COMMENT ON COLUMN {name}.{_quoted(column.name)} IS {_literal(column.comment)}"
 
 

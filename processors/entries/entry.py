@@ -26,7 +26,8 @@ class Column:
 class Entry:
     """A table of the lake, or a view on them. `query`: the view's SQL for Trino and Athena; None for a table.
 
-    `reads`: the entries that the query names. `personal`: the table holds personal data.
+    `reads`: the entries that the query names. `personal`: the table holds personal data. `internal`: a view that is a
+    step on the way to others, not for people.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Entry:
     query: str | None = None
     reads: tuple[str, ...] = ()
     personal: bool = False
+    internal: bool = False
 
 
 def declared_schemas() -> dict[str, pa.Schema]:
@@ -95,7 +97,7 @@ def _table_entry(name: str, schema: pa.Schema) -> Entry:
 
 def _view_entry(view: View) -> Entry:
     columns = tuple(Column(field.name, field.type, _comment(field)) for field in view.schema)
-    return Entry(view.name, view.doc, columns, view_query(view), view.reads)
+    return Entry(view.name, view.doc, columns, view_query(view), view.reads, internal=view.internal)
 
 
 def _comment(field: pa.Field) -> str:

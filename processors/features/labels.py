@@ -22,12 +22,9 @@ def label_points(
 
     `entity`: the labels' columns of the key in the order of the key, by default those of the same names. A time without
     a zone is UTC, a date is its first moment; what is finer than a microsecond is cut off. Raises UsageError for
-    columns that are missing, null, or of a type that does not stand for a key or a time.
+    columns with nulls, or of a type that does not stand for a key or a time.
     """
-    names = feature_set.entity_key if entity is None else (entity,) if isinstance(entity, str) else tuple(entity)
-    if len(names) != len(feature_set.entity_key):
-        key = ", ".join(feature_set.entity_key)
-        raise UsageError(f"entity={entity!r}: {feature_set.name} has the key {key}", hint="name a column for each")
+    names = key_columns(feature_set, entity)
     columns: dict[str, object] = {ROW_NUMBER: pa.array(range(labels.num_rows), pa.int64())}
     types = {c.name: c.arrow_type for c in feature_set.columns}
     for key, name in zip(feature_set.entity_key, names, strict=True):
@@ -36,10 +33,28 @@ def label_points(
     return pa.table(columns)
 
 
-def check_names(labels: pa.Table, feature_set: FeatureSet, *, prefix: str) -> None:
-    """Raises UsageError where a column of the labels has the name of one that is to be added."""
+def key_columns(feature_set: FeatureSet, entity: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The labels' columns of the key, in its order; see `label_points`."""
+    names = feature_set.entity_key if entity is None else (entity,) if isinstance(entity, str) else tuple(entity)
+    if len(names) != len(feature_set.entity_key):
+        key = ", ".join(feature_set.entity_key)
+        raise UsageError(f"entity={entity!r}: {feature_set.name} has the key {key}", hint="name a column for each")
+    return names
+
+
+def check_names(columns: Sequence[str], feature_set: FeatureSet, *, asked: Sequence[str], prefix: str) -> None:
+    """Raises UsageError where labels of these columns lack one that is asked for, have it twice, or have one of the
+    name of one that is to be added.
+    """
+    for name in asked:
+        if list(columns).count(name) != 1:
+            state = "no column" if name not in columns else "several columns"
+            raise UsageError(
+                f"the labels have {state} `{name}`",
+                hint=f"they have {', '.join(map(str, columns))}; entity= and time= say which to use",
+            )
     added = [prefix + name for name in (*value_columns(feature_set), *ABOUT_FEATURES)]
-    taken = [name for name in added if name in labels.column_names]
+    taken = [name for name in added if name in columns]
     if taken:
         raise UsageError(
             f"the labels have a column `{taken[0]}` already, and the features would add one",
@@ -53,14 +68,7 @@ def value_columns(feature_set: FeatureSet) -> tuple[str, ...]:
 
 
 def _column(labels: pa.Table, name: str) -> pa.ChunkedArray:
-    found = [at for at, column in enumerate(labels.column_names) if column == name]
-    if len(found) != 1:
-        state = "no column" if not found else "several columns"
-        raise UsageError(
-            f"the labels have {state} `{name}`",
-            hint=f"they have {', '.join(labels.column_names)}; entity= and time= say which to use",
-        )
-    column = labels.column(found[0])
+    column = labels.column(name)
     if column.null_count:
         first = pc.index(pc.is_null(column, nan_is_null=False), True).as_py()
         raise UsageError(
@@ -71,8 +79,8 @@ def _column(labels: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _as_key(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    # Text as a number, or a number as text, would be a guess; numbers among themselves are exact or refused.
-    if (pa.types.is_integer(kind) or pa.types.is_decimal(kind)) and not _is_number(column.type):
+    # Text as a number, or a number as text, would be a guess; within a family a cast is exact or refused.
+    if _family(column.type) != _family(kind):
         raise UsageError(f"labels: `{name}` is {column.type}, the key is {kind}", hint=f"cast it to {kind}")
     try:
         return column.cast(kind)
@@ -80,8 +88,15 @@ def _as_key(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.Chunked
         raise UsageError(f"labels: `{name}` does not fit the key's type {kind}: {str(error).splitlines()[0]}") from None
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+def _family(kind: pa.DataType) -> str:
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _family(kind.value_type)
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        return "number"
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return "text"
+    return "time" if types.is_date(kind) or types.is_timestamp(kind) else str(kind)
 
 
 def _as_time(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -13,6 +13,8 @@ by `valid_from`; there, reconstructed rows are less than every observed one, and
 picks the row of `as_of_sql` at T, for every T.
 """
 
+from datetime import date
+
 from processors.errors import UsageError
 from processors.features.as_of import Axis
 from processors.features.declarations import FeatureColumn, FeatureSet
@@ -66,6 +68,11 @@ _INTEGER_BITS = {"BIGINT": 64, "INTEGER": 32}
 
 def _literal(column: FeatureColumn, value: object) -> str:
     text = str(value).strip()
+    if column.sql_type == "DATE":
+        try:
+            return f"DATE '{date.fromisoformat(text).isoformat()}'"
+        except ValueError:
+            raise UsageError(f"`{text}` is not a value of {column.name}, which is a date", hint="2024-05-31") from None
     bits = _INTEGER_BITS.get(column.sql_type)
     if bits is None:
         return "CAST('" + text.replace("'", "''") + f"' AS {column.sql_type})"

@@ -6,15 +6,19 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from app.lake_session import LakeSession
+from app.retention import retain as run
 from app.settings import Settings
 from connectors import retention
-from connectors.compaction import data_files
+from connectors.compaction import compact, data_files
 from connectors.delta_lake import FOLDED_LOG_ROWS_ID, DeltaLake
 from connectors.lake import LakeLocation
+from processors.compaction import FileGroup
 from processors.features.as_of import as_of_sql
 from processors.features.declarations import INVOICE_FEATURES
 from processors.lake_tables import LAKE_TABLES
@@ -46,8 +50,7 @@ def lake(tmp_path: Path) -> SmallLake:
             | {"entity_bucket": 0, "feature_version": 1, "known_from": known, "valid_from": known, "epoch": number}
             | {"deleted": chance.random() < 0.1}
         )
-    for day in sorted({r["known_from"].date() for r in rows}):
-        small.append(CHANGES, *(r for r in rows if r["known_from"].date() == day))
+    small.append(CHANGES, *rows)  # one file per day
     mark = NOW.date() - timedelta(days=20)
     folded = [r for r in rows if r["known_from"].date() < mark]
     greatest: dict[int, dict[str, Any]] = {}
@@ -106,8 +109,10 @@ def test_kept_moments_answer_as_before_and_current_rows_stay(lake: SmallLake) ->
     assert done["dropped"] == planned["dropped"] == done["thinned_rows"] > 500
     assert answers(lake, moments) == before
     assert current(lake) == rows_now
-    left = sum(f.rows for f in data_files(DeltaTable(f"{lake.uri}/{CHANGES}")))
-    assert left == sum(f.rows for f in files) - done["dropped"]
+    left = data_files(DeltaTable(f"{lake.uri}/{CHANGES}"))
+    assert sum(f.rows for f in left) == sum(f.rows for f in files) - done["dropped"]
+    assert planned["bytes_left"] == pytest.approx(sum(f.size_bytes for f in left), rel=0.1)
+    assert planned["day_files_left"] == len({f.day for f in left}) < planned["day_files"]
     again = retain(lake, "--apply")
     assert (again["dropped"], again["days"]) == (0, 0)
 
@@ -177,6 +182,46 @@ def test_run_that_dies_between_days_leaves_a_right_lake_and_the_next_goes_on(
     assert 0 < retain(lake, "--apply")["dropped"] < planned["dropped"]
     assert answers(lake, moments) == before
     assert retain(lake, "--plan")["dropped"] == 0
+
+
+def test_of_two_runs_at_once_one_ends_and_compactions_in_between_do_not_matter(lake: SmallLake) -> None:
+    moments = kept_moments()
+    before = answers(lake, moments)
+    planned = retain(lake, "--plan")
+    seen: list[int] = []
+
+    def compacted() -> None:
+        delta = DeltaLake(LakeLocation(lake.uri))
+        with duckdb.connect() as con:
+            delta.prepare(con)
+            for file in data_files(delta.store.open(CHANGES))[:3]:
+                assert compact(delta, con, LAKE_TABLES[CHANGES], FileGroup(file.day, (file,), parts=1)).committed
+
+    def between(table: str, what: str, done: int, total: int) -> None:
+        if (table, what) == (CHANGES, "thinned"):
+            seen.append(done)
+            if done == 2:
+                compacted()
+            if done == 5:
+                assert retain(lake, "--apply")["dropped"] > 0
+
+    first = run(Settings(lake=lake.uri), TIERS, apply_it=True, progress=between)
+    done = next(d for d in first.done if d.table == CHANGES)
+    assert (done.overtaken, done.days, seen) == (True, 5, [1, 2, 3, 4, 5])
+    left = sum(f.rows for f in data_files(DeltaTable(f"{lake.uri}/{CHANGES}")))
+    assert left == 1500 - planned["dropped"]
+    assert answers(lake, moments) == before
+
+
+def test_worker_goes_on_with_the_handle_that_it_had_before(lake: SmallLake) -> None:
+    worker = DeltaLake(LakeLocation(lake.uri)).fenced(CHANGES)
+    worker.open({"epoch:accounts:0": 1500}, {}, seen={})
+    dropped = retain(lake, "--apply")["dropped"]
+    schema = LAKE_TABLES[CHANGES].schema
+    row = dict.fromkeys(schema.names) | {"inv_id": 77, "bucket": 0, "epoch": 1501, "document_version": 9}
+    row |= {"known_from": NOW, "valid_from": NOW, "known_date": NOW.date(), "deleted": False}
+    worker.append(pa.Table.from_pylist([row], schema=schema), {"epoch:accounts:0": 1501})
+    assert sum(f.rows for f in data_files(DeltaTable(f"{lake.uri}/{CHANGES}"))) == 1501 - dropped
 
 
 def test_tiers_that_make_no_sense_are_refused(lake: SmallLake) -> None:

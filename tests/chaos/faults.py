@@ -24,7 +24,7 @@ class Kind(StrEnum):
     REMOVE = "remove"
     """One worker less, for good."""
     FOLD = "fold"
-    """`trs lake fold` beside the workers."""
+    """`trs lake maintain` beside the workers: it folds all that waits, compacts and vacuums."""
     FOLD_KILL = "fold_kill"
     """The same, killed on its way."""
     KAFKA_KILL = "kafka_kill"

@@ -157,6 +157,9 @@ class Run:
 
     def _check(self, world: World) -> None:
         problems = self.outcome.problems
+        for fold in world.folds:  # one round at a time on a machine
+            fold.wait(120)
+        self._trs(world.settings, "lake", "maintain", "--vacuum-now")
         report = verify(world.settings, price_at=world.settings.price_at)
         try:
             report.raise_unless_sound()

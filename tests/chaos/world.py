@@ -33,6 +33,8 @@ def settings_of(stack: dict[str, str], home: Path, *, price_at: str) -> Settings
         "TRS_EPOCH_MAX_EVENTS": "200",
         "TRS_IDLE_EPOCH_S": "2",
         "TRS_FOLD_MIN_ROWS": "50",
+        "TRS_UPKEEP_EVERY": "3s",
+        "TRS_UPKEEP_BUDGET_PERCENT": "100",
         "TRS_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
         "TRS_WEB_PORT": "0",
         "TRS_THREADS": "1",
@@ -137,8 +139,9 @@ class World:
 
     def _fold(self, planned: Planned) -> str:
         with (self.folder / "logs" / "fold.log").open("ab") as log:
-            command = [sys.executable, "-m", "app.cli.main", "lake", "fold"]
-            process = subprocess.Popen(command, env=environment(self.faulty), stdout=log, stderr=log)
+            command = [sys.executable, "-m", "app.cli.main", "lake", "maintain", "--vacuum-now"]
+            all_that_waits = {"TRS_FOLD_MIN_ROWS": "1", "TRS_FOLD_SHARE_PERCENT": "0"}
+            process = subprocess.Popen(command, env=environment(self.faulty) | all_that_waits, stdout=log, stderr=log)
         self.folds.append(process)
         if planned.kind is Kind.FOLD:
             return "begun"

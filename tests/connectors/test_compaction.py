@@ -3,7 +3,8 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,11 +16,25 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from app.settings import Settings
+from app.wiring import lake_location
 from connectors.compaction import Compacted, FileRewrite, compact, data_files, file_stats, unknown_columns
 from connectors.delta_lake import DeltaLake
 from connectors.lake import FencedTable, LakeLocation
+from connectors.table_facts import table_facts
+from connectors.table_folder import TableFolder
+from connectors.table_upkeep import TableUpkeep
 from processors.compaction import CompactionPolicy, compacted_tables, file_groups, sort_columns
-from processors.lake_tables import LAKE_TABLES, SKU_LOG, LakeTable
+from processors.errors import TrsError
+from processors.lake_tables import (
+    ACCOUNT_LOG,
+    ACCOUNTS_PRIVATE,
+    CONTROL_LOG,
+    EPOCHS,
+    LAKE_TABLES,
+    SKU_LOG,
+    LakeTable,
+)
 
 TODAY = datetime.now(UTC).date()
 CLOSED = TODAY - timedelta(days=3)
@@ -61,8 +76,8 @@ def some_rows(table: LakeTable, day: date, chance: random.Random, count: int = 5
 class Tables:
     """A lake, a connection that reads it, and random commits."""
 
-    def __init__(self, folder: Path) -> None:
-        self.lake = DeltaLake(LakeLocation(str(folder)))
+    def __init__(self, folder: Path | str, options: Mapping[str, str] | None = None) -> None:
+        self.lake = DeltaLake(LakeLocation(str(folder), options or {}))
         self.chance = random.Random(5)
         self.con = duckdb.connect()
         self.lake.prepare(self.con)
@@ -70,7 +85,7 @@ class Tables:
     def grow(self, table: LakeTable, day: date, commits: int) -> None:
         for _ in range(commits):
             rows = some_rows(table, day, self.chance)
-            write_deltalake(self.lake.store.location.table(table.name), rows, mode="append")
+            write_deltalake(self.lake.store.open(table.name), rows, mode="append")
 
     def rows(self, name: str) -> Counter[str]:
         found = self.con.sql(f"FROM {self.lake.relation(name)}").to_arrow_table().to_pylist()
@@ -112,7 +127,7 @@ def test_compaction_of_any_table_keeps_each_row_and_value(tables: Tables, table:
     assert DeltaTable(tables.folder(table.name)).to_pyarrow_table().num_rows == before.total(), "as others read it"
 
 
-@TABLES
+@pytest.mark.parametrize("table", [SKU_LOG, EPOCHS, ACCOUNTS_PRIVATE, CONTROL_LOG], ids=lambda t: t.name)
 def test_rows_of_a_compacted_day_are_sorted_over_all_its_files_and_fill_row_groups(
     tables: Tables, table: LakeTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +144,6 @@ def test_rows_of_a_compacted_day_are_sorted_over_all_its_files_and_fill_row_grou
     names = ", ".join(sort_columns(table))
     asked = f"SELECT {names} FROM rows ORDER BY {names}"
     assert rows.select(sort_columns(table)).to_pylist() == tables.con.sql(asked).to_arrow_table().to_pylist()
-    assert "bucket" not in table.schema.names or "bucket" in sort_columns(table)[:2]
 
 
 def sku(bucket: int, epoch: int, day: date) -> pa.Table:
@@ -216,6 +230,32 @@ def test_commit_that_arrived_though_its_answer_did_not_counts_as_done(
     assert tables.rows(SKU_LOG.name) == before
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["is looked for", "cannot be looked for"])
+def test_files_of_a_commit_whose_outcome_is_unknown_are_not_deleted(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    """The store takes the commit only after everybody has given it up."""
+    writer(tables)
+    before, usual, late = tables.rows(SKU_LOG.name), FileRewrite._commit_on, []
+
+    def lost(self: FileRewrite, *arguments: Any) -> None:
+        late.append(lambda: usual(self, *arguments))
+        raise OSError("timed out")
+
+    def silent(self: FileRewrite) -> bool:
+        raise OSError("timed out")
+
+    monkeypatch.setattr(FileRewrite, "_commit_on", lost)
+    if not seen:
+        monkeypatch.setattr(FileRewrite, "_stands", silent)
+    with pytest.raises(TrsError, match="does not answer"):
+        tables.compact(SKU_LOG)
+    assert tables.rows(SKU_LOG.name) == before
+    late[0]()
+    assert tables.rows(SKU_LOG.name) == before
+    assert len(data_files(tables.lake.store.open(SKU_LOG.name))) == 1
+
+
 def test_table_with_a_column_of_a_newer_program_is_told_apart(tables: Tables) -> None:
     handle = tables.lake.store.open(SKU_LOG.name)
     assert unknown_columns(handle, SKU_LOG) == []
@@ -264,5 +304,33 @@ def test_statistics_of_a_file_enclose_its_values(tmp_path: Path) -> None:
     }
 
 
-def test_every_compacted_table_is_declared() -> None:
-    assert {t.name for t in compacted_tables()} <= LAKE_TABLES.keys()
+def test_every_compacted_table_is_declared_and_sorted_by_its_bucket() -> None:
+    for table in compacted_tables():
+        assert table.name in LAKE_TABLES
+        assert "bucket" not in table.schema.names or "bucket" in sort_columns(table)[:2]
+
+
+def test_compaction_and_vacuum_on_an_object_store(stack_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = lake_location(stack_settings)
+    tables = Tables(location.uri, location.storage_options)
+    with closing(tables.con):
+        worker = writer(tables)
+        tables.grow(ACCOUNT_LOG, CLOSED, 3)
+        before = {t.name: tables.rows(t.name) for t in (SKU_LOG, ACCOUNT_LOG)}
+        amid(monkeypatch, lambda: worker.append(sku(0, 5, TODAY), {EPOCH: 5}))
+        (done,), (other,) = tables.compact(SKU_LOG), tables.compact(ACCOUNT_LOG)
+        assert (done.committed, done.files_before, other.committed, other.files_before) == (True, 3, True, 3)
+        assert tables.rows(SKU_LOG.name).total() == 4
+        assert tables.rows(ACCOUNT_LOG.name) == before[ACCOUNT_LOG.name]
+        for name in before:
+            upkeep = TableUpkeep(tables.lake.store, name, time_travel_days=7)
+            upkeep.checkpoint()
+            assert upkeep.vacuum() == 0, "all is younger than the retention"
+            facts = table_facts(tables.lake.store, name, files_gone_before=None)
+            assert facts.last_checkpoint == facts.version
+            assert facts.oldest_version == 0
+        folder = TableFolder(tables.lake.store.location, SKU_LOG.name)
+        removed = [path for path, _ in folder.list(f"known_date={CLOSED}") if "compacted" not in path]
+        assert len(removed) == 3
+        folder.delete([f"known_date={CLOSED}/{path}" for path in (*removed, "absent")])
+        assert tables.rows(SKU_LOG.name).total() == 4

@@ -12,6 +12,7 @@ from connectors.compaction import compact, data_files
 from connectors.delta_lake import DeltaLake
 from connectors.delta_log import last_commits
 from connectors.lake import FencedTable, table_properties
+from connectors.lake_positions import LakePositions
 from connectors.table_upkeep import CHECKPOINT_EVERY, TableUpkeep
 from processors.compaction import CompactionPolicy, file_groups
 from processors.lake_tables import LAKE_TABLES, SKU_LOG
@@ -174,3 +175,27 @@ def test_every_table_of_a_new_lake_can_be_vacuumed(tables: Tables) -> None:
         each = TableUpkeep(tables.lake.store, name, time_travel_days=7)
         assert (each.wrong_properties(), each.vacuum()) == ({}, 0)
         assert DeltaTable(tables.folder(name)).version() >= 0
+
+
+def test_last_commit_of_a_stage_is_told_whatever_upkeep_commits_after_it(tables: Tables, worker: FencedTable) -> None:
+    positions = LakePositions(tables.lake.store, "aurora.trs", 8)
+    before = positions.last_commit()
+    assert before is not None
+    compact_all(tables)
+    upkeep(tables.lake).set_properties({"delta.logRetentionDuration": "interval 8 days"})
+    assert positions.last_commit() == before
+
+
+def test_looks_that_rested_longer_than_the_log_is_kept_go_on(tables: Tables, worker: FencedTable) -> None:
+    """A worker that waits for buckets has such handles."""
+    follower, look = tables.lake.follow(NAME), tables.lake.fenced(NAME)
+    assert len(follower.new_files()) == 12
+    assert look.stored(("epoch:skus:0",)) == {"epoch:skus:0": 13}
+    for epoch in range(14, 30):
+        append(worker, epoch)
+    upkeep(tables.lake).checkpoint()
+    age(tables, 8.0)
+    upkeep(tables.lake).vacuum()
+    assert min(c["version"] for c in last_commits(tables.lake.store.open(NAME), 500)) > 13
+    assert len(follower.new_files()) == 16
+    assert look.stored(("epoch:skus:0",)) == {"epoch:skus:0": 29}

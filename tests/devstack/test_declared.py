@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from app.cli.devstack import OptionalPart
 from devstack.artifacts import read_lock
 from devstack.compose import services
 from devstack.declared import (
@@ -17,6 +18,7 @@ from devstack.declared import (
     TRINO_VERSION,
     Endpoints,
 )
+from devstack.stack import OPTIONAL_PARTS
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -67,3 +69,7 @@ def test_lock_names_hashes_and_no_host() -> None:
     lock = (_REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
     assert "://" not in lock
     assert lock.count("--hash=sha256:") > lock.count("==") > 50
+
+
+def test_command_offers_every_optional_part() -> None:
+    assert [part.value for part in OptionalPart] == [part.name for part in OPTIONAL_PARTS]

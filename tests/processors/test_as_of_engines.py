@@ -55,10 +55,8 @@ def test_statements_differ_between_engines_in_the_word_of_the_literal_alone() ->
 def test_moment_is_the_same_in_every_session_zone(zone: str) -> None:
     with duckdb.connect() as con:
         con.execute(f"SET TimeZone = '{zone}'")
-        ((micros,),) = con.sql(
-            f"SELECT epoch_us({moment_sql(TIME.astimezone(timezone(timedelta(hours=5.5))))})"
-        ).fetchall()
-    assert micros == int(TIME.timestamp() * 1_000_000)
+        literal = moment_sql(TIME.astimezone(timezone(timedelta(hours=5.5))))
+        assert con.sql(f"SELECT to_timestamp({TIME.timestamp()}) = {literal}").fetchall() == [(True,)]
 
 
 @pytest.mark.parametrize("axis", ["known", "valid"])

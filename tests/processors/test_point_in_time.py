@@ -97,7 +97,7 @@ def as_of_items(con: duckdb.DuckDBPyConnection, step: int, axis: Axis) -> dict[i
     return dict(con.sql(f"SELECT inv_id, inv_items FROM {rows}").fetchall())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(histories(), st.lists(st.tuples(st.integers(0, 3), st.integers(-1, STEPS + 1)), max_size=8))
 @pytest.mark.parametrize("axis", AXES)
 def test_training_set_takes_for_each_label_what_counted_at_its_time(
@@ -123,7 +123,7 @@ def test_training_set_takes_for_each_label_what_counted_at_its_time(
     assert [row["known_from"] for row in answer] == known
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(histories())
 @pytest.mark.parametrize("axis", AXES)
 def test_as_of_and_intervals_give_what_counted_at_every_time(

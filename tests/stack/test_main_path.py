@@ -3,17 +3,22 @@
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
+from app.lake_session import LakeSession
 from app.settings import Settings
 from app.wiring import kafka_config
 from batch_bootstrap.source import open_source
 from connectors.kafka import watermarks
 from connectors.mysql import DatabaseUrl, connect, ddl, execute, load_rows
-from processors.features.declarations import FEATURE_SETS
+from processors.errors import UsageError
+from processors.features.declarations import FEATURE_SETS, INVOICE_FEATURES
+from processors.features.labels import label_points
 from processors.lake_tables import changes_name
 from processors.tables import all_topics
 from tests.stack_helpers import (
@@ -110,6 +115,24 @@ def assert_all_read(settings: Settings) -> None:
     assert ends == {(r["topic"], r["bucket"]): r["next_offset"] for r in rows if r["next_offset"]}
 
 
+def assert_asked_by_time(settings: Settings) -> None:
+    """Delta's versions can be read by number and by time, and labels of now get what the current rows say."""
+    name = changes_name(INVOICE_FEATURES)
+    with LakeSession(settings) as session:
+        newest, before = session.delta_versions(name, 2).to_pylist()
+        counts = [session.delta(name, version=v["version"]).num_rows for v in (newest, before)]
+        assert counts == [session.delta(name, time=v["committed_at"]).num_rows for v in (newest, before)]
+        assert counts[0] == row_count(settings, name)
+        with pytest.raises(UsageError, match="begins with version 0"):
+            session.delta(name, time=datetime(2001, 1, 1, tzinfo=UTC))
+        current = session.run(session.as_of(INVOICE_FEATURES, None))
+        labels = pa.table({"inv_id": current["inv_id"], "time": pa.array([session.read_at] * current.num_rows)})
+        points = label_points(labels, INVOICE_FEATURES, entity=None, time="time")
+        answer = session.training(INVOICE_FEATURES, points)
+    assert all(answer[c].equals(current[c]) for c in INVOICE_FEATURES.column_names if c != "inv_id")
+    assert pc.all(answer["has_features"]).as_py()
+
+
 def test_stream_after_a_catch_up_equals_batch_and_a_second_feed_adds_nothing(
     stack_settings: Settings, folder: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +142,7 @@ def test_stream_after_a_catch_up_equals_batch_and_a_second_feed_adds_nothing(
     assert_equal(stream_tables(stack_settings), expected)
     assert_all_read(stack_settings)
     before = history_rows(stack_settings)
+    assert_asked_by_time(stack_settings)
 
     feed(stack_settings, folder, run=2)
     trs(stack_settings, "worker", "--until-caught-up", timeout_s=CATCH_UP_S)

@@ -95,6 +95,15 @@ def test_pandas_labels_keep_their_index_and_types() -> None:
     assert answer["acct_age"].dtype == pd.Int32Dtype()
 
 
+def test_pandas_labels_may_hold_what_arrow_cannot_and_repeat_their_index() -> None:
+    given = pd.DataFrame({"inv_id": [1, 2], "time": [KNOWN, KNOWN], "note": [1, "two"]}, index=[0, 0])
+    answer = lake.training_set(given)
+    assert answer["note"].tolist() == [1, "two"]
+    assert answer["inv_total"].iloc[0] == Decimal(12)
+    with pytest.raises(UsageError, match=r"labels: .*note"):
+        lake.training_set(given, to="arrow")
+
+
 def test_polars_labels_give_polars_and_to_overrides() -> None:
     given = pl.DataFrame({"inv_id": [1], "time": [date(2024, 5, 2)]})
     answer = lake.training_set(given)
@@ -102,6 +111,13 @@ def test_polars_labels_give_polars_and_to_overrides() -> None:
     assert answer["inv_total"].to_list() == [Decimal(10)]
     assert isinstance(lake.training_set(given, to="arrow"), pa.Table)
     assert isinstance(lake.training_set(given, to="pandas"), pd.DataFrame)
+
+
+def test_labels_may_be_a_stream() -> None:
+    given = labels((1, KNOWN), (2, KNOWN))
+    answer = lake.training_set(given.to_reader())
+    assert answer.select(given.column_names).equals(given)
+    assert totals(answer) == [Decimal(12), None]
 
 
 def test_prefix_keeps_a_label_that_has_a_features_name() -> None:
@@ -159,6 +175,12 @@ def test_labels_past_the_watermark_are_counted_in_a_warning() -> None:
         lake.training_set(labels((1, KNOWN), (1, at("2024-06-01")), (1, at("2024-06-02"))))
 
 
+def test_labels_of_which_none_has_features_get_a_warning() -> None:
+    with pytest.warns(UserWarning, match=r"none of the labels .* begins at 2024-05-01T00:00:00Z \(known\)"):
+        lake.training_set(labels((1, at("2024-04-01")), (99, KNOWN)))
+
+
+@pytest.mark.filterwarnings("ignore:none of the labels has features")
 def test_account_features_are_asked_by_account() -> None:
     given = pa.table({"acct_id": [1], "time": [KNOWN]})
     assert lake.training_set(given, "account_features")["has_features"].to_pylist() == [False]
