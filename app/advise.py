@@ -69,7 +69,9 @@ def advise(settings: Settings, *, own: str, prices: Path | None, queries_per_mon
         for feature_set in FEATURE_SETS:
             name = changes_name(feature_set)
             session.create_views([name])
-            (counted,) = session.con.execute(churn_sql(feature_set, name), {"today": today}).fetchall()
+            whole_since = max((z.end.date() for z in session.thinned(feature_set) if z.end is not None), default=None)
+            parameters = {"today": today, "whole_since": whole_since}
+            (counted,) = session.con.execute(churn_sql(feature_set, name), parameters).fetchall()
             handle = store.open(name)
             files = data_files(handle)
             sizes = day_sizes(lake, session.con, name, handle, {f.day for f in files if f.day is not None})

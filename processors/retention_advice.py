@@ -118,16 +118,21 @@ class Churn:
 
 def churn_sql(feature_set: FeatureSet, changes: str) -> str:
     """A query of one row (DuckDB): rows, entities, rows of the first day, whole days after it, their changes, and of
-    these the distinct (entity, day), (entity, week), (entity, month), (entity, year). Today is no whole day."""
+    these the distinct (entity, day), (entity, week), (entity, month), (entity, year). Today is no whole day.
+
+    Days before `$whole_since`, of which rows were thinned away, are left out; null: none were.
+    """
     key = ", ".join(feature_set.entity_key)
     steps: tuple[Step, ...] = ("day", "week", "month", "year")
     begins = {s: ", ".join(f"date_trunc('{unit}', known_from)" for unit in units(s)) for s in steps}
     counts = ", ".join(f"count(DISTINCT ({key}, {begin})) FILTER (inside) AS by_{s}" for s, begin in begins.items())
     return f"""
         SELECT count(*), count(DISTINCT ({key})), count(*) FILTER (known_from::DATE = first_day),
-          coalesce(any_value($today - first_day - 1), 0), count(*) FILTER (inside), {counts}
+          coalesce(any_value(least($today - first_day - 1, $today - $whole_since::DATE)), 0),
+          count(*) FILTER (inside), {counts}
         FROM (
-          SELECT *, known_from::DATE > first_day AND known_from::DATE < $today AS inside
+          SELECT *, known_from::DATE > first_day AND known_from::DATE < $today
+            AND ($whole_since::DATE IS NULL OR known_from::DATE >= $whole_since::DATE) AS inside
           FROM (SELECT *, min(known_from::DATE) OVER () AS first_day FROM {changes})
         )
     """

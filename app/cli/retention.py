@@ -136,7 +136,7 @@ def _print(outcome: "Retention", *, applied: bool) -> None:
             since = "" if zone.begin is None else f" after {format_time(zone.begin)}"
             out.print(
                 f"Of times{since} through {format_time(zone.end)} an as-of answers exactly for {kept_words(zone.step)};"
-                " for others it may lack versions, and says so. So it is on the axis `valid`.",
+                " for others it may lack versions, and says so. On the axis `valid` it may for any of them.",
                 style="dim",
             )
     if not applied and any(p.dropped for p in outcome.plans):
@@ -144,12 +144,12 @@ def _print(outcome: "Retention", *, applied: bool) -> None:
 
 
 def _as_table(outcome: "Retention") -> "Table":
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from processors.features.as_of import format_time
     from processors.retention import kept_words
 
-    table = Table("table", "through", "kept of it", "rows", "stay", box=None, header_style="bold")
+    table = Table(Column("table", no_wrap=True), "through", "kept of it", "rows", "stay", box=None, header_style="bold")
     for found in outcome.plans:
         for z in found.zones:
             through = "now" if z.zone.end is None else format_time(z.zone.end)
@@ -219,7 +219,7 @@ def _time_travel(advice: "Advice") -> str:
             "What Delta's time travel costs is not known: no worker or `trs lake maintain` has noted a day of upkeep."
         )
     a_day = advice.rewritten_per_day
-    dollars = ", ".join(f"${a_day * n / 1e9 * advice.prices.storage_gb_month:,.2f} for {n} days" for n in (1, 7, 30))
+    dollars = ", ".join(f"${a_day * n / 1e9 * advice.prices.storage_gb_month:,.2f} for {n} days" for n in (2, 7, 30))
     return (
         f"Delta's time travel keeps what folds and compactions replace, {a_day / 1e6:,.1f} MB a day: {dollars}"
         " (TRS_TIME_TRAVEL_DAYS)."
@@ -227,10 +227,18 @@ def _time_travel(advice: "Advice") -> str:
 
 
 def _print_advice(out: "Console", advice: "Advice") -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     seen = Table(
-        "history", "rows", "MB", "entities", "days seen", "changes a day", "change a day", box=None, header_style="bold"
+        Column("history", no_wrap=True),
+        "rows",
+        "MB",
+        "entities",
+        "days seen",
+        "changes a day",
+        "entities a day",
+        box=None,
+        header_style="bold",
     )
     for c in advice.churns:
         numbers = (

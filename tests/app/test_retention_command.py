@@ -247,6 +247,9 @@ def test_advice_foretells_what_retain_leaves(lake: SmallLake) -> None:
     left = data_files(DeltaTable(f"{lake.uri}/{CHANGES}"))
     assert rows == pytest.approx(sum(f.rows for f in left), rel=0.2)
     assert foretold == pytest.approx(sum(f.size_bytes for f in left), rel=0.2)
+    again = measured()  # of the days that are still whole
+    assert (churn.days, again.days) == (119, 30)
+    assert again.changes_per_day == pytest.approx(churn.changes_per_day, rel=0.05)
 
 
 def test_time_travel_is_priced_from_what_upkeep_noted(lake: SmallLake) -> None:
@@ -255,7 +258,7 @@ def test_time_travel_is_priced_from_what_upkeep_noted(lake: SmallLake) -> None:
     about = {"table_name": "x", "began_at": NOW, "known_date": day}
     lake.append("upkeep", {"action": "fold", "bytes_before": 4 * 10**9, **about}, {"action": "vacuum", **about})
     out = trs("lake", "advise", TRS_LAKE=lake.uri).out
-    assert "1,000.0 MB a day: $0.02 for 1 days, $0.16 for 7 days, $0.69 for 30 days" in out
+    assert "1,000.0 MB a day: $0.05 for 2 days, $0.16 for 7 days, $0.69 for 30 days" in out
 
 
 def test_advice_is_printed_and_drawn(lake: SmallLake, tmp_path: Path) -> None:

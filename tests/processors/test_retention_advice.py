@@ -56,7 +56,7 @@ def con() -> duckdb.DuckDBPyConnection:
 
 
 def churn(con: duckdb.DuckDBPyConnection, today: date, relation: str = "changes") -> Churn:
-    (counted,) = con.execute(churn_sql(INVOICE_FEATURES, relation), {"today": today}).fetchall()
+    (counted,) = con.execute(churn_sql(INVOICE_FEATURES, relation), {"today": today, "whole_since": None}).fetchall()
     return churn_of("changes", counted, size_bytes=10**9, files=3)
 
 
