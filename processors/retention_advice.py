@@ -6,7 +6,8 @@ row per day stays in which it changed; of months, one per month. So the measured
     kept by day = distinct (entity, day) / changes,   kept by month = distinct (entity, month) / changes
 
 say what of each day's changes a tier leaves, and the rows after H days are those of the load, plus for every tier the
-days of H that it covers x changes per day x ratio. Bytes are rows x bytes per row on disk, as measured.
+days of H that it covers x changes per day x ratio. Bytes are those of one file per day plus those of its rows, as
+measured by writing some days. Rows are taken to come as they came so far: a business that grows has more.
 """
 
 import tomllib
@@ -25,6 +26,8 @@ from processors.retention import Step, Tier, parse_tiers, units
 PLANS = ("*:all", "90d:all,365d:day,*:month", "365d:all,3y:day,*:month", "30d:all,*:day", "30d:all,*:month")
 """The plans that are compared."""
 YEARS = (1, 3, 10)
+GETS_PER_FILE = 3
+"""Requests that a query makes per file: the footer's length, the footer, the rows."""
 _DAYS_OF: dict[Step, float] = {"week": 7.0, "month": 30.4, "year": 365.0}
 SMALL_DOLLARS = 5.0
 """A saving below this per month, after ten years, is not worth an answer that is lost."""
@@ -40,8 +43,8 @@ class Prices(BaseModel):
     source: str
     storage_gb_month: float = Field(ge=0)
     get_per_1000: float = Field(ge=0)
-    put_per_1000: float = Field(ge=0)
     query_tb_scanned: float = Field(ge=0)
+    query_min_mb: float = Field(ge=0)
 
 
 def load_prices(path: Path | None) -> Prices:
@@ -64,7 +67,8 @@ class Churn:
     """What was measured of one history. `load_rows`: its first day, in which a snapshot arrives.
 
     `days`: whole days seen after it, `changes` their rows; `by_step`: how many of these the ends of each step keep,
-    None where the days are fewer than the step has.
+    None where the days are fewer than the step has. `file_bytes`, `row_bytes`: of a compacted file with one row, and of
+    each further row; without them a row takes what it takes on average.
     """
 
     table: str
@@ -76,6 +80,20 @@ class Churn:
     days: int
     changes: int
     by_step: dict[Step, int | None]
+    file_bytes: float = 0.0
+    row_bytes: float | None = None
+
+    def size_after(self, rows: float, days: float) -> tuple[float, int]:
+        """Bytes and files of so many rows that came on so many days: one file per day, if it has any."""
+        files = round(min(rows, days + 1))
+        row_bytes = self.bytes_per_row if self.row_bytes is None else self.row_bytes
+        return files * self.file_bytes + (rows - (files if self.file_bytes else 0)) * row_bytes, files
+
+    @property
+    def changed_per_day(self) -> float | None:
+        """The share of all entities that change on a day, None where no day was seen."""
+        seen = self.by_step.get("day")
+        return None if seen is None or not self.days else seen / self.days / max(1, self.entities)
 
     @property
     def bytes_per_row(self) -> float:
@@ -100,22 +118,35 @@ class Churn:
 
 def churn_sql(feature_set: FeatureSet, changes: str) -> str:
     """A query of one row (DuckDB): rows, entities, rows of the first day, whole days after it, their changes, and of
-    these the distinct (entity, day), (entity, week), (entity, month), (entity, year). Today is no whole day."""
+    these the distinct (entity, day), (entity, week), (entity, month), (entity, year). Today is no whole day.
+
+    Days before `$whole_since`, of which rows were thinned away, are left out; null: none were.
+    """
     key = ", ".join(feature_set.entity_key)
     steps: tuple[Step, ...] = ("day", "week", "month", "year")
     begins = {s: ", ".join(f"date_trunc('{unit}', known_from)" for unit in units(s)) for s in steps}
     counts = ", ".join(f"count(DISTINCT ({key}, {begin})) FILTER (inside) AS by_{s}" for s, begin in begins.items())
     return f"""
         SELECT count(*), count(DISTINCT ({key})), count(*) FILTER (known_from::DATE = first_day),
-          coalesce(any_value($today - first_day - 1), 0), count(*) FILTER (inside), {counts}
+          coalesce(any_value(least($today - first_day - 1, $today - $whole_since::DATE)), 0),
+          count(*) FILTER (inside), {counts}
         FROM (
-          SELECT *, known_from::DATE > first_day AND known_from::DATE < $today AS inside
+          SELECT *, known_from::DATE > first_day AND known_from::DATE < $today
+            AND ($whole_since::DATE IS NULL OR known_from::DATE >= $whole_since::DATE) AS inside
           FROM (SELECT *, min(known_from::DATE) OVER () AS first_day FROM {changes})
         )
     """
 
 
-def churn_of(table: str, counted: Sequence[int], *, size_bytes: int, files: int) -> Churn:
+def churn_of(
+    table: str,
+    counted: Sequence[int],
+    *,
+    size_bytes: int,
+    files: int,
+    file_bytes: float = 0.0,
+    row_bytes: float | None = None,
+) -> Churn:
     """The answer of `churn_sql` with the table's size; a step is seen once there were two of its spans."""
     rows, entities, load_rows, days, changes, day, week, month, year = counted
     days = max(0, days)
@@ -126,7 +157,7 @@ def churn_of(table: str, counted: Sequence[int], *, size_bytes: int, files: int)
         "year": (year, 365),
     }
     by_step: dict[Step, int | None] = {step: n if days >= 2 * span else None for step, (n, span) in spans.items()}
-    return Churn(table, rows, size_bytes, files, entities, load_rows, days, changes, by_step)
+    return Churn(table, rows, size_bytes, files, entities, load_rows, days, changes, by_step, file_bytes, row_bytes)
 
 
 @dataclass(frozen=True)
@@ -161,16 +192,19 @@ def rows_after(churn: Churn, tiers: Sequence[Tier], days: float) -> tuple[float,
 
 
 def costs(churns: Sequence[Churn], plans: Sequence[str], prices: Prices, *, queries_per_month: int) -> list[Cost]:
-    """Every plan at every horizon. A query reads one whole history, the mean of them."""
+    """Every plan at every horizon. A query reads one whole history; they share the queries equally."""
     found = []
     for plan in plans:
         tiers = parse_tiers(plan)
         for years in YEARS:
-            rows, size_bytes, sure = 0.0, 0.0, True
+            rows, size_bytes, scanned, gets, sure = 0.0, 0.0, 0.0, 0.0, True
+            share = queries_per_month / max(1, len(churns))
             for churn in churns:
                 kept, seen = rows_after(churn, tiers, years * 365.0)
-                rows, size_bytes, sure = rows + kept, size_bytes + kept * churn.bytes_per_row, sure and seen
-            scanned_tb = size_bytes / max(1, len(churns)) * queries_per_month / 1e12
+                size, files_read = churn.size_after(kept, years * 365.0)
+                rows, size_bytes, sure = rows + kept, size_bytes + size, sure and seen
+                scanned += share * max(size, prices.query_min_mb * 1e6)
+                gets += share * files_read * GETS_PER_FILE
             found.append(
                 Cost(
                     plan,
@@ -178,7 +212,7 @@ def costs(churns: Sequence[Churn], plans: Sequence[str], prices: Prices, *, quer
                     round(rows),
                     round(size_bytes),
                     storage_dollars=size_bytes / 1e9 * prices.storage_gb_month,
-                    query_dollars=scanned_tb * prices.query_tb_scanned,
+                    query_dollars=scanned / 1e12 * prices.query_tb_scanned + gets / 1000 * prices.get_per_1000,
                     sure=sure,
                 )
             )

@@ -136,7 +136,7 @@ def _print(outcome: "Retention", *, applied: bool) -> None:
             since = "" if zone.begin is None else f" after {format_time(zone.begin)}"
             out.print(
                 f"Of times{since} through {format_time(zone.end)} an as-of answers exactly for {kept_words(zone.step)};"
-                " for others it may lack versions, and says so. So it is on the axis `valid`.",
+                " for others it may lack versions, and says so. On the axis `valid` it may for any of them.",
                 style="dim",
             )
     if not applied and any(p.dropped for p in outcome.plans):
@@ -144,12 +144,12 @@ def _print(outcome: "Retention", *, applied: bool) -> None:
 
 
 def _as_table(outcome: "Retention") -> "Table":
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from processors.features.as_of import format_time
     from processors.retention import kept_words
 
-    table = Table("table", "through", "kept of it", "rows", "stay", box=None, header_style="bold")
+    table = Table(Column("table", no_wrap=True), "through", "kept of it", "rows", "stay", box=None, header_style="bold")
     for found in outcome.plans:
         for z in found.zones:
             through = "now" if z.zone.end is None else format_time(z.zone.end)
@@ -200,8 +200,11 @@ def _advice_as_json(advice: "Advice") -> object:
             "prices": advice.prices.model_dump(mode="json"),
             "queries_per_month": advice.queries_per_month,
             "other_tables": {"bytes": advice.other_bytes, "bytes_per_day": round(advice.other_bytes_per_day)},
+            "time_travel_bytes_per_day": advice.rewritten_per_day,
             "histories": [
-                asdict(c) | {"bytes_per_row": round(c.bytes_per_row, 1), "changes_per_day": round(c.changes_per_day, 1)}
+                asdict(c)
+                | {"changed_per_day": c.changed_per_day}
+                | {"bytes_per_row": round(c.bytes_per_row, 1), "changes_per_day": round(c.changes_per_day, 1)}
                 for c in advice.churns
             ],
             "plans": [asdict(c) | {"dollars_per_month": round(c.dollars, 4)} for c in advice.costs],
@@ -210,10 +213,33 @@ def _advice_as_json(advice: "Advice") -> object:
     )
 
 
-def _print_advice(out: "Console", advice: "Advice") -> None:
-    from rich.table import Table
+def _time_travel(advice: "Advice") -> str:
+    if advice.rewritten_per_day is None:
+        return (
+            "What Delta's time travel costs is not known: no worker or `trs lake maintain` has noted a day of upkeep."
+        )
+    a_day = advice.rewritten_per_day
+    dollars = ", ".join(f"${a_day * n / 1e9 * advice.prices.storage_gb_month:,.2f} for {n} days" for n in (2, 7, 30))
+    return (
+        f"Delta's time travel keeps what folds and compactions replace, {a_day / 1e6:,.1f} MB a day: {dollars}"
+        " (TRS_TIME_TRAVEL_DAYS)."
+    )
 
-    seen = Table("history", "rows", "MB", "entities", "days seen", "changes a day", box=None, header_style="bold")
+
+def _print_advice(out: "Console", advice: "Advice") -> None:
+    from rich.table import Column, Table
+
+    seen = Table(
+        Column("history", no_wrap=True),
+        "rows",
+        "MB",
+        "entities",
+        "days seen",
+        "changes a day",
+        "entities a day",
+        box=None,
+        header_style="bold",
+    )
     for c in advice.churns:
         numbers = (
             f"{c.rows:,}",
@@ -221,6 +247,7 @@ def _print_advice(out: "Console", advice: "Advice") -> None:
             f"{c.entities:,}",
             f"{c.days:,}",
             f"{c.changes_per_day:,.1f}",
+            "?" if c.changed_per_day is None else f"{c.changed_per_day:.2%}",
         )
         seen.add_row(c.table, *numbers)
     out.print(seen)
@@ -246,5 +273,6 @@ def _print_advice(out: "Console", advice: "Advice") -> None:
         f" {advice.other_bytes_per_day / 1e6:,.1f} MB a day:"
         f" ${rest / 1e9 * p.storage_gb_month:,.2f} a month after 10 years, whatever is kept here."
     )
+    out.print(_time_travel(advice))
     out.print(f"Recommended: {advice.tiers}", style="bold")
     out.print(advice.reason)

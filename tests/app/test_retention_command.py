@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
+from app.advise import advise
 from app.lake_session import LakeSession
 from app.retention import retain as run
 from app.settings import Settings
@@ -23,6 +24,7 @@ from processors.features.as_of import as_of_sql
 from processors.features.declarations import INVOICE_FEATURES
 from processors.lake_tables import LAKE_TABLES
 from processors.retention import floored, parse_tiers, zones
+from processors.retention_advice import Churn, rows_after
 from tests.app.commands import trs
 from tests.small_lake import SmallLake
 
@@ -231,6 +233,32 @@ def test_tiers_that_make_no_sense_are_refused(lake: SmallLake) -> None:
 
 def test_no_lake_is_said(tmp_path: Path) -> None:
     assert trs("lake", "retain", TRS_LAKE=str(tmp_path / "none")).code == 4
+
+
+def test_advice_foretells_what_retain_leaves(lake: SmallLake) -> None:
+    def measured() -> Churn:
+        return next(c for c in advise(Settings(lake=lake.uri), **how).churns if c.table == CHANGES)
+
+    how: dict[str, Any] = {"own": TIERS, "prices": None, "queries_per_month": 0}
+    churn = measured()
+    rows, _ = rows_after(churn, parse_tiers(TIERS), churn.days)
+    foretold, _ = churn.size_after(rows, churn.days)
+    retain(lake, "--apply")
+    left = data_files(DeltaTable(f"{lake.uri}/{CHANGES}"))
+    assert rows == pytest.approx(sum(f.rows for f in left), rel=0.2)
+    assert foretold == pytest.approx(sum(f.size_bytes for f in left), rel=0.2)
+    again = measured()  # of the days that are still whole
+    assert (churn.days, again.days) == (119, 30)
+    assert again.changes_per_day == pytest.approx(churn.changes_per_day, rel=0.05)
+
+
+def test_time_travel_is_priced_from_what_upkeep_noted(lake: SmallLake) -> None:
+    assert "is not known" in trs("lake", "advise", TRS_LAKE=lake.uri).out
+    day = (NOW - timedelta(days=4)).date()
+    about = {"table_name": "x", "began_at": NOW, "known_date": day}
+    lake.append("upkeep", {"action": "fold", "bytes_before": 4 * 10**9, **about}, {"action": "vacuum", **about})
+    out = trs("lake", "advise", TRS_LAKE=lake.uri).out
+    assert "1,000.0 MB a day: $0.05 for 2 days, $0.16 for 7 days, $0.69 for 30 days" in out
 
 
 def test_advice_is_printed_and_drawn(lake: SmallLake, tmp_path: Path) -> None:

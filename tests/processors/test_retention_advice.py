@@ -56,7 +56,7 @@ def con() -> duckdb.DuckDBPyConnection:
 
 
 def churn(con: duckdb.DuckDBPyConnection, today: date, relation: str = "changes") -> Churn:
-    (counted,) = con.execute(churn_sql(INVOICE_FEATURES, relation), {"today": today}).fetchall()
+    (counted,) = con.execute(churn_sql(INVOICE_FEATURES, relation), {"today": today, "whole_since": None}).fetchall()
     return churn_of("changes", counted, size_bytes=10**9, files=3)
 
 
@@ -120,7 +120,8 @@ def test_dollars_follow_the_prices(tmp_path: Path) -> None:
     prices = load_prices(None)
     (cost, *_) = costs([seen], ["*:all"], prices, queries_per_month=500)
     assert cost.storage_dollars == pytest.approx(2 * prices.storage_gb_month)
-    assert cost.query_dollars == pytest.approx(500 * 2e9 / 1e12 * prices.query_tb_scanned)
+    requests = 500 * 366 * 3 / 1000 * prices.get_per_1000
+    assert cost.query_dollars == pytest.approx(500 * 2e9 / 1e12 * prices.query_tb_scanned + requests)
     own = tmp_path / "prices.toml"
     own.write_text("storage_gb_month = -1\n")
     with pytest.raises(SettingsError, match=r"storage_gb_month|as_of"):
