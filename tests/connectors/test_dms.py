@@ -371,8 +371,8 @@ SCALARS = (
     | st.integers()
     | st.floats(allow_nan=False)
     | st.text()
-    | st.just([])
-    | st.just({})
+    | st.builds(list)
+    | st.builds(dict)
 )
 
 
@@ -388,7 +388,7 @@ def test_damaged_record_has_one_outcome_and_never_crashes(data: st.DataObject) -
         if any(not isinstance(record[name], dict) for name in ("data", "metadata", "before-image")):
             break
     large = data.draw(st.sampled_from(["", "text", "nest"]))
-    if large == "text" and isinstance(record["metadata"], dict):
+    if large == "text" and isinstance(record["metadata"], dict) and record["metadata"]:
         record["metadata"][data.draw(st.sampled_from(sorted(record["metadata"])))] = LONG
     if large == "nest" and isinstance(record["data"], dict):
         record["data"]["added"] = "here"

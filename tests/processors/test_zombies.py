@@ -35,8 +35,8 @@ MOMENTS = [
     *((0, f"before a commit to {table}") for table in (DEAD_LETTERS.name, "sku_log", EPOCHS.name)),
     *((1, f"before a commit to {table}") for table in (DEAD_LETTERS.name, "invoice_log", EPOCHS.name)),
     (1, "after a commit to invoice_log"),
-    (1, "amid the documents"),
-    (1, "documents are acknowledged"),
+    (1, "amid the invoice_documents"),
+    (1, "invoice_documents are acknowledged"),
     *((2, f"before a commit to {table}") for table in (DEAD_LETTERS.name, ACCOUNTS_PRIVATE.name, "account_log")),
     *((2, f"before a commit to {changes_name(f)}") for f in FEATURE_SETS),
     (2, f"before a commit to {EPOCHS.name}"),
@@ -62,7 +62,7 @@ class Sleeper(Worker):
 
     def work(self, *, whole: bool) -> None:
         for stage in self.stages:
-            self._cluster.epoch(self, stage, whole=whole)()
+            self.cluster.epoch(self, stage, whole=whole)()
 
 
 @dataclass
