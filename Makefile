@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	--extra devstack --extra dev --extra notebooks pyproject.toml
+	--extra worker --extra devstack --extra dev --extra notebooks pyproject.toml
 SPARK := .venv-spark
 SPARK_STAMP := $(SPARK)/.installed
 COMPILE_SPARK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
@@ -68,6 +68,7 @@ agreement: setup
 		cp requirements.lock "$$copy" && $(COMPILE) --output-file "$$copy" > /dev/null && diff requirements.lock "$$copy"
 	@echo "docker-compose.yml agrees with devstack/declared.py" && \
 		$(BIN)/python -m devstack.compose | diff docker-compose.yml -
+	@echo "docs/data.md agrees with the declarations" && $(BIN)/python -m processors.dictionary | diff docs/data.md -
 	@! docker compose version > /dev/null 2>&1 || docker compose config --quiet
 
 format: setup ## Sort imports and format the code

@@ -9,6 +9,9 @@ _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _WRONG_PLACE = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG})
 _MOVE = "name another place with the option concerned, TRS_HOME or TRS_LAKE"
 
+_OF_THE_WORKER = frozenset({"aiokafka", "confluent_kafka", "faust", "mode"})
+"""Packages of the extra `worker`: who only reads the lake does without them."""
+
 
 def known_fault(error: BaseException) -> TrsError | None:
     """The error as one of ours if it tells of the user's machine; None if it may be a fault of the program."""
@@ -16,6 +19,10 @@ def known_fault(error: BaseException) -> TrsError | None:
         return _of_system(error)
     if type(error).__module__.endswith("duckdb"):
         return _of_duckdb(error)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _OF_THE_WORKER:
+        return UsageError(
+            f"{error.name} is not installed", hint="pip install 'trs-stream[worker]' has what Kafka needs"
+        )
     return None
 
 

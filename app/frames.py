@@ -9,6 +9,8 @@ import pyarrow as pa
 from processors.errors import UsageError
 
 Kind = Literal["arrow", "polars", "pandas"]
+_ABOUT = (b"read_at", b"complete_through")
+"""Metadata of answers that pandas keeps as well."""
 
 
 def kind_of(frame: object) -> Kind:
@@ -63,7 +65,9 @@ def from_arrow(table: pa.Table, to: str) -> Any:
     if to == "pandas":
         pandas = _package("pandas")
         nullable = {pa.int64(): pandas.Int64Dtype(), pa.int32(): pandas.Int32Dtype()}
-        return table.to_pandas(types_mapper=nullable.get)
+        frame = table.to_pandas(types_mapper=nullable.get)
+        frame.attrs.update({k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items() if k in _ABOUT})
+        return frame
     raise UsageError(f"to={to!r} is not known", hint="arrow, polars or pandas")
 
 

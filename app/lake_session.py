@@ -224,13 +224,16 @@ class LakeSession:
         self.con.execute("SET lock_configuration = true")
 
     def write(self, prepared: str, out: Path) -> int:
-        """Writes the rows of a prepared query to a .csv or .parquet file and returns how many. Raises UsageError."""
+        """Writes the rows of a prepared query to a .csv or .parquet file and returns how many. Raises UsageError.
+
+        CSV is safe for spreadsheets: text that they would take for a formula has an apostrophe before it.
+        """
         # This connection reaches nothing but the lake any more, so another one writes what it streams.
         try:
             with duckdb.connect() as writer:
                 writer.execute("SET TimeZone = 'UTC'")
                 writer.register("answer", self.con.sql(prepared).to_arrow_reader(_BATCH_ROWS))
-                return write_query(writer, "FROM answer", out)
+                return write_query(writer, "FROM answer", out, safe=True)
         except duckdb.Error as error:
             raise query_error(error) from None
 

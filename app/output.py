@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 
 from processors.errors import AccessDeniedError, FullDiskError, TrsError, UnavailableError, UsageError
-from processors.features.text import quoted, text_sql
+from processors.features.text import quoted, safe_text_sql, text_sql
 
 _FORMATS = {
     ".csv": "FORMAT csv, HEADER true, DELIMITER ',', NULLSTR ''",
@@ -72,24 +72,25 @@ def write_bytes(content: bytes, out: Path) -> None:
         raise UnavailableError(f"{out} cannot be written: {error.strerror}") from None
 
 
-def as_text(con: duckdb.DuckDBPyConnection, query: str) -> str:
-    """The query with its numbers as plain text (processors/features/text.py)."""
+def as_text(con: duckdb.DuckDBPyConnection, query: str, *, safe: bool = False) -> str:
+    """The query with its numbers as plain text, and with `safe` no text that a spreadsheet takes for a formula."""
+    to_text = safe_text_sql if safe else text_sql
     relation = con.sql(query)
     columns = ", ".join(
-        f"{text_sql(quoted(name), str(kind))} AS {quoted(name)}"
+        f"{to_text(quoted(name), str(kind))} AS {quoted(name)}"
         for name, kind in zip(relation.columns, relation.types, strict=True)
     )
     return f"SELECT {columns} FROM (\n{query}\n)"
 
 
-def write_query(con: duckdb.DuckDBPyConnection, query: str, out: Path) -> int:
+def write_query(con: duckdb.DuckDBPyConnection, query: str, out: Path, *, safe: bool = False) -> int:
     """Writes the query's rows, in its order, to `out` and returns how many.
 
     Raises FullDiskError; `out` is then as it was.
-    CSV: a header, plain numbers, empty nulls, lines end with \\n. Parquet: the query's own types.
+    CSV: a header, plain numbers, empty nulls, lines end with \\n; `safe`: see `safe_text_sql`. Parquet: own types.
     """
     kind = out.suffix.lower()
-    source = as_text(con, query) if kind == ".csv" else query
+    source = as_text(con, query, safe=safe) if kind == ".csv" else query
     try:
         with replacing(out) as temporary:
             target = str(temporary).replace("'", "''")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.settings import Settings
-from connectors.kafka import KafkaConfig
+from connectors.kafka_config import KafkaConfig
 from processors.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from connectors.kafka_config import KafkaConfig, check_reachable, make_client, wrap_error
+from connectors.kafka_client import check_reachable, make_client, wrap_error
+from connectors.kafka_config import KafkaConfig
 from processors.errors import FencedError, OffsetGapError, SourceError, TrsError
 
 _TIMEOUT_S = 30.0

@@ -7,7 +7,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka import Producer as LibraryProducer
 
-from connectors.kafka_config import KafkaConfig, check_reachable, make_client, wrap_error
+from connectors.kafka_client import check_reachable, make_client, wrap_error
+from connectors.kafka_config import KafkaConfig
 from connectors.kafka_topics import TopicEnds
 from processors.errors import FencedError, InvariantError, RetryableError, UnavailableError
 

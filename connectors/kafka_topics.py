@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
-from connectors.kafka_config import KafkaConfig, check_reachable, make_client, wrap_error
+from connectors.kafka_client import check_reachable, make_client, wrap_error
+from connectors.kafka_config import KafkaConfig
 from processors.errors import SourceError, UnavailableError
 
 _TIMEOUT_S = 30.0

@@ -12,7 +12,8 @@ stack. Times are ISO-8601 text or datetimes, UTC if they have no zone; text may 
 the lake is not complete for is given with a UserWarning. Wrong arguments raise `processors.errors.UsageError`.
 
 Answers are Arrow tables; `to="polars"` or `to="pandas"` makes them frames of these packages (the extra `notebooks`).
-Decimals stay exact in all three.
+Decimals stay exact in all three. As of when an answer is stands in `schema.metadata` of an Arrow table and in `attrs`
+of a pandas frame: `read_at`, and `complete_through`, the lake's watermark.
 """
 
 import warnings
@@ -64,7 +65,7 @@ def as_of(
     check_kind(to)
     with LakeSession(load_settings()) as session:
         (moment,) = _times(session, features, axis, time)
-        return from_arrow(session.run(session.as_of(features, moment, axis)), to)
+        return from_arrow(_stamped(session, session.run(session.as_of(features, moment, axis))), to)
 
 
 def compare(
@@ -231,7 +232,7 @@ def history_of(
     check_kind(to)
     values = (key,) if isinstance(key, str) or not isinstance(key, Sequence) else tuple(key)
     with LakeSession(load_settings()) as session:
-        return from_arrow(session.run(session.history(features, values)), to)
+        return from_arrow(_stamped(session, session.run(session.history(features, values))), to)
 
 
 def sql(query: str, *, with_personal_data: bool = False, to: Kind = "arrow") -> Any:
@@ -244,7 +245,18 @@ def sql(query: str, *, with_personal_data: bool = False, to: Kind = "arrow") -> 
     """
     check_kind(to)
     with LakeSession(load_settings()) as session:
-        return from_arrow(session.run(session.prepare_query(query, with_personal_data=with_personal_data)), to)
+        return from_arrow(
+            _stamped(session, session.run(session.prepare_query(query, with_personal_data=with_personal_data))), to
+        )
+
+
+def _stamped(session: LakeSession, rows: pa.Table) -> pa.Table:
+    """The answer with as of when it is, in its schema's metadata."""
+    fresh = session.freshness()
+    stamp = {"read_at": format_time(fresh.read_at)}
+    if fresh.watermark is not None:
+        stamp["complete_through"] = format_time(fresh.watermark)
+    return rows.replace_schema_metadata({**(rows.schema.metadata or {}), **stamp})
 
 
 def _times(session: LakeSession, features: FeatureSet, axis: Axis, *times: str | datetime) -> list[datetime]:

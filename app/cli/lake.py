@@ -33,7 +33,8 @@ def sql(
 ) -> None:
     """Ask the lake, read-only. Only the columns and partitions that the query names are read.
 
-    csv and json hold decimals exactly (json: as text); times are UTC.
+    csv and json hold decimals exactly (json: as text); times are UTC. In a .csv file, text that a spreadsheet would
+    take for a formula has an apostrophe before it; a .parquet file has everything as it is.
     """
     from app.lake_session import LakeSession
     from app.output import check_target

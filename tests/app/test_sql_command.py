@@ -204,3 +204,15 @@ def test_personal_data_is_left_out_of_what_a_query_does_not_name(personal: Small
     assert sql(personal, "FROM dead_letters", "--out", str(out)).code == 2
     assert sql(personal, "FROM dead_letters", "--out", str(out), "--with-personal-data").code == 0
     assert pq.read_table(out)["record_value"].to_pylist() == [b"Ann Other"]
+
+
+def test_file_for_a_spreadsheet_has_no_formula_in_it(lake: SmallLake, tmp_path: Path) -> None:
+    query = "SELECT unnest(['=1+1', '-2', '+x', '@y', chr(9) || 'z', 'a=b', NULL]) AS name, -5 AS number"
+    out = tmp_path / "names.csv"
+    assert trs("sql", query, "--out", str(out), TRS_LAKE=lake.uri).code == 0
+    kept = [row["name"] for row in csv.DictReader(out.open(newline=""))]
+    assert kept == ["'=1+1", "'-2", "'+x", "'@y", "'\tz", "a=b", ""]
+    assert all(row["number"] == "-5" for row in csv.DictReader(out.open(newline="")))
+    whole = tmp_path / "names.parquet"
+    assert trs("sql", query, "--out", str(whole), TRS_LAKE=lake.uri).code == 0
+    assert pq.read_table(whole)["name"].to_pylist()[0] == "=1+1"

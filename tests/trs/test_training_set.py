@@ -184,3 +184,11 @@ def test_labels_of_which_none_has_features_get_a_warning() -> None:
 def test_account_features_are_asked_by_account() -> None:
     given = pa.table({"acct_id": [1], "time": [KNOWN]})
     assert lake.training_set(given, "account_features")["has_features"].to_pylist() == [False]
+
+
+def test_answer_says_as_of_when_it_is() -> None:
+    about = lake.as_of("2024-05-02").schema.metadata
+    assert about[b"complete_through"] == b"2024-05-20T00:00:00Z"
+    assert datetime.fromisoformat(about[b"read_at"].decode()) <= datetime.now(UTC)
+    frame = lake.sql("SELECT 1 AS one FROM invoice_features_history", to="pandas")
+    assert frame.attrs["complete_through"] == "2024-05-20T00:00:00Z"
