@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -33,7 +34,7 @@ from processors.lake_tables import changes_name
 from processors.line_codec import LineDecoder
 from processors.ports import DocumentSink, FencedLog, Lake, LakeProgress, LoadProgress, StoredPosition
 from processors.records import RawBatch
-from processors.stage import Stage, StageContext
+from processors.stage import Stage, StageContext, utc_now
 from processors.stages import PRICES_ID, PUT_OFF_S, ROWS_ID, InvoiceStage, SkuStage
 from processors.state import compress, cursor, open_state
 from processors.tables import (
@@ -86,8 +87,10 @@ class StreamEngine:
         topic_ids: Mapping[str, str],
         writer: str,
         lines_sink: DocumentSink | None = None,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`lines_sink`: where charged lines go; with it there is a stage for feature sets by article."""
+        """`lines_sink`: where charged lines go; with it there is a stage for feature sets by article. `now`: the clock
+        of commits, UTC."""
         self.failure: Future[None] = Future()
         self._config = config
         self._lake = lake
@@ -112,7 +115,7 @@ class StreamEngine:
             )
         }
         self._names = {t: n for n, t in topic.items()}
-        context = StageContext(lake=lake, topic_ids=topic_ids, writer=writer, dead_letter_stop=config.dead_letter_stop)
+        context = StageContext(lake, topic_ids, writer, now=now, dead_letter_stop=config.dead_letter_stop)
         rows_con, features_con = cursor(self._state), cursor(self._state)
         self._skus = SkuStage(context, rows_con, [topic[SKUS.name], topic[DEAD_LETTERS_TOPIC]])
         self._invoices = InvoiceStage(

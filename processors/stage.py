@@ -43,6 +43,11 @@ OWNED = "owned"
 """Temporary table (bucket, epoch) of the epoch being made."""
 
 
+def utc_now() -> datetime:
+    """The machine's clock."""
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True)
 class StageContext:
     """What every stage of a worker is given. `topic_ids`: Kafka's id per topic; `now`: the UTC clock.
@@ -53,7 +58,7 @@ class StageContext:
     lake: Lake
     topic_ids: Mapping[str, str]
     writer: str
-    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    now: Callable[[], datetime] = utc_now
     dead_letter_stop: frozenset[str] = frozenset()
 
 

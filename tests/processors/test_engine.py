@@ -108,10 +108,19 @@ class Shell:
         topic_ids: Mapping[str, str] | None = None,
         interval_s: float | None = None,
     ) -> None:
-        self.topics = topics
-        self.engine = open_engine(lake, topics, spill, topic_ids or {}, interval_s)
+        self._begin(open_engine(lake, topics, spill, topic_ids or {}, interval_s), topics, draining=interval_s is None)
+
+    @classmethod
+    def of(cls, engine: StreamEngine, topics: Topics) -> "Shell":
+        """Drives this engine."""
+        shell = cls.__new__(cls)
+        shell._begin(engine, topics, draining=True)
+        return shell
+
+    def _begin(self, engine: StreamEngine, topics: Topics, *, draining: bool) -> None:
+        self.topics, self.engine = topics, engine
         self.engine.start()
-        if interval_s is None:
+        if draining:
             self.engine.set_draining()
         found = self.engine.assign(frozenset({PARTITION}))
         self.positions = {place[0]: 0 if p is None else p.next_offset for place, p in found.items()}
