@@ -93,14 +93,15 @@ def apply_prices(con: duckdb.DuckDBPyConnection, *, sku_rows: str, price_at: Pri
 def touch_changed(con: duckdb.DuckDBPyConnection) -> None:
     """Adds to `touched` the invoices of this epoch: changed headers, changed lines, repriced lines.
 
-    A deletion that is told again (by a diff and a connector, say) touches nothing: its document went out before.
+    A deletion that is told again (by a diff and a connector, say) touches nothing: its document went out before. One
+    that names another account is news for both.
     """
     con.execute(f"""
         INSERT INTO {TOUCHED} BY NAME
         SELECT bucket, invoice_id, max(source_ts) AS source_ts, bool_or(header) AS header
         FROM (
           SELECT bucket, invoice_id, source_ts, TRUE AS header FROM {NEW_INVOICES}
-          WHERE NOT (deleted AND was_deleted)
+          WHERE NOT (deleted AND was_deleted AND left_account_id IS NULL)
           UNION ALL SELECT bucket, invoice_id, source_ts, FALSE FROM {NEW_LINES}
           UNION ALL SELECT bucket, invoice_id, source_ts, FALSE FROM {REPRICED}
         )

@@ -272,3 +272,24 @@ def test_history_says_on_which_day_it_happened_by_the_dates_in_the_row(con: duck
     days = [r["dated_on"] for r in world.history[INVOICE_FEATURES.name]]
     assert days == [date(2024, 1, 1), date(2024, 3, 5), None]
     assert all(r["dated_on"] is None for f in FEATURE_SETS if not f.per_invoice for r in world.history[f.name])
+
+
+def test_deletion_that_is_told_again_for_another_account_ends_the_row_of_the_first(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    """The account learns at once that its invoice was deleted and that it had left before."""
+
+    def invoice(order: int, account: int | None, *, deleted: bool) -> Record:
+        values = (("account_id", account), ("date_issued", date(2024, 1, 1)), ("payment_dates", None))
+        bare = () if account is None else values
+        return Record("invoices", (1,), order, order, is_delete=deleted, is_create=False, values=bare)
+
+    line = Record("invoice_line_items", (1, "a"), 5, 5, is_delete=True, is_create=False, values=())
+    world = World(con, "creation")
+    world.rows_epoch([invoice(1, 7, deleted=False)])
+    world.features_epoch([], world.sent)
+    world.rows_epoch([invoice(3, None, deleted=True)])
+    world.rows_epoch([invoice(4, 8, deleted=True), line])
+    world.features_epoch([], world.sent)
+
+    assert 1 not in committed(world, INVOICE_FEATURES)
