@@ -14,7 +14,7 @@ COMPILE_SPARK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 
 # Arguments for pytest, e.g. make test ARGS="tests/app -k settings"
 ARGS ?=
 
-.PHONY: help setup setup-spark demo test laws chaos check lint types imports agreement format bench bench-long lock \
+.PHONY: help setup setup-spark demo test test-long laws chaos check lint types imports agreement format bench bench-long lock \
 	clean
 
 help: ## Show this list
@@ -41,8 +41,11 @@ $(SPARK_STAMP): $(STAMP) benchmarks/peers/spark-requirements.lock
 demo: setup ## Show the whole path on real parts: database, Kafka, worker, lake, features as of two times
 	$(BIN)/trs demo
 
-test: setup ## Run all tests; those of the stack start it by themselves
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: setup ## Run all tests but the long ones; those of the stack start it by themselves
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(ARGS)
+
+test-long: setup ## Run the tests that say at more cost what others say as well: memory, kills, peers, statements by hand
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long $(ARGS)
 
 laws: setup ## Play RUNS (default 100) times 60 random histories through the laws of tests/processors, twice
 	TRS_LAW_RUNS=$(or $(RUNS),100) $(BIN)/python -m pytest -n 2 tests/processors/test_rows_laws.py \

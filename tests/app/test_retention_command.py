@@ -148,6 +148,7 @@ def test_who_asks_for_a_time_that_is_not_kept_is_told(lake: SmallLake) -> None:
     assert not told(NOW - timedelta(days=1))
 
 
+@pytest.mark.long
 def test_fold_knows_how_many_rows_left_its_log(lake: SmallLake) -> None:
     uri, ids = f"{lake.uri}/invoice_features_folded", {"fold": 7, FOLDED_LOG_ROWS_ID: 1400}
     properties = CommitProperties(
@@ -161,6 +162,7 @@ def test_fold_knows_how_many_rows_left_its_log(lake: SmallLake) -> None:
     assert folded.transaction_version("fold") == 8  # a fold that has begun gives way
 
 
+@pytest.mark.long
 def test_run_that_dies_between_days_leaves_a_right_lake_and_the_next_goes_on(
     lake: SmallLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +188,7 @@ def test_run_that_dies_between_days_leaves_a_right_lake_and_the_next_goes_on(
     assert retain(lake, "--plan")["dropped"] == 0
 
 
+@pytest.mark.long
 def test_of_two_runs_at_once_one_ends_and_compactions_in_between_do_not_matter(lake: SmallLake) -> None:
     moments = kept_moments()
     before = answers(lake, moments)
@@ -215,6 +218,7 @@ def test_of_two_runs_at_once_one_ends_and_compactions_in_between_do_not_matter(l
     assert answers(lake, moments) == before
 
 
+@pytest.mark.long
 def test_worker_goes_on_with_the_handle_that_it_had_before(lake: SmallLake) -> None:
     worker = DeltaLake(LakeLocation(lake.uri)).fenced(CHANGES)
     worker.open({"epoch:accounts:0": 1500}, {}, seen={})

@@ -30,6 +30,7 @@ def on_stack(stack: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.long
 def test_ours_and_stock_faust_come_to_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRS_EPOCH_INTERVAL_S", "0.5")
     run = run_once(300, ["faust"])
@@ -38,6 +39,7 @@ def test_ours_and_stock_faust_come_to_the_same_features(monkeypatch: pytest.Monk
     assert all(row.value > 0 for row in report_rows([run]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("peer", PEERS)
 def test_the_peer_comes_to_the_same_features_when_rows_change(
     peer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

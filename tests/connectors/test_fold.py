@@ -332,6 +332,7 @@ def test_process_that_dies_amid_the_rows_of_a_bucket_leaves_rows_and_the_next_fo
     assert log.contents() == before
 
 
+@pytest.mark.long
 def test_peak_memory_of_a_fold_follows_the_bucket_not_the_table(tmp_path: Path) -> None:
     peaks, sizes_mb = [], []
     for buckets in (16, 64):

@@ -25,7 +25,7 @@ from processors.tables import DERIVED_TOPICS, DOCUMENTS_TOPIC, TABLES, TABLES_BY
 from tests.processors.test_engine import PREFIX, Shell, Topics, event
 
 DAYS = 30
-STEPS = 36
+STEPS = 24
 QUESTIONS = 20
 EPOCH = date(1970, 1, 1)
 Row = dict[str, Any]

@@ -178,6 +178,7 @@ def test_stream_from_a_database_snapshot_equals_batch(local_settings: Settings, 
     assert_equal(stream_tables(settings), expected_tables(settings, folder, tmp_path))
 
 
+@pytest.mark.parametrize("folder", ["synthetic", pytest.param("extracts", marks=pytest.mark.long)], indirect=True)
 def test_worker_killed_amid_a_catch_up_goes_on_to_the_same_result(
     local_settings: Settings, folder: Path, tmp_path: Path, worker: StartWorker
 ) -> None:

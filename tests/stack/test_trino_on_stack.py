@@ -235,6 +235,7 @@ def test_statement_of_the_finance_page_is_one_of_trinos(server: Trino, registere
     ask(server, registered.glue_database, f"EXPLAIN (TYPE VALIDATE) {STATEMENTS[heading]}")
 
 
+@pytest.mark.long
 def test_statements_executed_by_hand_make_the_same_tables_and_views(server: Trino, registered: Settings) -> None:
     by_hand = registered.model_copy(update={"glue_database": f"{registered.glue_database}_hand"})
     statements = command(by_hand, "lake", "ddl", "--engine", "trino").split(";\n\n")
