@@ -56,6 +56,7 @@ class Inbox:
         self._raw: deque[RawBatch] = deque()
         self._ready: deque[Chunk] = deque()
         self._expected: dict[tuple[str, int], int | None] = {}
+        self._known: dict[tuple[str, int], int] = {}
         self._behind: dict[tuple[str, int], int] = {}
         self._records = 0
         self._bytes = 0
@@ -63,12 +64,16 @@ class Inbox:
         self._generation = 0
         self._stopped = False
 
-    def reset(self, expected: Mapping[tuple[str, int], int | None]) -> None:
-        """Forgets everything and accepts exactly these partitions; None accepts any first position."""
+    def reset(self, known: Mapping[tuple[str, int], int]) -> None:
+        """Forgets everything and accepts exactly these partitions, with where the lake stands in each.
+
+        The first batch may begin elsewhere: a gap may be accepted (R9).
+        """
         with self._lock:
             self._raw.clear()
             self._ready.clear()
-            self._expected = dict(expected)
+            self._expected = dict.fromkeys(known)
+            self._known = dict(known)
             self._behind.clear()
             self._records = self._bytes = 0
             self._generation += 1
@@ -108,10 +113,10 @@ class Inbox:
         return sum(self._behind.values())
 
     def has_reached(self, topic: str, offsets: Mapping[int, int]) -> bool:
-        """Whether the accepted partitions of a topic were offered up to these offsets."""
+        """Whether the accepted partitions of a topic were offered up to these offsets, now or before the reset."""
         with self._lock:
-            reached = {p: o for (t, p), o in self._expected.items() if t == topic}
-        return all((reached[p] or 0) >= o for p, o in offsets.items() if p in reached)
+            reached = {p: self._known[t, p] if o is None else o for (t, p), o in self._expected.items() if t == topic}
+        return all(reached[p] >= o for p, o in offsets.items() if p in reached)
 
     @property
     def has_room(self) -> bool:

@@ -1,0 +1,21 @@
+"""The inbox: what of a topic it has seen."""
+
+from processors.inbox import Chunk, Inbox
+from processors.records import RawBatch
+
+
+def inbox() -> Inbox:
+    return Inbox(
+        lambda topic, batches, positions: Chunk(topic, None, 0, positions), max_records=9, max_bytes=999, on_ready=int
+    )
+
+
+def test_partition_is_reached_by_what_the_lake_holds_or_by_what_is_offered() -> None:
+    box = inbox()
+    box.reset({("documents", 0): 5, ("documents", 1): 0, ("other", 0): 9})
+    assert box.has_reached("documents", {0: 5, 1: 0})
+    assert box.has_reached("documents", {0: 5, 7: 99})  # of a partition that another worker owns
+    assert not box.has_reached("documents", {0: 6})
+    box.offer(RawBatch.of("documents", 0, [(b"{}", b"{}")], start_offset=5, timestamp_ms=0))
+    assert box.has_reached("documents", {0: 6, 1: 0})
+    assert not box.has_reached("documents", {0: 6, 1: 1})
