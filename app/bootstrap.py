@@ -18,7 +18,6 @@ from connectors.object_files import LakeReader
 from connectors.results import append_results
 from processors.lake_rows import LOGS, newest_order_sql
 from processors.lake_tables import DEAD_LETTERS, RECONCILIATION
-from processors.order import RowOrder
 from processors.tables import DEAD_LETTERS_TOPIC, topic_of
 
 
@@ -40,11 +39,11 @@ def snapshot(
         return run_snapshot(
             source,
             SnapshotConfig(
-                settings.topic_prefix, settings.partitions, settings.source_names[-1], settings.home / "bootstrap"
+                settings.topic_prefix, settings.partitions, settings.source_names, settings.home / "bootstrap"
             ),
             kafka=kafka_config(settings),
             open_registry=lambda: open_control_log(settings),
-            cdc_open=lambda: binlog_positions_known(settings),
+            newest_order=lambda: newest_order(settings),
             restart=restart,
             stopped=stopped,
             report=report,
@@ -122,7 +121,7 @@ def lake_of(settings: Settings) -> Lake:
         open_registry=lambda: open_control_log(settings),
         positions=lambda: LakePositions(LakeStore(location), settings.topic_prefix, settings.partitions),
         rows=lambda: LakeReader(location.uri, location.storage_options),
-        cdc_open=lambda: binlog_positions_known(settings),
+        newest_order=lambda: newest_order(settings),
         known_rejects=lambda: known_rejects(settings),
     )
 
@@ -151,11 +150,6 @@ def open_control_log(settings: Settings) -> ControlLog:
     control = ControlLog(store)
     control.ensure_generation()
     return control
-
-
-def binlog_positions_known(settings: Settings) -> bool:
-    """Whether the lake holds rows of a source with binlog positions (R2)."""
-    return newest_order(settings) >= RowOrder(1, 0, 0, 0).packed()
 
 
 def newest_order(settings: Settings) -> int:

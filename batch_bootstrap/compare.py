@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_bootstrap.events import Op
+from batch_bootstrap.order_checks import order_at, set_back
 from batch_bootstrap.source import Source
 from connectors.row_digests import Digests, Parts, PartsRead, duckdb_digests
 from connectors.source_rows import BinlogPosition, Reject, declared_schema
 from processors.errors import SourceError
 from processors.lake_rows import LOGS, lake_rows_sql, newest_order_sql, tables_read
-from processors.order import RowOrder, file_number
+from processors.order import RowOrder
 from processors.tables import EXTRA, Kind, Table
 
 PART_ROWS = 30
@@ -304,11 +305,7 @@ class Comparison:
         """The lake was read before: it cannot know what the source has not written yet."""
         newest, position = lake.newest_order(self.source_epoch), source.position()
         if newest is not None and position is not None and newest > self.order(position):
-            raise SourceError(
-                f"{self.source.description}: its binlog stands at {position.file}:{position.pos}, but the lake holds"
-                f" rows of {lake.table.name} of a later place: it is another server, or was restored or reset",
-                hint="add a new name at the end of TRS_SOURCE_NAMES, then its rows count as newer",
-            )
+            raise set_back(self.source, position, f"rows of {lake.table.name}")
 
     def _check_not_empty(self, lake: LakeRows, *, empty: bool) -> None:
         if empty and lake.live and not self.accept_empty:
@@ -321,7 +318,7 @@ class Comparison:
         """The order of rows that were read there (R2)."""
         if position is None:
             return RowOrder(0, self.run, 0, 0).packed()
-        return RowOrder(self.source_epoch, file_number(position.file), position.pos, 0).packed()
+        return order_at(position, self.source_epoch)
 
     def _by_digests(self, source: DigestSource, lake: LakeRows) -> Iterator[Found]:
         table, parts = lake.table, lake.parts()

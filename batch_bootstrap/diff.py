@@ -19,9 +19,10 @@ from batch_bootstrap.compare import Comparison, Found, LakeTables, Workspace
 from batch_bootstrap.dead_letters import dead_letter_values
 from batch_bootstrap.events import Op, Stamp, connect, row_events
 from batch_bootstrap.lake_wait import Place, ReadPositions, wait_for_lake
+from batch_bootstrap.order_checks import NewestOrder, check_order
 from batch_bootstrap.read_ahead import ReadAhead
 from batch_bootstrap.runs import RunRegistry, begin_diff, check_folder, work_folder
-from batch_bootstrap.snapshot import Report, check_order, table_groups
+from batch_bootstrap.snapshot import Report, table_groups
 from batch_bootstrap.source import Source
 from connectors.kafka import KafkaConfig, TransactionalProducer, ensure_topics, watermarks
 from connectors.source_rows import Reject
@@ -112,7 +113,7 @@ class Lake:
     open_registry: Callable[[], RunRegistry]
     positions: Callable[[], ReadPositions]
     rows: Callable[[], LakeTables]
-    cdc_open: Callable[[], bool]
+    newest_order: NewestOrder
     known_rejects: Callable[[], set[str]] = set
 
 
@@ -149,7 +150,7 @@ def run_diff(
     check_folder(config.state)
     ensure_topics(kafka, all_topics(config.topic_prefix), config.partitions)
     registry = lake.open_registry()
-    check_order(source, lake.cdc_open)
+    check_order(source, lake.newest_order)
     name = config.source_names[-1] if source.has_binlog else BATCH_SOURCE_NAME
     run = begin_diff(registry, name, source.description)
     summary = DiffSummary(run, source.description, notices=source.notices)

@@ -18,8 +18,8 @@ import pyarrow as pa
 from batch_bootstrap.compare import Comparison, DigestSource, Found, Workspace, by_op
 from batch_bootstrap.diff import DiffConfig, Lake, Watcher, messages_of, send, wait_until_read
 from batch_bootstrap.events import Op, connect
+from batch_bootstrap.order_checks import check_order
 from batch_bootstrap.runs import RunRegistry, begin_diff, check_folder, work_folder
-from batch_bootstrap.snapshot import check_order
 from batch_bootstrap.source import Source
 from connectors.kafka import KafkaConfig, TransactionalProducer
 from connectors.row_digests import Parts
@@ -160,7 +160,7 @@ def run_reconcile(
     source.preflight()
     check_folder(config.state)
     registry = lake.open_registry()
-    check_order(source, lake.cdc_open)
+    check_order(source, lake.newest_order)
     check = Reconciliation(uuid4().hex, datetime.now(UTC), source.description, notices=list(source.notices))
     name = config.source_names[-1] if source.has_binlog else BATCH_SOURCE_NAME
     run = begin_diff(registry, name, source.description) if repair else _NO_RUN

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from batch_bootstrap.dead_letters import dead_letter_values
 from batch_bootstrap.events import Stamp, connect, row_events
+from batch_bootstrap.order_checks import NewestOrder, check_order, check_position
 from batch_bootstrap.read_ahead import ReadAhead
 from batch_bootstrap.runs import ProgressFile, RunProgress, RunRegistry, check_folder, give_up_diffs
 from batch_bootstrap.source import Source
 from connectors.kafka import KafkaConfig, TransactionalProducer, check_topics, ensure_topics
 from connectors.source_rows import Chunk, Finding
-from processors.errors import CdcOpenError, UsageError
+from processors.errors import UsageError
 from processors.order import BATCH_SOURCE_NAME
 from processors.tables import DEAD_LETTERS_TOPIC, SKUS, Table, all_topics, topic_of
 
@@ -30,11 +31,11 @@ Report = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True)
 class SnapshotConfig:
-    """`source_name`: the newest name of sources with a binlog (R2). `state`: folder in which progress is kept."""
+    """`source_names`: of sources with a binlog, the newest last (R2). `state`: folder in which progress is kept."""
 
     topic_prefix: str
     partitions: int
-    source_name: str
+    source_names: tuple[str, ...]
     state: Path
 
 
@@ -68,7 +69,7 @@ def run_snapshot(
     *,
     kafka: KafkaConfig,
     open_registry: Callable[[], RunRegistry],
-    cdc_open: Callable[[], bool],
+    newest_order: NewestOrder,
     restart: bool = False,
     stopped: Callable[[], bool] = lambda: False,
     report: Report = lambda table, rows, estimate: None,
@@ -78,8 +79,9 @@ def run_snapshot(
 
     `open_registry` is called once every check of source and topics has passed. `restart` abandons open runs. `stopped`
     is asked between chunks; once true, the summary's `finished` stays False and the same call resumes. Raises
-    SourceError before anything is sent when a check fails, CdcOpenError for a source without binlog positions after
-    those of another, FencedError when a newer snapshot took over.
+    SourceError before anything is sent when a check fails, also where the lake holds rows of a later place than the
+    source's; CdcOpenError for a source without binlog positions after those of another; FencedError when a newer
+    snapshot took over.
     """
     started = time.monotonic()
     source.preflight()
@@ -87,7 +89,8 @@ def run_snapshot(
     check_topics(kafka, topics, config.partitions)
     check_folder(config.state)
     registry = open_registry()
-    check_order(source, cdc_open)
+    check_order(source, newest_order)
+    check_position(source, len(config.source_names), newest_order)
     run, resumed = _register(source, config, registry, restart=restart)
     if resumed:
         announce(f"run {run} of {source.description} was not finished: it goes on (--restart begins a new one)")
@@ -138,17 +141,8 @@ def _register(source: Source, config: SnapshotConfig, registry: RunRegistry, *, 
                 hint="begin a new run with --restart",
             )
         return old.run, True
-    name = config.source_name if source.has_binlog else BATCH_SOURCE_NAME
+    name = config.source_names[-1] if source.has_binlog else BATCH_SOURCE_NAME
     return registry.open_run(name, {"source": source.description, "fingerprint": source.fingerprint()}), False
-
-
-def check_order(source: Source, cdc_open: Callable[[], bool]) -> None:
-    """Raises CdcOpenError for a source without binlog positions after those of another (R2)."""
-    if not source.has_binlog and cdc_open():
-        raise CdcOpenError(
-            f"{source.description} has no binlog positions, but the lake already holds rows that have",
-            hint="its rows would all be older; use --source mysql://… instead",
-        )
 
 
 def table_groups(source: Source) -> Iterator[tuple[Table, ...]]:
@@ -224,7 +218,7 @@ def _messages(
                 number = sent_before + chunk.number
                 stamp = Stamp(BATCH_SOURCE_NAME, source.database, f"run.{progress.run:010d}", number, now_ms, True)
             else:
-                stamp = Stamp(config.source_name, source.database, chunk.position.file, chunk.position.pos, now_ms)
+                stamp = Stamp(config.source_names[-1], source.database, chunk.position.file, chunk.position.pos, now_ms)
             keys, values = row_events(con, table, chunk.rows, stamp, numeric_keys=source.numeric_keys(table))
             dead = dead_letter_values(chunk.rejects, origin=source.origin, run=progress.run, ts_ms=now_ms)
             yield _Messages(chunk, keys, values, dead)

@@ -125,6 +125,17 @@ class LakeStore:
         with ThreadPoolExecutor(max_workers=8) as pool:
             list(pool.map(self.ensure, LAKE_TABLES.values()))
 
+    def present(self) -> frozenset[str]:
+        """Names of the declared tables that there are: an earlier version made fewer."""
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            names = list(LAKE_TABLES)
+            there = pool.map(self._has, names)
+            return frozenset(name for name, found in zip(names, there, strict=True) if found)
+
+    def _has(self, name: str) -> bool:
+        with wrapped_errors(f"table {name}"):
+            return is_table(self.location.table(name), self._options)
+
     def exists(self) -> bool:
         """Whether the lake was ever created."""
         try:
@@ -191,7 +202,13 @@ class LakeStore:
         Of two that replace at once the later fails. For tables that no worker writes.
         """
         with wrapped_errors(f"table {name}"):
-            write_deltalake(self.open(name), rows, mode="overwrite", writer_properties=WRITER)
+            write_deltalake(
+                self.open(name),
+                rows,
+                mode="overwrite",
+                writer_properties=WRITER,
+                post_commithook_properties=WITHOUT_CLEANUP,
+            )
 
     def open(self, name: str, version: int | None = None) -> DeltaTable:
         """A fresh handle on a table. Raises UnavailableError when the table or the store is not there."""

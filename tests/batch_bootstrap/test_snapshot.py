@@ -19,9 +19,9 @@ from batch_bootstrap.generate import Generated
 from batch_bootstrap.snapshot import SnapshotConfig, SnapshotSummary, run_snapshot
 from batch_bootstrap.source import open_source
 from connectors.kafka import ensure_topics, partition_counts
-from connectors.mysql import DatabaseUrl, connect, ddl, execute, load_rows
+from connectors.mysql import DatabaseUrl, connect, current_position, ddl, execute, load_rows
 from processors.errors import CdcOpenError, SourceError, UsageError
-from processors.order import file_number
+from processors.order import RowOrder, file_number
 from processors.ports import OpenRun
 from processors.tables import TABLES, all_topics
 from tests.batch_bootstrap.test_events import murmur2
@@ -74,7 +74,7 @@ def register() -> Register:
 def send(settings: Settings, spec: str, register: Register, **options: Any) -> SnapshotSummary:
     source = open_source(spec, chunk_rows=options.pop("chunk_rows", 2_000), tables=options.pop("tables", None))
     config = SnapshotConfig(
-        settings.topic_prefix, settings.partitions, settings.source_names[-1], settings.home / "bootstrap"
+        settings.topic_prefix, settings.partitions, settings.source_names, settings.home / "bootstrap"
     )
     try:
         return run_snapshot(
@@ -82,7 +82,7 @@ def send(settings: Settings, spec: str, register: Register, **options: Any) -> S
             config,
             kafka=kafka_config(settings),
             open_registry=lambda: register,
-            cdc_open=options.pop("cdc_open", lambda: False),
+            newest_order=options.pop("newest_order", lambda: -1),
             **options,
         )
     finally:
@@ -231,9 +231,29 @@ def test_snapshot_without_positions_after_cdc_is_refused_before_anything_is_sent
     if kind == "s3-export":
         spec = f"s3-export:{write_export(pafs.LocalFileSystem(), str(tmp_path), read_rows(open_source(spec)))}"
     with pytest.raises(CdcOpenError, match="no binlog positions"):
-        send(stack_settings, spec, register, cdc_open=lambda: True)
+        send(stack_settings, spec, register, newest_order=lambda: RowOrder(1, 0, 0, 0).packed())
     assert register.opened == []
     assert partition_counts(kafka_config(stack_settings), all_topics(stack_settings.topic_prefix)) == {}
+
+
+def test_snapshot_of_a_server_that_was_restored_is_refused_before_anything_is_sent(
+    local_settings: Settings, register: Register
+) -> None:
+    assert local_settings.database is not None
+    url = local_settings.database.get_secret_value()
+    with connect(DatabaseUrl.parse(url)) as connection:
+        for table in TABLES:
+            execute(connection, ddl(table))
+        position = current_position(connection)
+    assert position is not None
+
+    def order(ahead: int) -> int:
+        return RowOrder(1, file_number(position.file), position.pos + ahead, 0).packed()
+
+    with pytest.raises(SourceError, match="was restored or reset"):
+        send(local_settings, url, register, newest_order=lambda: order(10**6))
+    assert register.opened == []
+    assert send(local_settings, url, register, newest_order=lambda: order(0)).finished
 
 
 def test_snapshot_onto_topics_with_other_partitions_is_refused(
