@@ -155,10 +155,16 @@ class ConnectClient:
         )
 
     def position(self, name: str) -> dict[str, Any] | None:
-        """Where the connector has read to, as it notes it itself; None before its first note."""
+        """Where the connector has read to, as it notes it itself; None before its first note.
+
+        Notes that were made under an earlier name of the source stay, and say nothing of this one.
+        """
         answer = self._call("GET", f"{_path(name)}/offsets", absent_is_none=True)
-        offsets = [] if answer is None else answer.get("offsets", [])
-        return dict(offsets[0]["offset"]) if offsets else None
+        source = (self.config(name) or {}).get("topic.prefix")
+        for noted in [] if answer is None else answer.get("offsets", []):
+            if noted["partition"].get("server") == source:
+                return dict(noted["offset"])
+        return None
 
     def pause(self, name: str) -> None:
         """Asks a connector to pause; it keeps its connections. Raises UsageError if it is not registered."""

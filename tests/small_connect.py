@@ -15,12 +15,14 @@ _STATES = {"pause": "PAUSED", "resume": "RUNNING", "stop": "STOPPED"}
 
 @dataclass
 class Kept:
-    """A connector. `failure`: its task's trace; it fails again when it is restarted."""
+    """A connector. `failure`: its task's trace; it fails again when it is restarted. `former`: what connectors of the
+    same name noted under earlier names of the source."""
 
     config: dict[str, str]
     state: str = "RUNNING"
     position: dict[str, Any] | None = None
     failure: str | None = None
+    former: list[dict[str, Any]] = field(default_factory=list)
 
     def status(self) -> dict[str, Any]:
         """What Kafka Connect answers when it is asked for the state."""
@@ -89,7 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
         if connector is None:
             return 404, {"error_code": 404, "message": f"Connector {name} not found"}
         if self.command == "GET":
-            noted = [] if connector.position is None else [{"partition": {}, "offset": connector.position}]
+            noted = list(connector.former)
+            if connector.position is not None:
+                server = {"server": connector.config["topic.prefix"]}
+                noted.append({"partition": server, "offset": connector.position})
             return 200, {"config": connector.config, "status": connector.status(), "offsets": {"offsets": noted}}[what]
         if self.command == "DELETE" and what == "":
             del world.connectors[name]

@@ -17,6 +17,7 @@ from processors.errors import (
     UsageError,
 )
 from tests.scripted_http import Script
+from tests.small_connect import Kept, SmallConnect
 
 STATUS = {
     "name": "c",
@@ -135,3 +136,18 @@ def test_connector_runs_only_with_all_its_tasks(script: Any, connector: str, tas
     state = ConnectClient(f"http://{server.address}").state("c")
     assert state is not None
     assert state.runs is runs
+
+
+def test_position_is_that_of_the_sources_present_name() -> None:
+    server = SmallConnect()
+    former = {"partition": {"server": "before"}, "offset": {"file": "binlog.000009", "pos": 4}}
+    server.world.connectors["c"] = Kept({"topic.prefix": "now"}, former=[former])
+    client = ConnectClient(server.url)
+    try:
+        assert client.position("c") is None
+        server.world.connectors["c"].position = {"file": "binlog.000001", "pos": 7}
+        assert client.position("c") == {"file": "binlog.000001", "pos": 7}
+        assert client.position("nobody") is None
+    finally:
+        server.shutdown()
+        server.server_close()
