@@ -1,6 +1,7 @@
-"""Alarms: what needs a person while the worker goes on, because the source's tables are not as they are declared.
+"""Alarms: what needs a person while the worker goes on, because the source is not as it is declared.
 
-Records that lack a column that must be there wait in the dead letters, those of other tables are applied. An alarm
+Records that lack a column that must be there, or come from a server whose name is not declared, wait in the dead
+letters; those of other tables are applied. An alarm
 lasts as long as such letters are open (`trs status`), or, in a worker, until a good row of the topic arrives.
 """
 
@@ -17,6 +18,8 @@ from processors.reasons import Reason
 STRUCTURAL: Mapping[str, str] = {
     Reason.MISSING_COLUMN: "declare its new name as an alias, or the column as optional, and"
     " `trs dead-letters replay --reason missing_column`; or put it back, `trs bootstrap snapshot`, and discard them",
+    Reason.UNKNOWN_SOURCE: "add the source's name at the end of TRS_SOURCE_NAMES, start all workers anew, and"
+    " `trs dead-letters replay --reason unknown_source`",
     Reason.UNKNOWN_TABLE: "lead each table to the topic of its own name, `trs bootstrap snapshot`, and discard them",
 }
 """Reasons that speak of the source's structure, not of one record, with what to do."""

@@ -237,8 +237,8 @@ class StreamEngine:
                     time.monotonic() - started,
                     stage.loading.rows,
                 )
-                # The shell may begin elsewhere than where the lake stands, when a gap is accepted (R9).
-                self._inboxes[stage.name].reset(dict.fromkeys(found))
+                known = {place: 0 if p is None else p.next_offset for place, p in found.items()}
+                self._inboxes[stage.name].reset(known)
                 positions |= found
         self._compress()
         self._accepting = True
@@ -313,21 +313,22 @@ class StreamEngine:
             if poll:
                 polled_s = time.monotonic()
             with self._locks[stages[0].name]:
-                if self._stopping.is_set() or not self._accepting or not stages[0].buckets:
+                if self._stopping.is_set() or not self._accepting:
                     continue
+                working = [stage for stage in stages if stage.buckets]  # all of a stage's may be parked
                 if poll:
-                    for stage in stages:
+                    for stage in working:
                         stage.poll_news()
-                due = [self._due(stage) for stage in stages]
+                due = [self._due(stage) for stage in working]
                 began_s = time.monotonic()
                 # Prices before the lines that they charge: they go first when lines are due.
-                first = stages[0] is self._skus and any(due) and self._inboxes[self._skus.name].moved
-                for place, stage in enumerate(stages):
+                first = self._skus in working and any(due) and self._inboxes[self._skus.name].moved
+                for place, stage in enumerate(working):
                     if due[place] or (first and stage is self._skus):
                         self._began_s[stage.name] = began_s
                         self._run(stage)
-                        if place + 1 < len(stages):
-                            stages[place + 1].poll_news()
+                        if place + 1 < len(working):
+                            working[place + 1].poll_news()
 
     def _keep_small(self) -> None:
         while not self._stopping.wait(COMPRESS_S):

@@ -247,3 +247,22 @@ def test_higher_version_writes_what_differs(
         ("a", "2019-01-01", 3, 2),
         ("b", "2019-01-01", 3, 2),
     }
+
+
+def test_articles_of_newer_sets_are_parked_while_accounts_go_on(
+    start: Open, topics: Topics, location: LakeLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Newer(ItemStage):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given, feature_sets=tuple(replace(f, version=f.version + 1) for f in SETS_BY_ARTICLE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("processors.engine.ItemStage", Newer)
+        start().settle()
+    demand = rows(location, f"{NAME}_changes")
+    older = start()
+    assert older.engine.parked == {0}
+    topics.add("invoice_line_items", event("invoice_line_items", "u", 90, LINE | {"invoice_id": 1, "quantity": 70}))
+    older.settle()
+    assert any(r["inv_id"] == 1 and r["inv_items"] == 74 for r in rows(location, "invoice_features_changes"))
+    assert rows(location, f"{NAME}_changes") == demand

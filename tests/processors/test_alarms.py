@@ -52,6 +52,12 @@ def test_each_column_and_topic_has_an_alarm_of_its_own() -> None:
     assert len(watch.alarms) == 3
 
 
+def test_records_of_a_server_whose_name_is_not_declared_raise_one() -> None:
+    watch = StructureWatch()
+    (alarm,) = watch.look([refused(ACCOUNTS, ("unknown_source", "source.name is not in the setting of source names"))])
+    assert "TRS_SOURCE_NAMES" in alarm.hint
+
+
 def test_a_bad_value_raises_none() -> None:
     watch = StructureWatch()
     assert watch.look([refused(ACCOUNTS, ("bad_value", "joining_date is not a plain number"))]) == []
