@@ -15,7 +15,7 @@ from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeStore
 from processors.errors import UnavailableError, UsageError
 from processors.features.declarations import FEATURE_SETS
-from processors.lake_tables import LAKE_TABLES, UPKEEP, changes_name
+from processors.lake_tables import UPKEEP, changes_name
 from processors.retention import parse_tiers
 from processors.retention_advice import (
     PLANS,
@@ -60,14 +60,17 @@ def advise(settings: Settings, *, own: str, prices: Path | None, queries_per_mon
     """
     parse_tiers(own)
     priced = load_prices(prices)
-    store = LakeStore(lake_location(settings))
+    lake = DeltaLake(lake_location(settings), create=False)
+    store = lake.store
     if not store.exists():
         raise UnavailableError(f"there is no lake at {settings.lake_uri}", hint="`trs worker` creates it")
-    churns, today, lake = [], datetime.now(UTC).date(), DeltaLake(lake_location(settings))
+    churns, today, there = [], datetime.now(UTC).date(), store.present()
     with LakeSession(settings) as session:
         lake.prepare(session.con)
         for feature_set in FEATURE_SETS:
             name = changes_name(feature_set)
+            if name not in there:
+                continue
             session.create_views([name])
             whole_since = max((z.end.date() for z in session.thinned(feature_set) if z.end is not None), default=None)
             parameters = {"today": today, "whole_since": whole_since}
@@ -92,7 +95,7 @@ def advise(settings: Settings, *, own: str, prices: Path | None, queries_per_mon
     plans = tuple(dict.fromkeys((*PLANS, own)))
     found = costs(churns, plans, priced, queries_per_month=queries_per_month)
     tiers, reason = recommendation(found, churns, own)
-    others = _other_tables(store, {c.table for c in churns})
+    others = _other_tables(store, there - {c.table for c in churns})
     return Advice(read_at, priced, queries_per_month, tuple(churns), tuple(found), tiers, reason, *others, rewritten)
 
 
@@ -110,11 +113,11 @@ def _rewritten_per_day(session: LakeSession, today: date) -> float | None:
     return None if rewritten is None else float(rewritten)
 
 
-def _other_tables(store: LakeStore, histories: set[str]) -> tuple[int, float]:
-    """Bytes of the tables that are no histories, and how many are added per day."""
+def _other_tables(store: LakeStore, names: frozenset[str]) -> tuple[int, float]:
+    """Bytes of these tables, and how many are added per day."""
     today, size_bytes = datetime.now(UTC).date(), 0
     by_day: Counter[int] = Counter()
-    for name in LAKE_TABLES.keys() - histories:
+    for name in names:
         for file in data_files(store.open(name)):
             size_bytes += file.size_bytes
             if file.day is not None and 0 < (today - file.day).days <= _GROWTH_DAYS:

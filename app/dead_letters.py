@@ -154,9 +154,9 @@ def replay(
     order. `progress` is told how many are done. Raises SourceError for a topic that does not exist or has another
     number of partitions.
     """
-    from connectors.dead_letter_actions import append_actions
     from connectors.kafka import Producer, check_topics
     from connectors.lake import LakeStore
+    from connectors.results import append_results
 
     kafka = kafka_config(settings)
     missing = check_topics(kafka, topics, settings.partitions)
@@ -175,7 +175,9 @@ def replay(
             producer.flush()
             if rows:
                 places = pa.Table.from_pylist(rows, schema=found.schema)
-                append_actions(store, action_rows(places, "replayed", note=note, now=datetime.now(UTC)))
+                append_results(
+                    store, DEAD_LETTER_ACTIONS, action_rows(places, "replayed", note=note, now=datetime.now(UTC))
+                )
             done += len(rows)
             progress(done)
     finally:
@@ -185,14 +187,14 @@ def replay(
 
 def discard(settings: Settings, letters: DeadLetters, selection: Selection, *, note: str) -> int:
     """Records that the letters are dealt with; returns how many."""
-    from connectors.dead_letter_actions import append_actions
     from connectors.lake import LakeStore
+    from connectors.results import append_results
 
     places = letters.places(selection)
     if places.num_rows:
         store = LakeStore(lake_location(settings))
         store.create()
-        append_actions(store, action_rows(places, "discarded", note=note, now=datetime.now(UTC)))
+        append_results(store, DEAD_LETTER_ACTIONS, action_rows(places, "discarded", note=note, now=datetime.now(UTC)))
     return int(places.num_rows)
 
 

@@ -11,7 +11,6 @@ from app.settings import Settings
 from app.wiring import lake_location
 from connectors.delta_lake import DeltaLake
 from connectors.fold import folded_at
-from connectors.lake import LakeStore
 from connectors.table_facts import TableFacts, table_facts
 from processors.errors import UnavailableError, UsageError
 from processors.lake_tables import KEYED_TABLES, LAKE_TABLES, UPKEEP
@@ -53,10 +52,11 @@ def known_table(name: str) -> str:
 
 
 def describe(settings: Settings, names: Sequence[str] = tuple(LAKE_TABLES)) -> Descriptions:
-    """Looks at these tables. Raises UnavailableError where there is no lake."""
-    if not LakeStore(lake_location(settings)).exists():
+    """Looks at these tables, as far as the lake has them. Raises UnavailableError where there is no lake."""
+    lake = DeltaLake(lake_location(settings), create=False)
+    if not lake.store.exists():
         raise UnavailableError(f"there is no lake at {settings.lake_uri}", hint="`trs worker` creates it")
-    lake = DeltaLake(lake_location(settings))
+    there = lake.store.present()
     with LakeSession(settings) as session:
         freshness = session.freshness()
         session.create_views([UPKEEP.name])
@@ -93,7 +93,7 @@ def describe(settings: Settings, names: Sequence[str] = tuple(LAKE_TABLES)) -> D
         )
 
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-        found = tuple(pool.map(look, names))
+        found = tuple(pool.map(look, (name for name in names if name in there)))
     return Descriptions(freshness.read_at, freshness.watermark, found)
 
 

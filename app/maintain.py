@@ -124,7 +124,7 @@ class _Maintenance:
         self._budget = budget
         self._dry_run = dry_run
         self._round = Round()
-        self._lake = DeltaLake(lake_location(settings))
+        self._lake = DeltaLake(lake_location(settings), create=False)
         spill = settings.home / "spill-upkeep"
         shutil.rmtree(spill, ignore_errors=True)  # of a round that was killed; none runs here now
         self._con = open_state(spill=spill, memory_mb=settings.memory_mb, threads=settings.threads)
@@ -138,7 +138,8 @@ class _Maintenance:
             *(("checkpoint", name, partial(self._checkpoint, name)) for name in LAKE_TABLES),
             *(("vacuum", name, partial(self._vacuum, name)) for name in LAKE_TABLES),
         ]
-        steps = [step for step in steps if step[0] in only]
+        there = self._lake.store.present()
+        steps = [step for step in steps if step[0] in only and step[1] in there]
         with closing(self._con):
             for number, (action, table, step) in enumerate(steps):
                 watcher(f"{action} {table}", number, len(steps))
@@ -221,6 +222,8 @@ class _Maintenance:
                 f"{table.name} has columns of a newer version, {', '.join(unknown)}: not compacted",
                 hint="upgrade this program",
             )
+        if len(handle.schema().fields) < len(table.schema):
+            return ()  # of an earlier version, whose workers may write yet
         policy = CompactionPolicy(group_bytes=int(min(CompactionPolicy.group_bytes, max(1, self._budget.bytes_left))))
         return file_groups(data_files(handle), today=datetime.now(UTC).date(), policy=policy)
 

@@ -1,8 +1,11 @@
 """Checks of the lake's data put together: `trs lake check`, and the gate that folds pass."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from tempfile import TemporaryDirectory
 
 import duckdb
 
@@ -11,7 +14,7 @@ from app.settings import Settings
 from app.wiring import lake_location
 from connectors.lake import LakeStore
 from connectors.results import append_results
-from processors.errors import QualityError, UnavailableError, UsageError
+from processors.errors import QualityError, TrsError, UnavailableError, UsageError
 from processors.keyed_table import KeyedTable
 from processors.lake_tables import QUALITY_RESULTS
 from processors.quality.checks import Check, load_checks
@@ -48,10 +51,14 @@ def check_lake(
     if not store.exists():
         raise UnavailableError(f"there is no lake at {settings.lake_uri}", hint="`trs worker` creates it")
     run = QualityRun(reason)
-    with LakeSession(settings) as session:
+    reads = Counter(name for check in checks for name in check.reads)
+    with LakeSession(settings) as session, TemporaryDirectory(prefix="trs-checks-") as spill:
         try:
-            session.create_views(dict.fromkeys(name for check in checks for name in check.reads))
-            session.create_views([QUALITY_RESULTS.name])
+            session.con.execute("SET temp_directory = ?", [spill])
+            session.create_views([*reads, QUALITY_RESULTS.name])
+            for name, times in reads.items():
+                if times > 1:  # a view is put together once, not for every check
+                    session.con.execute(f"CREATE TEMP TABLE {name} AS FROM main.{name}")
             previous = dict(session.con.sql(previous_rows_sql()).fetchall())
             for done, check in enumerate(checks, start=1):
                 run.outcomes.append(judge(session.con, check, now=run.at, previous=previous.get(check.name, 0)))
@@ -80,14 +87,27 @@ class FoldGate:
         """`holds`: whether a fold waits for anything; the checks are made all the same."""
         self._settings = settings
         self._holds = holds
-        self._checks = load_checks(settings.quality_checks)
+
+    @cached_property
+    def _checks(self) -> tuple[Check, ...]:
+        return load_checks(self._settings.quality_checks)
 
     def __call__(self, keyed: KeyedTable) -> str | None:
-        """None, or why the fold waits; a table that is held is looked at again after HELD_FOR_S."""
+        """None, or why the fold waits; a table that is held is looked at again after HELD_FOR_S.
+
+        Checks that cannot be made, for want of memory say, hold nothing: that is an alarm in the log.
+        """
         checks = about(self._checks, keyed)
-        held = self._held_lately(checks) if self._holds else None
-        if held is not None:
-            return held
+        if not checks:
+            return None
+        try:
+            held = self._held_lately(checks) if self._holds else None
+            return self._look(keyed, checks) if held is None else held
+        except (TrsError, duckdb.Error) as error:
+            log.error("alarm: %s is folded without its checks: %s", keyed.log, error)
+            return None
+
+    def _look(self, keyed: KeyedTable, checks: Sequence[Check]) -> str | None:
         run = check_lake(self._settings, checks, "fold")
         for outcome in run.failed:
             log.warning("check %s failed: %s", outcome.check.name, outcome.detail)

@@ -12,7 +12,6 @@ from app.lake_session import LakeSession
 from app.settings import Settings
 from app.wiring import lake_location, store_watch
 from connectors.delta_lake import DeltaLake
-from connectors.lake import LakeStore
 from connectors.results import append_results
 from connectors.retention import Thinned, Thinning, apply, plan
 from processors.errors import UnavailableError, UsageError
@@ -76,7 +75,8 @@ def retain(
     for tiers that make no sense, UnavailableError where there is no lake, UsageError for a lake without a commit.
     """
     parsed = parse_tiers(tiers)
-    store = LakeStore(lake_location(settings))
+    lake = DeltaLake(lake_location(settings), create=False)
+    store = lake.store
     if not store.exists():
         raise UnavailableError(f"there is no lake at {settings.lake_uri}", hint="`trs worker` creates it")
     with LakeSession(settings) as session:
@@ -84,7 +84,7 @@ def retain(
     if watermark is None:
         raise UsageError(f"nothing is committed to {settings.lake_uri} yet")
     run = Retention(tiers, zones(parsed, now=datetime.now(UTC), complete_through=watermark))
-    lake = DeltaLake(lake_location(settings))
+    there = store.present()
     con = open_state(spill=settings.home / "spill", memory_mb=settings.memory_mb, threads=settings.threads)
     with closing(con), store_watch(settings):
         lake.prepare(con)
@@ -93,6 +93,8 @@ def retain(
             if stopped():
                 break
             table, keyed = changes_name(feature_set), feature_keyed(feature_set)
+            if table not in there:
+                continue
             found = plan(
                 lake,
                 con,

@@ -208,7 +208,8 @@ class FileRewrite:
     def _stands(self) -> bool:
         """Whether our files are part of the table: a commit may have arrived though its answer did not."""
         active = {f["path"] for f in active_files(self._lake.store.open(self._table.name))}
-        return all(add.path in active for add in self._written)
+        gone = not any(f.path in active for f in self._group.files)
+        return gone and all(add.path in active for add in self._written)
 
     def _commit_on(self, handle: DeltaTable, serial: int) -> None:
         now_ms = int(time.time() * 1000)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from connectors.lake import COMMIT_RETRIES, LakeStore, wrap_error, wrapped_errors
+from connectors.lake import COMMIT_RETRIES, WITHOUT_CLEANUP, LakeStore, wrap_error, wrapped_errors
 from processors.errors import StateUnknownError, UnavailableError
 from processors.lake_tables import CONTROL_LOG
 from processors.ports import ControlEntry, OpenRun
@@ -57,6 +57,7 @@ class ControlLog:
                         commit_properties=CommitProperties(
                             max_commit_retries=COMMIT_RETRIES, app_transactions=[Transaction(_CONTROL_APP, number)]
                         ),
+                        post_commithook_properties=WITHOUT_CLEANUP,
                     )
                 except CommitFailedError:
                     time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - jitter, not a secret

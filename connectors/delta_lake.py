@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import duckdb
@@ -47,15 +48,24 @@ class TableFiles:
 
 
 class DeltaLake:
-    """Implements `processors.ports.Lake`: the tables below one location, created when missing."""
+    """Implements `processors.ports.Lake`: the tables below one location.
 
-    def __init__(self, location: LakeLocation) -> None:
+    `create`: makes what is missing, columns of a newer version too, after which workers of an earlier one cannot write
+    any more: for those who write. Others take the lake as it is.
+    """
+
+    def __init__(self, location: LakeLocation, *, create: bool = True) -> None:
         self.store = LakeStore(location)
-        self.store.create()
         self._reader = LakeReader(location.uri, location.storage_options)
         self.control = ControlLog(self.store)
-        self.control.ensure_generation()
-        self.generation = self.control.generation()
+        if create:
+            self.store.create()
+            self.control.ensure_generation()
+
+    @cached_property
+    def generation(self) -> str:
+        """The lake's generation (R12)."""
+        return self.control.generation()
 
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
         """Makes the lake's files readable from this DuckDB connection; its times are UTC."""
@@ -95,10 +105,13 @@ class DeltaLake:
         return TableFiles(self.store, self._reader, name)
 
     def recent_commits(self, name: str, limit: int) -> list[Mapping[str, Any]]:
-        """What the stages wrote into the metadata of a table's last commits, newest first; one request per commit."""
+        """What the stages wrote into the metadata of a table's last commits, newest first; one request per commit.
+
+        Empty for a commit of another writer, upkeep's for example.
+        """
         with wrapped_errors(f"table {name}"):
             commits = last_commits(self.store.open(name), limit)
-        return [json.loads(c["trs"]) for c in commits if "trs" in c]
+        return [json.loads(c.get("trs", "{}")) for c in commits]
 
 
 def _log_rows_folded(folded: DeltaTable) -> int:

@@ -146,9 +146,13 @@ class _Folding:
         return {home: self._now.timestamp() - at_s for home, at_s in self._folded_at_s.items()}
 
     def rows_due(self, policy: FoldPolicy) -> int | None:
-        """Rows that wait, if the table is due."""
+        """Rows that wait, if the table is due or has to be looked at."""
+        return max(0, self._waiting) if self._may_be_due(policy) else None
+
+    def _may_be_due(self, policy: FoldPolicy) -> bool:
+        """By Delta's counts alone. They are below zero while rows leave the log unnoticed: then a look must tell."""
         folded, oldest_s = sum(self._rows_per_home().values()), max(self._ages_s().values())
-        return self._waiting if policy.table_is_due(waiting=self._waiting, folded=folded, age_s=oldest_s) else None
+        return self._waiting < 0 or policy.table_is_due(waiting=self._waiting, folded=folded, age_s=oldest_s)
 
     def run(self, policy: FoldPolicy, gate: Gate) -> Folded | None:
         """Folds the buckets that are due, one commit each, if the gate has nothing against it."""
@@ -156,7 +160,7 @@ class _Folding:
         oldest_s = max(ages_s.values())
         rows = self._rows_per_home()
         found = self._waiting
-        if not policy.table_is_due(waiting=found, folded=sum(rows.values()), age_s=oldest_s):
+        if not self._may_be_due(policy):
             return None
         if not self._complete_marks():
             return Folded(self._keyed.folded, found, sum(rows.values()), 0, committed=False)
@@ -276,6 +280,11 @@ def forget_log_rows(lake: DeltaLake, keyed: KeyedTable, rows: int) -> None:
 
     Without it a fold would seem to be due that many rows later. Raises RetryableError where folds are always first.
     """
+    with wrapped_errors(f"fold of {keyed.folded}"):
+        _forget_log_rows(lake, keyed, rows)
+
+
+def _forget_log_rows(lake: DeltaLake, keyed: KeyedTable, rows: int) -> None:
     for _ in range(COMMIT_RETRIES):
         handle = lake.store.open(keyed.folded)
         stand = KnownIds().read(handle, [_APP_ID, FOLDED_LOG_ROWS_ID])

@@ -1,4 +1,4 @@
-"""Tables of what was found or done (`reconciliation`, `quality_results`, `upkeep`, …): appended to, in any order."""
+"""Tables of what was found or done (`reconciliation`, `dead_letter_actions`, …): appended to, in any order."""
 
 import pyarrow as pa
 from deltalake import CommitProperties, write_deltalake
@@ -9,7 +9,7 @@ from processors.lake_tables import LakeTable
 
 
 def append_results(store: LakeStore, table: LakeTable, rows: pa.Table) -> None:
-    """Commits rows of the table's schema.
+    """Commits rows of the table's schema, all or none. An error may hide that they arrived.
 
     Raises UnavailableError, AccessDeniedError, FullDiskError or RetryableError.
     """

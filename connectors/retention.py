@@ -191,15 +191,13 @@ def apply(
 ) -> Thinned:
     """Rewrites the days of `found`, whose rows that go are still in `DROPPED`; the oldest first. `progress`: days."""
     name = keyed.log
-    if found.dropped:
-        # First, so that a fold is early rather than late if this is killed in between.
-        forget_log_rows(lake, keyed, found.dropped)
     done, rows = 0, 0
     for number, (day, count) in enumerate(found.days.items(), start=1):
         if stopped():
             return Thinned(name, done, rows, stopped=True)
         if not _rewrite(lake, con, keyed, day, count, found.stand + done):
             return Thinned(name, done, rows, overtaken=True)
+        forget_log_rows(lake, keyed, count)
         done, rows = done + 1, rows + count
         progress(number, len(found.days))
     con.execute(f"DROP TABLE {DROPPED}")

@@ -9,9 +9,9 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from connectors.dead_letter_actions import append_actions
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
+from connectors.results import append_results
 from processors.dead_letters import refused_for, stop_at
 from processors.decode import Decoder
 from processors.errors import DeadLetterStopError
@@ -65,7 +65,7 @@ def act(lake: DeltaLake, action: str, place: tuple[int, int], *, at: datetime) -
     partition, offset = place
     row = {"topic": TOPICS[0], "partition": partition, "row_offset": offset, "action": action, "who": "test"}
     row |= {"known_from": at, "known_date": at.date()}
-    append_actions(lake.store, pa.Table.from_pylist([row], schema=DEAD_LETTER_ACTIONS.schema))
+    append_results(lake.store, DEAD_LETTER_ACTIONS, pa.Table.from_pylist([row], schema=DEAD_LETTER_ACTIONS.schema))
 
 
 def letters(lake: DeltaLake) -> list[tuple[int, str]]:
