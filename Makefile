@@ -11,6 +11,8 @@ SPARK := .venv-spark
 SPARK_STAMP := $(SPARK)/.installed
 COMPILE_SPARK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate benchmarks/peers/spark-requirements.in
+# Tests and demo start hundreds of processes: each would compile all that it imports, a second and a half of it.
+unexport PYTHONDONTWRITEBYTECODE
 # Arguments for pytest, e.g. make test ARGS="tests/app -k settings"
 ARGS ?=
 
