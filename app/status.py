@@ -131,12 +131,13 @@ def read_status(settings: Settings) -> Status:
             alarms=(*letters.alarms(), *source_alarms),
             source_problem=source.problem,
             workers=local_workers(settings.home),
-            reconciled=_reconciled(session),
-            failed_checks=_failed_checks(session),
+            reconciled=last_reconciled(session),
+            failed_checks=failed_checks(session),
         )
 
 
-def _reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:
+def last_reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:
+    """The last check of each table; the session shows the table of them already."""
     rows = session.con.sql(
         f"""
         SELECT table_name, checked_at, compared, missing + changed + surplus, repaired, source
@@ -148,7 +149,8 @@ def _reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:
     return tuple(TableReconciled(*row) for row in rows)
 
 
-def _failed_checks(session: LakeSession) -> tuple[FailedCheck, ...]:
+def failed_checks(session: LakeSession) -> tuple[FailedCheck, ...]:
+    """Checks that failed when they were made last; the session shows the table of them already."""
     rows = session.con.sql(
         f"""
         SELECT check_name, "at", detail, coalesce(holds_fold, FALSE)

@@ -14,6 +14,7 @@ from trs import __version__
 
 _GROUPS = (
     "settings",
+    "doctor",
     "devstack",
     "generate",
     "bootstrap",
