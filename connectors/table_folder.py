@@ -75,6 +75,24 @@ class TableFolder:
         with _store_errors():
             return int(obstore.head(self._store, self._key(path))["size"])
 
+    def has(self, path: str, size_bytes: int) -> bool:
+        """Whether there is a file of this size."""
+        try:
+            return self.size_bytes(path) == size_bytes
+        except FileNotFoundError:
+            return False
+
+    def copy(self, path: str, other: "TableFolder") -> None:
+        """Puts a file of this folder in the same place of another one, in parts, whole or not at all."""
+        with _store_errors():
+            stream = obstore.get(self._store, self._key(path)).stream(min_chunk_size=_PART_BYTES)
+            obstore.put(other._store, other._key(path), iter(stream))
+
+    def write(self, path: str, content: bytes) -> None:
+        """A small file, in the place of an earlier one."""
+        with _store_errors():
+            obstore.put(self._store, self._key(path), content)
+
     def read(self, path: str) -> bytes | None:
         """A small file, None where there is none."""
         try:
