@@ -18,14 +18,10 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON."
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands to the group `lake`."""
-    lake.command(epilog="Example: trs lake backup s3://trs-backups/2026-05-01")(backup)
-    lake.command(epilog="Example: TRS_LAKE=s3://trs/lake-2 trs lake restore s3://trs-backups/2026-05-01")(restore)
-    lake.command(epilog="Example: trs lake prepare s3://trs/lake-2")(prepare)
-    lake.command(epilog="Example: trs lake compare s3://trs/lake-2")(compare)
-    lake.command(epilog="Example: trs lake rewind invoices --to-time 2024-05-01T18:00Z --dry-run")(rewind)
+    """Nothing: the commands are a part of the group `lake`."""
 
 
+@lake.command(epilog="Example: trs lake backup s3://trs-backups/2026-05-01")
 def backup(
     to: Annotated[str, typer.Argument(help="A folder or s3://BUCKET/PREFIX that holds no backup yet.")],
     as_json: _JSON = False,
@@ -45,6 +41,7 @@ def backup(
     _tell(made, as_json, f"restore: TRS_LAKE=NEW_PLACE trs lake restore {to}")
 
 
+@lake.command(epilog="Example: TRS_LAKE=s3://trs/lake-2 trs lake restore s3://trs-backups/2026-05-01")
 def restore(
     origin: Annotated[str, typer.Argument(metavar="FROM", help="Where `trs lake backup` put it.")],
     as_json: _JSON = False,
@@ -63,6 +60,7 @@ def restore(
     _tell(made, as_json, "next: `trs doctor`, workers with this TRS_LAKE, and `trs lake verify` once they rest")
 
 
+@lake.command(epilog="Example: trs lake prepare s3://trs/lake-2")
 def prepare(
     place: Annotated[str, typer.Argument(help="A folder or s3://BUCKET/PREFIX without a lake.")],
     partitions: Annotated[
@@ -88,6 +86,7 @@ def prepare(
     typer.echo(f"fill it: TRS_LAKE={made.lake} TRS_GROUP={settings.group}-2{other} trs worker")
 
 
+@lake.command(epilog="Example: trs lake compare s3://trs/lake-2")
 def compare(
     other: Annotated[str, typer.Argument(help="The other lake: a folder or s3://BUCKET/PREFIX.")],
     as_json: _JSON = False,
@@ -119,6 +118,7 @@ def compare(
         )
 
 
+@lake.command(epilog="Example: trs lake rewind invoices --to-time 2024-05-01T18:00Z --dry-run")
 def rewind(
     topic: Annotated[str, typer.Argument(help="The topic, with or without TRS_TOPIC_PREFIX.")],
     to_offset: Annotated[int | None, typer.Option(min=0, help="Read on at this offset.")] = None,
