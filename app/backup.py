@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from app.lake_session import LakeSession
@@ -49,7 +50,11 @@ _LAST = (
     DEAD_LETTER_ACTIONS.name,
     CONTROL_LOG.name,
 )
-PIN_ORDER = (EPOCHS.name, *(name for name in LAKE_TABLES if name not in (EPOCHS.name, *_LAST)), *_LAST)
+PIN_ORDER = (
+    EPOCHS.name,
+    *(name for name in LAKE_TABLES if name not in (EPOCHS.name, *_LAST)),
+    *(name for name in _LAST if name in LAKE_TABLES),
+)
 """`epochs` tell through when the lake is complete: first, so that what they promise is there. Folded tables and
 features before the logs that they follow from. Logs downstream first: B's documents come from epochs of A that A's
 pinned log has. Personal data and dead letters after the logs: they may be ahead, and are never behind."""
@@ -140,8 +145,6 @@ def location_of(settings: Settings, place: str) -> LakeLocation:
     uri = place.rstrip("/")
     if uri.startswith("s3://"):
         return LakeLocation(uri, s3_options(settings))
-    from pathlib import Path
-
     return LakeLocation(str(Path(uri).absolute()))
 
 
@@ -210,6 +213,8 @@ def _summary(place: str, manifest: Mapping[str, Any], pinned: list[Pinned]) -> B
 
 
 def _read_manifest(location: LakeLocation) -> dict[str, Any] | None:
+    if not location.uri.startswith("s3://") and not Path(location.uri).is_dir():
+        return None  # and none is made by looking
     content = TableFolder(location, _MANIFEST_FOLDER).read(_MANIFEST)
     return None if content is None else json.loads(content)
 

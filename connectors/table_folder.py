@@ -85,8 +85,11 @@ class TableFolder:
     def copy(self, path: str, other: "TableFolder") -> None:
         """Puts a file of this folder in the same place of another one, in parts, whole or not at all."""
         with _store_errors():
-            stream = obstore.get(self._store, self._key(path)).stream(min_chunk_size=_PART_BYTES)
-            obstore.put(other._store, other._key(path), iter(stream))
+            parts = obstore.get(self._store, self._key(path)).stream(min_chunk_size=_PART_BYTES)
+            target = obstore.open_writer(other._store, other._key(path), buffer_size=_PART_BYTES, max_concurrency=2)
+            for part in parts:
+                target.write(part)
+            target.close()  # not after an error: what is not closed is not there
 
     def write(self, path: str, content: bytes) -> None:
         """A small file, in the place of an earlier one."""
