@@ -42,10 +42,10 @@ demo: setup ## Show the whole path on real parts: database, Kafka, worker, lake,
 	$(BIN)/trs demo
 
 test: setup ## Run all tests but the long ones; those of the stack start it by themselves
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
 test-long: setup ## Run the tests that say at more cost what others say as well: memory, kills, peers, statements by hand
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m long $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(ARGS)
 
 laws: setup ## Play RUNS (default 100) times 60 random histories through the laws of tests/processors, twice
 	TRS_LAW_RUNS=$(or $(RUNS),100) $(BIN)/python -m pytest -n 2 tests/processors/test_rows_laws.py \
@@ -72,6 +72,7 @@ agreement: setup
 	@echo "docker-compose.yml agrees with devstack/declared.py" && \
 		$(BIN)/python -m devstack.compose | diff docker-compose.yml -
 	@echo "docs/data.md agrees with the declarations" && $(BIN)/python -m processors.dictionary | diff docs/data.md -
+	@echo "docs/exit_codes.md agrees with the errors" && $(BIN)/python -m processors.exit_codes | diff docs/exit_codes.md -
 	@! docker compose version > /dev/null 2>&1 || docker compose config --quiet
 
 format: setup ## Sort imports and format the code

@@ -20,12 +20,9 @@ from processors.lake_tables import CONTROL_LOG
 _PATIENCE_S = 8.0
 
 
-class UnsafeStoreError(TrsError):
-    """The store overwrites what a commit must never overwrite."""
-
-
 def check_writable(location: LakeLocation) -> str:
-    """How it was seen that the lake may be written. Raises AccessDeniedError, UnsafeStoreError, UnavailableError.
+    """How it was seen that the lake may be written. Raises AccessDeniedError, UnavailableError, and a TrsError for a
+    store that is not safe.
 
     On S3 the newest commit of a table is put where it is already, on condition that nothing is there: a store that
     Delta is safe on refuses with 412 whom it lets write, and with 403 whom it does not. Were the condition not
@@ -52,7 +49,7 @@ def check_writable(location: LakeLocation) -> str:
         ) from None
     except BaseError as error:
         raise wrap_error(error, location.uri) from None
-    raise UnsafeStoreError(
+    raise TrsError(
         f"{location.uri}: the store overwrites an object although told to refuse (If-None-Match)",
         hint="two workers would overwrite each other's commits: use a store that honours it",
     )

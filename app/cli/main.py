@@ -30,6 +30,7 @@ _GROUPS = (
     "quality",
     "retention",
     "maintain",
+    "repair",
     "catalogue",
     "dead_letters",
     "demo",

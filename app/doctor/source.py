@@ -5,7 +5,7 @@ import time
 
 from pydantic import SecretStr
 
-from app.connector import connect_client, connector_name, current_state, source_structure
+from app.connector import connect_client, connector_name, current_state, look_for_binlog, source_structure
 from app.doctor.checks import Finding, failed, not_looked_at, ok, warning
 from app.doctor.lake import judge_skew
 from app.settings import Settings, origins
@@ -97,7 +97,9 @@ def look_at_connect(settings: Settings) -> list[Finding]:
         return [ok(told), warning(f"connector {name} does not run: {states}", "`trs connector resume`")]
     position = client.position(name)
     where = "no position noted yet" if position is None else f"at {json.dumps(_place(position))}"
-    return [ok(told), ok(f"connector {name} runs, {where}")]
+    alarms, _ = look_for_binlog(settings, position)
+    findings = [failed(f"{alarm.subject}: {alarm.message}", alarm.hint) for alarm in alarms]
+    return [ok(told), *(findings or [ok(f"connector {name} runs, {where}")])]
 
 
 def _place(position: dict[str, object]) -> dict[str, object]:

@@ -13,11 +13,16 @@ from tests import stack_helpers
 from tests.app.commands import trs
 
 
+def settings_of(settings: Settings) -> dict[str, str]:
+    """Variables that say the same; Kafka Connect is left at its default, as where there is none."""
+    found = {k: v for k, v in stack_helpers.environment(settings).items() if k.startswith("TRS_")}
+    del found["TRS_CONNECT"]
+    return found
+
+
 def looked(settings: Settings, **changes: str) -> tuple[int, dict[str, Any]]:
     """The exit code and the checks by name."""
-    environment = {k: v for k, v in stack_helpers.environment(settings).items() if k.startswith("TRS_")}
-    del environment["TRS_CONNECT"]
-    told = trs("doctor", "--json", **{**environment, **changes})
+    told = trs("doctor", "--json", **settings_of(settings) | changes)
     assert "hush" not in told.out + told.err
     checks = json.loads(told.out)["checks"]
     return told.code, {check["name"]: check for check in checks}
@@ -39,9 +44,7 @@ def test_doctor_with_wrong_settings_says_which_and_looks_at_the_rest() -> None:
     assert "first see to: settings" in told.out
 
 
-def test_doctor_on_a_filled_lake_finds_nothing_failed_then_names_what_was_broken(
-    stack_settings: Settings, tmp_path: Path
-) -> None:
+def test_a_filled_lake_is_looked_at_rewound_grown_beside_and_broken(stack_settings: Settings, tmp_path: Path) -> None:
     settings = stack_settings.model_copy(update={"partitions": 2, "idle_epoch_s": 600.0})
     extracts = stack_helpers.write_extracts(tmp_path / "extracts", invoices=20, seed=1)
     stack_helpers.feed(settings, extracts, run=1)
@@ -76,7 +79,38 @@ def test_doctor_on_a_filled_lake_finds_nothing_failed_then_names_what_was_broken
     assert "has no member" in said(checks["group"])  # the worker has ended
     assert "none of the declared tables" in said(checks["source tables"])
 
-    # another number of partitions; credentials that S3 does not know; records that Kafka deleted before they were read
+    # read a topic again: told first, then done, and the lake stands there
+    environment = settings_of(settings)
+    told = trs("lake", "rewind", "invoices", "--to-time", "2020-01-01", "--dry-run", **environment)
+    assert "nothing was done" in told.out
+    told = trs("lake", "rewind", "invoices", "--to-offset", "0", "--partition", "1", **environment)
+    assert (told.code, "-1: " in told.out, " → 0, " in told.out) == (0, True, True)
+    assert trs("lake", "rewind", "invoices", "--to-offset", "0", **environment).out.count("→") == 1
+    assert trs("lake", "rewind", "nothing", "--to-offset", "0", **environment).code == 2
+
+    # more partitions: refused by the topics, refused by the lake, and possible beside it
+    new = {"TRS_PARTITIONS": "3", "TRS_TOPIC_PREFIX": f"{settings.topic_prefix}3"}
+    assert trs("worker", "--until-caught-up", **environment | {"TRS_PARTITIONS": "3"}).code == 3
+    told = trs("worker", "--until-caught-up", **environment | new)
+    assert (told.code, "filled from topics of 2 partitions" in told.err) == (2, True)
+    beside = str(tmp_path / "beside")
+    assert trs("lake", "prepare", beside, "--partitions", "3", **environment).code == 0
+    group = f"{settings.group}-3"
+    grown = settings.model_copy(
+        update={
+            "lake": beside,
+            "partitions": 3,
+            "topic_prefix": new["TRS_TOPIC_PREFIX"],
+            "group": group,
+        }
+    )
+    stack_helpers.feed(grown, extracts, run=1)
+    stack_helpers.trs(settings, "worker", "--until-caught-up")  # reads again what was rewound
+    stack_helpers.trs(grown, "worker", "--until-caught-up")
+    told = trs("lake", "compare", beside, **environment)
+    assert (told.code, told.err) == (0, "")
+
+    # another number of partitions in the settings; records that Kafka deleted before they were read
     stack_helpers.feed(settings, extracts, run=2)
     topic = f"{settings.topic_prefix}.invoices"
     admin = AdminClient({"bootstrap.servers": settings.kafka})
