@@ -74,6 +74,7 @@ agreement: setup
 	@echo "docker-compose.yml agrees with devstack/declared.py" && \
 		$(BIN)/python -m devstack.compose | diff docker-compose.yml -
 	@echo "docs/data.md agrees with the declarations" && $(BIN)/python -m processors.dictionary | diff docs/data.md -
+	@echo "docs/exit_codes.md agrees with the errors" && $(BIN)/python -m processors.exit_codes | diff docs/exit_codes.md -
 	@! docker compose version > /dev/null 2>&1 || docker compose config --quiet
 
 format: setup ## Sort imports and format the code

@@ -119,7 +119,7 @@ def read_status(settings: Settings) -> Status:
         for count in letters.counts(Selection()):
             reasons[count.reason] += count.letters
         source = source_structure(settings)
-        reconciled = _reconciled(session)
+        reconciled = last_reconciled(session)
         # a database that has none of the tables feeds no lake yet: nothing is wrong with it
         source_alarms = source.alarms if source.is_source else ()
         return Status(
@@ -141,11 +141,12 @@ def read_status(settings: Settings) -> Status:
             source_problem=source.problem,
             workers=local_workers(settings.home),
             reconciled=reconciled,
-            failed_checks=_failed_checks(session),
+            failed_checks=failed_checks(session),
         )
 
 
-def _reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:
+def last_reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:
+    """The last check of each table; the session shows the table of them already."""
     rows = session.con.sql(
         f"""
         SELECT table_name, checked_at, compared, missing + changed + surplus, repaired, source
@@ -174,7 +175,8 @@ def _overdue(settings: Settings, reconciled: Iterable[TableReconciled], now: dat
     ]
 
 
-def _failed_checks(session: LakeSession) -> tuple[FailedCheck, ...]:
+def failed_checks(session: LakeSession) -> tuple[FailedCheck, ...]:
+    """Checks that failed when they were made last; the session shows the table of them already."""
     rows = session.con.sql(
         f"""
         SELECT check_name, "at", detail, coalesce(holds_fold, FALSE)

@@ -87,16 +87,23 @@ def store_watch(settings: Settings) -> AbstractContextManager[object]:
 
 
 def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEngine":
-    """The worker's engine. Makes the lake's tables where they are missing."""
+    """The worker's engine. Makes the lake's tables where they are missing.
+
+    Raises SettingsError for another number of partitions, or other SQL under a known version, than the lake has.
+    """
     from connectors.delta_lake import DeltaLake
     from connectors.kafka import KafkaDocumentSink
     from processors.engine import EngineConfig, StreamEngine
+    from processors.features.declarations import FEATURE_SETS
+    from processors.installation import agree
+    from processors.lake_tables import SKU_LOG
     from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC, topic_of
 
     settings.home.mkdir(parents=True, exist_ok=True)
     spill = Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home))
     atexit.register(shutil.rmtree, spill, ignore_errors=True)
     lake = DeltaLake(lake_location(settings))
+    agree(lake.control, lake.fenced(SKU_LOG.name), partitions=settings.partitions, feature_sets=FEATURE_SETS)
     sinks = {
         name: KafkaDocumentSink(kafka_config(settings), topic_of(settings.topic_prefix, name))
         for name in DERIVED_TOPICS

@@ -5,7 +5,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,19 +68,19 @@ class ControlLog:
 
     def entries(self) -> list[ControlEntry]:
         """All entries in order."""
-        rows = _control_rows(self._store.open(CONTROL_LOG.name))
-        return [
-            ControlEntry(
-                entry=r["entry"],
-                kind=r["kind"],
-                table_name=r["table_name"],
-                row_order=None if r["row_order"] is None else int(r["row_order"]),
-                run=r["run"],
-                source_name=r["source_name"],
-                detail=json.loads(r["detail"]) if r["detail"] else {},
-            )
-            for r in rows
-        ]
+        return _as_entries(_control_rows(self._store.open(CONTROL_LOG.name)))
+
+    def settle(self, kind: str, decide: Callable[[Sequence[ControlEntry]], Mapping[str, Any] | None]) -> None:
+        """Appends an entry with the detail that `decide` makes of all entries so far; None: nothing is to be added.
+
+        It is asked again when another writer was first. What it raises is passed on.
+        """
+
+        def build(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+            detail = decide(_as_entries(rows))
+            return None if detail is None else {"detail": json.dumps(dict(detail))}
+
+        self._append(kind, build)
 
     def ensure_generation(self) -> str:
         """The lake's generation id (R12), made on the first call."""
@@ -99,6 +99,25 @@ class ControlLog:
         if not ids:
             raise UnavailableError("the lake has no generation entry", hint="`trs worker` creates the lake")
         return str(ids[-1])
+
+    def note(self, kind: str, detail: Mapping[str, Any]) -> None:
+        """Appends an entry, whatever the others say."""
+        self._append(kind, lambda _entries: {"detail": json.dumps(dict(detail))})
+
+    def new_generation(self, detail: Mapping[str, Any]) -> str:
+        """Gives the lake another generation and returns it: documents of earlier ones count no more."""
+        made = uuid.uuid4().hex
+        self.note("generation", {**detail, "generation": made})
+        return made
+
+    def skip_runs(self, count: int, *, after: int = 0) -> None:
+        """Makes the next run's number greater by so many than all so far, `after` included: those may be in topics."""
+
+        def beyond(entries: list[dict[str, Any]]) -> dict[str, Any]:
+            runs = [e["run"] for e in entries if e["run"] is not None]
+            return {"run": max([after, *runs]) + count, "detail": json.dumps({"skipped": True})}
+
+        self._append("run_closed", beyond)
 
     def truncate(self, table_name: str, row_order: int, source_ts_ms: int) -> None:
         """Records that rows of a table below an order are gone (R4); a repetition changes nothing."""
@@ -148,6 +167,21 @@ class ControlLog:
             for e in entries
             if e.kind == "run_opened" and e.run is not None and e.run not in closed
         ]
+
+
+def _as_entries(rows: list[dict[str, Any]]) -> list[ControlEntry]:
+    return [
+        ControlEntry(
+            entry=r["entry"],
+            kind=r["kind"],
+            table_name=r["table_name"],
+            row_order=None if r["row_order"] is None else int(r["row_order"]),
+            run=r["run"],
+            source_name=r["source_name"],
+            detail=json.loads(r["detail"]) if r["detail"] else {},
+        )
+        for r in rows
+    ]
 
 
 def _control_rows(handle: DeltaTable) -> list[dict[str, Any]]:

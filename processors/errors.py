@@ -17,6 +17,7 @@
     ├── DamagedLakeError           `trs lake verify` found a promise of the lake broken
     ├── UnsettledLakeError         `trs lake verify` could not make every check: something is still to be derived
     ├── DifferencesError           `trs reconcile` found rows in which source and lake differ
+    ├── QualityError               `trs lake check`: a declared check of the data failed
     ├── ConnectError               Kafka Connect, or the connector in it, refuses or failed: its own reason is shown
     └── InvariantError             the program is wrong: stop loudly and report it
 
@@ -26,7 +27,10 @@ A bad record is not an exception: it is a row of the dead letters, unless the po
 
 
 class TrsError(Exception):
-    """Root of the tree. `hint` says what to do next, in one sentence."""
+    """Any other error on purpose.
+
+    `hint` says what to do next, in one sentence.
+    """
 
     exit_code = 1
 

@@ -274,16 +274,20 @@ EPOCHS = LakeTable(
 
 CONTROL_LOG = LakeTable(
     "control_log",
-    "What all workers must know, in one order: bootstrap runs, truncates, the lake's generation.",
+    "What all workers must know, in one order: bootstrap runs, truncates, the lake's generation and what it agreed on.",
     pa.schema(
         [
             _field("entry", pa.int64(), "Serial number, 1 for the first."),
-            _field("kind", pa.string(), "'generation', 'run_opened', 'run_closed', 'truncate'."),
+            _field(
+                "kind",
+                pa.string(),
+                "'generation', 'partitions', 'feature_set', 'run_opened', 'run_closed', 'truncate', 'rewound'.",
+            ),
             _field("table_name", pa.string(), "The truncated table."),
             _field("row_order", ORDER_ARROW_TYPE, "Rows of table_name below this order are gone."),
             _field("run", pa.int64(), "Bootstrap run number."),
             _field("source_name", pa.string(), "The run's source."),
-            _field("detail", pa.string(), "JSON: generation id, position, rows."),
+            _field("detail", pa.string(), "JSON: generation id, position, rows, version of a feature set."),
             _field("at", TIMESTAMP, "When the entry was written."),
             KNOWN_DATE,
         ]

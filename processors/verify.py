@@ -118,6 +118,20 @@ def _folded(keyed: KeyedTable) -> Check:
     return Check("folds", keyed.folded, "no row up to the marks is missing", below, failing)
 
 
+def _rewound(when: str) -> str:
+    """Whether `trs lake rewind` set back the partition of the row `e`, at an epoch `r.epoch` as told."""
+    return f"""EXISTS (
+          SELECT 1
+          FROM (
+            SELECT detail ->> '$.stage' AS stage, detail ->> '$.topic' AS topic,
+                   unnest(from_json(detail -> '$.epochs', '[{{"bucket":"INTEGER","epoch":"BIGINT"}}]'),
+                          recursive := true)
+            FROM {CONTROL_LOG.name} WHERE kind = 'rewound'
+          ) AS r
+          WHERE r.stage = e.stage AND r.topic = e.topic AND r.bucket = e.bucket AND {when}
+        )"""
+
+
 def _epochs() -> tuple[Check, ...]:
     name = EPOCHS.name
     in_order = f"""
@@ -130,10 +144,11 @@ def _epochs() -> tuple[Check, ...]:
     stepping_back = f"""
         SELECT stage, topic, bucket, epoch, previous, next_offset
         FROM (
-          SELECT *, lag(next_offset) OVER (PARTITION BY stage, topic, topic_id, bucket ORDER BY epoch) AS previous
+          SELECT *, lag(next_offset) OVER before AS previous, lag(epoch) OVER before AS previous_epoch
           FROM {offsets}
-        )
-        WHERE next_offset < previous"""
+          WINDOW before AS (PARTITION BY stage, topic, topic_id, bucket ORDER BY epoch)
+        ) AS e
+        WHERE next_offset < previous AND NOT {_rewound("r.epoch > e.previous_epoch AND r.epoch <= e.epoch")}"""
     last = latest_epochs_sql(name)
     # An opening moves the log's id without a row here, and so does a crash between the two commits: the row may lag.
     ahead = f"""
@@ -146,7 +161,7 @@ def _epochs() -> tuple[Check, ...]:
         FROM (SELECT stage, bucket, epoch, unnest(offsets, recursive := true) FROM {last}) AS e
         JOIN stand_epochs AS s ON e.stage = s.stage AND e.bucket = s.bucket
         LEFT JOIN stand_offsets AS o ON e.stage = o.stage AND e.topic = o.topic AND e.bucket = o.bucket
-        WHERE o.next_offset IS NULL OR e.next_offset > o.next_offset
+        WHERE o.next_offset IS NULL OR (e.next_offset > o.next_offset AND NOT {_rewound("r.epoch > e.epoch")})
           OR (e.epoch = s.epoch AND e.next_offset <> o.next_offset)"""
     return (
         Check(

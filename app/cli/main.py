@@ -14,6 +14,7 @@ from trs import __version__
 
 _GROUPS = (
     "settings",
+    "doctor",
     "devstack",
     "generate",
     "bootstrap",
@@ -29,6 +30,7 @@ _GROUPS = (
     "quality",
     "retention",
     "maintain",
+    "repair",
     "catalogue",
     "dead_letters",
     "demo",

@@ -1,0 +1,112 @@
+"""`trs lake prepare | compare | rewind`: new lakes beside the present one, topics that are read again."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.upkeep import lake
+
+if TYPE_CHECKING:
+    pass
+
+_JSON = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Nothing: the commands are a part of the group `lake`."""
+
+
+@lake.command(epilog="Example: trs lake prepare s3://trs/lake-2")
+def prepare(
+    place: Annotated[str, typer.Argument(help="A folder or s3://BUCKET/PREFIX without a lake.")],
+    partitions: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Of its topics. Default: as those of the present lake.")
+    ] = None,
+    as_json: _JSON = False,
+) -> None:
+    """Make an empty lake beside the one of TRS_LAKE, which workers of another consumer group then fill.
+
+    It knows the truncates of the present one, and its bootstrap runs come after those. Another number of partitions
+    needs topics of another TRS_TOPIC_PREFIX. docs/runbooks/rebuild-lake.md and grow-partitions.md have the steps.
+    """
+    from app.beside import prepare as run
+    from app.settings import load_settings
+
+    settings = load_settings()
+    made = run(settings, place, partitions=partitions or settings.partitions)
+    if as_json:
+        typer.echo(json.dumps(asdict(made), indent=2))
+        return
+    other = "" if made.partitions == settings.partitions else f" TRS_PARTITIONS={made.partitions} TRS_TOPIC_PREFIX=…"
+    typer.echo(f"{made.lake}: an empty lake for topics of {made.partitions} partitions")
+    typer.echo(f"fill it: TRS_LAKE={made.lake} TRS_GROUP={settings.group}-2{other} trs worker")
+
+
+@lake.command(epilog="Example: trs lake compare s3://trs/lake-2")
+def compare(
+    other: Annotated[str, typer.Argument(help="The other lake: a folder or s3://BUCKET/PREFIX.")],
+    as_json: _JSON = False,
+) -> None:
+    """Compare the current rows of the lake of TRS_LAKE with those of another one: exit code 15 where they differ.
+
+    Rows of accounts (without personal data), skus, invoices, lines with their prices, and feature sets. Times at which
+    a lake came to a row are left out. Both should be at rest; the rows of a view of one lake are held in memory.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from app.beside import compare_lakes
+    from app.settings import load_settings
+    from processors.errors import DifferencesError
+
+    found = compare_lakes(load_settings(), other)
+    if as_json:
+        typer.echo(json.dumps([asdict(v) | {"equal": v.equal} for v in found], indent=2))
+    else:
+        table = Table("view", "rows here", "rows there", "only here", "only there", box=None, header_style="bold")
+        for v in found:
+            table.add_row(v.view, *(str(n) for n in (v.here, v.there, v.only_here, v.only_there)))
+        Console(highlight=False).print(table)
+    different = [v.view for v in found if not v.equal]
+    if different:
+        raise DifferencesError(
+            f"the lakes differ in {', '.join(different)}", hint="docs/runbooks/rebuild-lake.md says why they may"
+        )
+
+
+@lake.command(epilog="Example: trs lake rewind invoices --to-time 2024-05-01T18:00Z --dry-run")
+def rewind(
+    topic: Annotated[str, typer.Argument(help="The topic, with or without TRS_TOPIC_PREFIX.")],
+    to_offset: Annotated[int | None, typer.Option(min=0, help="Read on at this offset.")] = None,
+    to_time: Annotated[
+        str | None,
+        typer.Option(help="Read on at the first record of this time or later: ISO-8601, else UTC."),
+    ] = None,
+    partition: Annotated[
+        list[int] | None, typer.Option(min=0, help="This partition alone; may be repeated. Default: all.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")] = False,
+) -> None:
+    """Let the lake read a part of a topic again. It changes no row that is right, however often it is done.
+
+    Only back, to what Kafka still holds. Workers that run are refused at their next commit (exit code 8), and read from
+    there once their supervisor has started them again. docs/runbooks/rewind.md.
+    """
+    from datetime import UTC, datetime
+
+    from app.rewind import rewind_topic
+    from app.settings import load_settings
+    from processors.features.as_of import parse_time
+
+    time = None if to_time is None else parse_time(to_time, now=datetime.now(UTC))
+    done = rewind_topic(
+        load_settings(), topic, partitions=partition or (), offset=to_offset, time=time, dry_run=dry_run
+    )
+    for one in done:
+        typer.echo(f"{one.topic}-{one.partition}: {one.before} → {one.now}, {one.before - one.now} records again")
+    if not done:
+        typer.echo("nothing to do: the lake stands there, or before it")
+    elif dry_run:
+        typer.echo("nothing was done (--dry-run)")
