@@ -28,6 +28,7 @@ _GROUPS = (
     "upkeep",
     "quality",
     "retention",
+    "forget",
     "maintain",
     "catalogue",
     "dead_letters",
