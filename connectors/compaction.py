@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 
 UPKEEP_ID = "upkeep"
 """Application id of commits that rewrite files of append-only tables: compare-and-set (R8)."""
-_DAY = "known_date"
+DAY = "known_date"
+"""The partition column of append-only tables."""
 _ROW_GROUP = 122_880
 """As `connectors.lake.WRITER`; a multiple of DuckDB's vectors, so that batches come in this size."""
 
@@ -57,9 +58,9 @@ def data_files(handle: DeltaTable) -> list[DataFile]:
     """The active files of an append-only table; those of rows without a day are left out of a table with days."""
     partitioned = handle.metadata().partition_columns
     return [
-        DataFile(f["path"], f["size_bytes"], f["num_records"], f["modification_time"], f.get(f"partition.{_DAY}"))
+        DataFile(f["path"], f["size_bytes"], f["num_records"], f["modification_time"], f.get(f"partition.{DAY}"))
         for f in active_files(handle)
-        if f["num_records"] is not None and (not partitioned or f.get(f"partition.{_DAY}") is not None)
+        if f["num_records"] is not None and (not partitioned or f.get(f"partition.{DAY}") is not None)
     ]
 
 
@@ -157,7 +158,7 @@ class FileRewrite:
         return self._group.rows
 
     def _write_part(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
-        folder = "" if self._group.day is None else f"{_DAY}={self._group.day}/"
+        folder = "" if self._group.day is None else f"{DAY}={self._group.day}/"
         path = f"{folder}compacted-{uuid.uuid4()}.zstd.parquet"
         self._begun.append(path)
         facts: list[pq.FileMetaData] = []
@@ -170,7 +171,7 @@ class FileRewrite:
             AddAction(
                 path=path,
                 size=self._folder.size_bytes(path),
-                partition_values={} if self._group.day is None else {_DAY: self._group.day.isoformat()},
+                partition_values={} if self._group.day is None else {DAY: self._group.day.isoformat()},
                 modification_time=int(time.time() * 1000),
                 data_change=False,
                 stats=json.dumps(file_stats(facts[0])),
@@ -213,7 +214,7 @@ class FileRewrite:
 
     def _commit_on(self, handle: DeltaTable, serial: int) -> None:
         now_ms = int(time.time() * 1000)
-        day: dict[str, str | None] | None = None if self._group.day is None else {_DAY: self._group.day.isoformat()}
+        day: dict[str, str | None] | None = None if self._group.day is None else {DAY: self._group.day.isoformat()}
         removed = [
             RemoveAction(
                 f.path,

@@ -55,19 +55,28 @@ _CONTROL_APP = "control"
 _HISTORY_DEPTH = 500
 _FOLLOWED = 50
 TIME_TRAVEL_DAYS = 7
+STATISTICS = "delta.dataSkippingStatsColumns"
+"""Property of a table: the columns of which its log holds least and greatest values."""
 REOPEN_AFTER_S = 3600.0
 """A writer's handle that was not used for so long is opened anew, before the log is cleaned up behind it."""
 
 
-def table_properties(time_travel_days: int) -> dict[str, str]:
-    """Delta's properties of every table: how long versions can be read that are not the newest any more."""
+def table_properties(table: LakeTable, time_travel_days: int) -> dict[str, str]:
+    """Delta's properties of a table: how long versions can be read that are not the newest any more.
+
+    Of a table with personal data also of which columns the log holds least and greatest values: of no personal one.
+    """
     # Of other units than days, weeks and hours delta-rs takes no notice.
     span = f"interval {time_travel_days} days"
-    return {
+    properties = {
         "delta.checkpointInterval": "10",
         "delta.logRetentionDuration": span,
         "delta.deletedFileRetentionDuration": span,
     }
+    if table.personal:
+        shown = [n for n in table.schema.names if n not in (*table.personal_columns, *table.partition_by)]
+        properties[STATISTICS] = ",".join(shown)
+    return properties
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,7 @@ class LakeStore:
                 partition_by=list(table.partition_by) or None,
                 name=table.name,
                 description=table.doc,
-                configuration=dict[str, str | None](table_properties(TIME_TRAVEL_DAYS)),
+                configuration=dict[str, str | None](table_properties(table, TIME_TRAVEL_DAYS)),
                 storage_options=self._options,
             )
         except (DeltaError, OSError) as error:

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 
 from deltalake.exceptions import CommitFailedError
 
-from connectors.lake import COMMIT_RETRIES, WITHOUT_CLEANUP, LakeStore, table_properties, wrapped_errors
+from connectors.lake import COMMIT_RETRIES, STATISTICS, WITHOUT_CLEANUP, LakeStore, table_properties, wrapped_errors
 from connectors.table_folder import TableFolder
 from processors.errors import RetryableError
+from processors.lake_tables import LAKE_TABLES
 
 CHECKPOINT_EVERY = 20
 """Commits beyond the last checkpoint at which upkeep makes one. Writers do so after ten; one that dies may not."""
@@ -34,10 +35,13 @@ class TableUpkeep:
     def wrong_properties(self) -> dict[str, str]:
         """Properties that are not set as they should be, with the values that they should have."""
         there = self._store.open(self.name).metadata().configuration
-        return {name: value for name, value in table_properties(self._days).items() if there.get(name) != value}
+        wanted = table_properties(LAKE_TABLES[self.name], self._days)
+        return {name: value for name, value in wanted.items() if there.get(name) != value}
 
     def set_properties(self, properties: Mapping[str, str]) -> None:
         """Sets them. Workers of this version go on; earlier ones end at their next commit and start again."""
+        if not properties:
+            return
         for _ in range(COMMIT_RETRIES):
             handle = self._store.open(self.name)
             try:
@@ -49,6 +53,11 @@ class TableUpkeep:
                     raise
                 time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - somebody was first
         raise RetryableError(f"table {self.name}: its properties could not be set, it is busy")
+
+    def hide_personal_statistics(self) -> None:
+        """Sets only the property by which the log holds no values of personal columns, if that is missing."""
+        wrong = self.wrong_properties()
+        self.set_properties({name: wrong[name] for name in (STATISTICS,) if name in wrong})
 
     def last_checkpoint(self) -> int | None:
         """The version of the last checkpoint, None without any."""

@@ -18,7 +18,7 @@ from processors.features.declarations import (
 )
 from processors.keyed_table import KeyedTable
 from processors.records import DEAD_SCHEMA, ORDER_ARROW_TYPE, TIMESTAMP
-from processors.tables import EXTRA
+from processors.tables import ACCOUNTS, EXTRA
 
 MONEY = pa.decimal128(38, 10)
 PRICE = pa.decimal128(20, 10)
@@ -26,7 +26,7 @@ PRICE = pa.decimal128(20, 10)
 
 @dataclass(frozen=True)
 class LakeTable:
-    """One Delta table: its schema, partition columns and what it is for. `personal`: it holds personal data.
+    """One Delta table: its schema, partition columns and what it is for. `personal_columns`: those of personal data.
 
     `added`: columns that a lake may lack which an earlier version made; they are added to it, null in its rows.
     """
@@ -35,8 +35,13 @@ class LakeTable:
     doc: str
     schema: pa.Schema
     partition_by: tuple[str, ...] = ("known_date",)
-    personal: bool = False
+    personal_columns: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
+
+    @property
+    def personal(self) -> bool:
+        """Whether it holds personal data."""
+        return bool(self.personal_columns)
 
 
 def _field(name: str, kind: pa.DataType, doc: str) -> pa.Field:
@@ -202,7 +207,7 @@ ACCOUNTS_PRIVATE = LakeTable(
             KNOWN_DATE,
         ]
     ),
-    personal=True,
+    personal_columns=(*(c.name for c in ACCOUNTS.columns if c.personal), EXTRA),
     added=(EXTRA,),
 )
 
@@ -227,7 +232,7 @@ DEAD_LETTERS = LakeTable(
             KNOWN_DATE,
         ]
     ),
-    personal=True,
+    personal_columns=("record_key", "record_value", "detail"),
 )
 
 DEAD_LETTER_ACTIONS = LakeTable(
@@ -358,6 +363,24 @@ HISTORY_RETENTION = LakeTable(
             ),
             _field("rows_before", pa.int64(), "Rows of the stretch as the run found them."),
             _field("rows_kept", pa.int64(), "Rows that it keeps."),
+            KNOWN_DATE,
+        ]
+    ),
+)
+
+
+ERASURES = LakeTable(
+    "erasures",
+    "Accounts whose personal data was erased, one row per table and run of `trs lake forget`; to erase again after a"
+    " restore.",
+    pa.schema(
+        [
+            _field("run_id", pa.string(), "The run."),
+            _field("at", TIMESTAMP, "When it began."),
+            _field("account_id", pa.int64(), "The account."),
+            _field("table_name", pa.string(), "The table."),
+            _field("rows", pa.int64(), "Rows with personal data as the run found them; it empties them."),
+            _field("who", pa.string(), "User and machine that gave the command."),
             KNOWN_DATE,
         ]
     ),
@@ -509,6 +532,7 @@ APPEND_ONLY: tuple[LakeTable, ...] = (
     QUALITY_RESULTS,
     RECONCILIATION,
     HISTORY_RETENTION,
+    ERASURES,
     UPKEEP,
     *(feature_changes(f) for f in FEATURE_SETS),
 )

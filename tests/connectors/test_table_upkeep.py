@@ -167,7 +167,7 @@ def test_retention_is_set_once_beside_a_worker_that_goes_on(tables: Tables, work
     longer.set_properties(wrong)
     assert longer.wrong_properties() == {}
     append(worker, 14)
-    assert tables.lake.store.open(NAME).metadata().configuration == table_properties(30)
+    assert tables.lake.store.open(NAME).metadata().configuration == table_properties(LAKE_TABLES[NAME], 30)
 
 
 def test_every_table_of_a_new_lake_can_be_vacuumed(tables: Tables) -> None:
