@@ -202,6 +202,11 @@ class Settings(BaseSettings):
     session_timeout_s: float = Field(45.0, gt=0, description="Kafka session time-out of a worker.")
     web_port: int = Field(6066, ge=0, le=65535, description="Port of the worker's pages; 0 picks a free one.")
     web_host: str = Field("127.0.0.1", description="Address that the worker's pages listen on.")
+    traces: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where each epoch goes as a trace (OpenTelemetry, OTLP over HTTP). Default: nowhere.",
+    )
     log_format: Literal["text", "json"] = Field("text", description="Format of the worker's log.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
 

@@ -74,8 +74,10 @@ def run_worker(
     kafka = kafka_config(settings)
     ids = _prepare_topics(settings, kafka, wait=wait)
     engine = engine_factory(ids)
+    flush_traces = _send_traces(settings, engine)
     worker = Worker(settings, kafka, engine, accept_gap=accept_gap, store=store)
     code = asyncio.run(worker.run(until_caught_up=until_caught_up))
+    flush_traces()
     if not worker.membership.shut_down() or not worker.left_group:
         # The engine still loads state, or the group a rebalance, in a thread that cannot be interrupted: it is not
         # waited for. The engine has stopped and commits nothing any more.
@@ -83,6 +85,18 @@ def run_worker(
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _send_traces(settings: Settings, engine: Engine) -> Callable[[], object]:
+    """Sends epochs as traces, where a setting says so; returns what sends the last ones."""
+    if settings.traces is None:
+        return lambda: None
+    from app.traces import otlp_listener
+
+    listener, flush = otlp_listener(settings.traces)
+    for activity in engine.activities.values():
+        activity.on_epoch.append(listener)
+    return flush
 
 
 def _prepare_topics(settings: Settings, kafka: KafkaConfig, *, wait: bool) -> dict[str, str]:
