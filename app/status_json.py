@@ -40,7 +40,6 @@ def worker_json(state: WorkerState) -> dict[str, object]:
         ],
         "rate_s": RATE_S,
         "stages": [stage_json(activity, now) for activity in state.activities.values()],
-        "lake": state.lake(),
         "engine": state.status(),
     }
 

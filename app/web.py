@@ -40,15 +40,14 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 class WorkerState:
     """What the pages may know of the worker. Written by the worker, read by the web server's thread.
 
-    `status`, `loading`, `upkeep` and `lake` are asked when a page is. `beat` is the monotonic time at which the event
-    loop last turned. `viewed_s`: when somebody last asked for /status.json.
+    `status`, `loading` and `upkeep` are asked when a page is. `beat` is the monotonic time at which the event
+    loop last turned.
     """
 
     group: str
     status: Callable[[], Mapping[str, object]]
     loading: Callable[[], LoadProgress | None] = lambda: None
     upkeep: Callable[[], Mapping[str, object]] = dict
-    lake: Callable[[], Mapping[str, object] | None] = lambda: None
     conflicts: Callable[[], Mapping[tuple[str, str], int]] = dict
     activities: Mapping[str, Activity] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
@@ -60,7 +59,6 @@ class WorkerState:
     failure: str | None = None
     beat: float = field(default_factory=time.monotonic)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
-    viewed_s: float | None = None
 
     def troubles(self) -> list[Trouble]:
         """Why the worker is not ready, what a restart mends first; empty when it takes records and commits them."""
@@ -155,7 +153,6 @@ def add_pages(app: faust.App, state: WorkerState) -> None:
     @app.page("/status.json")
     async def status(view: Any, _: Any) -> Any:
         """All that the worker knows about itself."""
-        state.viewed_s = time.monotonic()
         return view.text(json.dumps(worker_json(state), default=str), content_type="application/json")
 
     @app.page("/")
