@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	--extra worker --extra devstack --extra dev --extra notebooks pyproject.toml
+	--extra worker --extra traces --extra devstack --extra dev --extra notebooks pyproject.toml
 SPARK := .venv-spark
 SPARK_STAMP := $(SPARK)/.installed
 COMPILE_SPARK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

@@ -7,6 +7,7 @@ from typing import TextIO
 import structlog
 
 from app.settings import Settings
+from processors.activity import EPOCH
 
 _NOISY = ("faust", "mode", "aiokafka", "asyncio", "aiohttp", "botocore", "urllib3")
 _SERVICES = ("app.streaming", "app.web", "connectors.faust_transport")
@@ -67,12 +68,21 @@ class _Passing(logging.Filter):
         return record.levelno >= logging.getLogger().level
 
 
+def _name_epoch(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Says on which epoch the thread works that logs."""
+    epoch = EPOCH.get()
+    if epoch is not None:
+        event.setdefault("epoch", epoch)
+    return event
+
+
 def configure_logging(settings: Settings) -> None:
     """Sets up the root logger and structlog by `TRS_LOG_FORMAT` and `TRS_LOG_LEVEL`; call once per process."""
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     shared: list[structlog.typing.Processor] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, stamp]
     renderer: structlog.typing.Processor
     if settings.log_format == "json":
+        shared.append(_name_epoch)
         renderer = structlog.processors.JSONRenderer()
         shared.append(structlog.processors.format_exc_info)
     else:

@@ -191,9 +191,22 @@ class Settings(BaseSettings):
         None, description="TOML file of further checks of the lake's data (docs/quality.md)."
     )
     quality_gate: bool = Field(True, description="Whether failed checks may hold back folds.")
+    stuck_epoch_s: float = Field(
+        120.0, gt=0, description="Seconds without an end of an epoch, beyond those at rest, that make /ready fail."
+    )
+    broker_lost_s: float = Field(30.0, gt=0, description="Seconds without an answer of Kafka that make /ready fail.")
+    lag_grows_s: float = Field(
+        600.0, gt=0, description="Seconds of a lag that grows and grows that make /ready fail (docs/observe.md)."
+    )
+    lag_records: int = Field(10_000, ge=0, description="Records that may wait, whether they become more or not.")
     session_timeout_s: float = Field(45.0, gt=0, description="Kafka session time-out of a worker.")
     web_port: int = Field(6066, ge=0, le=65535, description="Port of the worker's pages; 0 picks a free one.")
     web_host: str = Field("127.0.0.1", description="Address that the worker's pages listen on.")
+    traces: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where each epoch goes as a trace (OpenTelemetry, OTLP over HTTP). Default: nowhere.",
+    )
     log_format: Literal["text", "json"] = Field("text", description="Format of the worker's log.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
 

@@ -17,6 +17,7 @@ from processors.errors import SettingsError
 if TYPE_CHECKING:
     from batch_bootstrap.source import Source
     from connectors.lake import LakeLocation
+    from connectors.store_watch import StoreWatch
     from processors.engine import StreamEngine
     from processors.fold import FoldPolicy
 
@@ -76,8 +77,8 @@ def fold_policy(settings: Settings) -> "FoldPolicy":
     )
 
 
-def store_watch(settings: Settings) -> AbstractContextManager[object]:
-    """While it is open, the log tells when the lake's object store does not answer."""
+def store_watch(settings: Settings) -> "AbstractContextManager[StoreWatch | None]":
+    """While it is open, the log tells when the lake's object store does not answer; None for a folder."""
     from connectors.store_watch import StoreWatch
 
     location = lake_location(settings)

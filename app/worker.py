@@ -16,10 +16,12 @@ from typing import Any
 import structlog
 from rich.console import Console
 
+from app.broker_watch import BrokerWatch, Place
 from app.catch_up import catch_up
 from app.faults import known_fault
 from app.logs import configure_logging
 from app.membership import EngineMembership
+from app.probes import LagHistory, Limits, Store
 from app.scheduled_check import ScheduledCheck
 from app.scheduled_upkeep import ScheduledUpkeep, UpkeepState
 from app.settings import Settings
@@ -59,19 +61,23 @@ def run_worker(
     until_caught_up: bool = False,
     accept_gap: bool = False,
     wait: bool = False,
+    store: Store | None = None,
 ) -> int:
     """Runs until a signal, a failure, or (`until_caught_up`) until everything there was is done; returns the exit code.
 
     0 after a signal or when caught up. A failure inside is logged as one line and gives its TrsError's exit code; what
     is not a TrsError is a fault of the program: logged with its traceback, 70. `wait`: brokers that do not answer at
-    the start are waited for. Missing topics are made. Raises TrsError for whatever prevents the start.
+    the start are waited for. `store`: what is known of the lake's object store. Missing topics are
+    made. Raises TrsError for whatever prevents the start.
     """
     configure_logging(settings)
     kafka = kafka_config(settings)
     ids = _prepare_topics(settings, kafka, wait=wait)
     engine = engine_factory(ids)
-    worker = Worker(settings, kafka, engine, accept_gap=accept_gap)
+    flush_traces = _send_traces(settings, engine)
+    worker = Worker(settings, kafka, engine, accept_gap=accept_gap, store=store)
     code = asyncio.run(worker.run(until_caught_up=until_caught_up))
+    flush_traces()
     if not worker.membership.shut_down() or not worker.left_group:
         # The engine still loads state, or the group a rebalance, in a thread that cannot be interrupted: it is not
         # waited for. The engine has stopped and commits nothing any more.
@@ -79,6 +85,18 @@ def run_worker(
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _send_traces(settings: Settings, engine: Engine) -> Callable[[], object]:
+    """Sends epochs as traces, where a setting says so; returns what sends the last ones."""
+    if settings.traces is None:
+        return lambda: None
+    from app.traces import otlp_listener
+
+    listener, flush = otlp_listener(settings.traces)
+    for activity in engine.activities.values():
+        activity.on_epoch.append(listener)
+    return flush
 
 
 def _prepare_topics(settings: Settings, kafka: KafkaConfig, *, wait: bool) -> dict[str, str]:
@@ -99,14 +117,36 @@ def _prepare_topics(settings: Settings, kafka: KafkaConfig, *, wait: bool) -> di
 class Worker:
     """One worker in one event loop. `run` may be called once."""
 
-    def __init__(self, settings: Settings, kafka: KafkaConfig, engine: Engine, *, accept_gap: bool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        kafka: KafkaConfig,
+        engine: Engine,
+        *,
+        accept_gap: bool,
+        store: Store | None = None,
+    ) -> None:
         self._settings = settings
         self._kafka = kafka
         self._engine = engine
         self.membership = EngineMembership(engine, kafka, accept_gap=accept_gap, on_failure=self._fail)
         self.left_group = True
         self._upkeep = UpkeepState()
-        self._state = WorkerState(settings.group, engine.status, lambda: engine.loading, upkeep=self._upkeep.as_json)
+        limits = limits_of(settings)
+        history = LagHistory(limits.lag_grows_s)
+        self._broker = BrokerWatch(kafka, self._read_places, self._committed, history)
+        self._state = WorkerState(
+            settings.group,
+            engine.status,
+            lambda: engine.loading,
+            upkeep=self._upkeep.as_json,
+            conflicts=lambda: engine.conflicts,
+            activities=engine.activities,
+            limits=limits,
+            history=history,
+            broker=self._broker,
+            store=store,
+        )
         self._address_file = settings.home / f"worker-{os.getpid()}.json"
 
     async def run(self, *, until_caught_up: bool) -> int:
@@ -126,6 +166,7 @@ class Worker:
         )
         self._engine.failure.add_done_callback(self._on_engine_done)
         await asyncio.to_thread(self._engine.start)
+        self._broker.start()
         # Faust's start returns only after the first assignment, and every one of these may be what ends the worker.
         duties: list[Coroutine[Any, Any, None]] = [
             self._start(app),
@@ -152,6 +193,17 @@ class Worker:
             code = self._report(error)
         await self._stop(app, tasks, code)
         return code
+
+    def _read_places(self) -> list[Place] | None:
+        """The partitions that we read; None during a rebalance."""
+        buckets = self.membership.buckets
+        if buckets is None:
+            return None
+        return [(topic, bucket) for topic in self._engine.topics for bucket in buckets - self._engine.parked]
+
+    def _committed(self) -> dict[Place, int]:
+        looks = [activity.look(0) for activity in self._engine.activities.values()]
+        return {place: offset for look in looks for place, offset in look.positions.items()}
 
     def _leads(self) -> bool:
         return 0 in (self.membership.buckets or ())
@@ -299,6 +351,7 @@ class Worker:
         """Stop fetching, let the engine finish its commit, leave the group; not waiting for ever for the last."""
         began = time.monotonic()
         self._state.phase = "stopping"
+        self._broker.stop()
         self.membership.stopping = True
         consumer = app.consumer
         assert isinstance(consumer, BatchConsumer)
@@ -333,6 +386,17 @@ def _leave(code: int) -> None:
     faulthandler.dump_traceback(all_threads=True)
     sys.stderr.flush()
     os._exit(code)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """When the worker is in trouble, by its settings."""
+    return Limits(
+        stuck_epoch_s=settings.stuck_epoch_s,
+        rest_s=max(settings.idle_epoch_s, settings.epoch_interval_s),
+        broker_lost_s=settings.broker_lost_s,
+        lag_grows_s=settings.lag_grows_s,
+        lag_records=settings.lag_records,
+    )
 
 
 def consumer_options(settings: Settings, kafka: KafkaConfig) -> ConsumerOptions:

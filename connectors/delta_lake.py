@@ -67,6 +67,11 @@ class DeltaLake:
         """The lake's generation (R12)."""
         return self.control.generation()
 
+    @property
+    def conflicts(self) -> Mapping[tuple[str, str], int]:
+        """How often commits were refused, by table and outcome."""
+        return dict(self.store.conflicts)
+
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
         """Makes the lake's files readable from this DuckDB connection; its times are UTC."""
         self._reader.prepare(con)

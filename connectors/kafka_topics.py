@@ -130,6 +130,23 @@ class TopicEnds:
         return {partition: end for (_, partition), end in ends.items()}
 
 
+class PartitionEnds:
+    """Looks again and again where partitions end; one client for all looks. Used by one thread at a time."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+        self._admin: AdminClient | None = None
+
+    def read(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """Per (topic, partition) the next offset that a committed read reaches; asks the brokers even for none.
+
+        Raises UnavailableError, AccessDeniedError, or SourceError for a topic that does not exist.
+        """
+        if self._admin is None or not places:
+            self._admin, _ = _admin(self._config)
+        return _offsets(self._admin, self._config, list(places), OffsetSpec.latest())
+
+
 def _offsets(
     admin: AdminClient, config: KafkaConfig, places: list[tuple[str, int]], spec: OffsetSpec
 ) -> dict[tuple[str, int], int]:

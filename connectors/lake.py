@@ -10,6 +10,7 @@ import random
 import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -128,6 +129,8 @@ class LakeStore:
     def __init__(self, location: LakeLocation) -> None:
         self.location = location
         self._options = dict(location.storage_options) or None
+        self.conflicts: Counter[tuple[str, str]] = Counter()
+        """Commits of this store's writers that were refused, by table and outcome: `again`, `fenced` or `moved`."""
 
     def create(self) -> None:
         """Makes every declared table that is missing, and adds the columns that an earlier version did not have."""
@@ -315,6 +318,7 @@ class FencedTable:
         try:
             self._commit(None, dict(ids), metadata)
         except FencedError as error:
+            self._store.conflicts[self.name, "moved"] += 1
             raise MovedError(f"{self.name}: another worker committed while we opened its buckets") from error
 
     def append(self, rows: pa.Table | None, ids: Mapping[str, int], metadata: Mapping[str, Any] | None = None) -> str:
@@ -330,6 +334,7 @@ class FencedTable:
         stand = self._known.read(self._handle, self._ids)
         for app_id, last in self._ids.items():
             if stand.get(app_id) != last:
+                self._store.conflicts[self.name, "fenced"] += 1
                 raise FencedError(
                     f"{self.name}: {app_id} is at {stand.get(app_id)}, we left it at {last}: another worker owns it"
                 )
@@ -358,8 +363,14 @@ class FencedTable:
                 )
                 break
             except (DeltaError, OSError) as error:
-                if self._outcome(error, commit_id) == "done":
+                try:
+                    outcome = self._outcome(error, commit_id)
+                except FencedError:
+                    self._store.conflicts[self.name, "fenced"] += 1
+                    raise
+                if outcome == "done":
                     break
+                self._store.conflicts[self.name, "again"] += 1
                 time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - jitter, not a secret
         self._ids = ids
         self._committed_s = time.monotonic()

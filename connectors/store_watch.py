@@ -41,6 +41,14 @@ class StoreWatch:
         self._told_s = 0.0
         self._ended = threading.Event()
 
+    @property
+    def away(self) -> str | None:
+        """A sentence while the store does not answer, None while it does."""
+        since_s = self._away_since_s
+        if since_s is None:
+            return None
+        return f"{self._name} has not answered for {time.monotonic() - since_s:.0f} s"
+
     def __enter__(self) -> Self:
         threading.Thread(target=self._run, name="store-watch", daemon=True).start()
         return self

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import duckdb
 
+from processors.activity import Activity
 from processors.charging import PriceAt
 from processors.dead_letters import dead_from_producer
 from processors.decode import Decoder
@@ -256,6 +257,14 @@ class StreamEngine:
     @property
     def parked(self) -> frozenset[int]:
         return frozenset().union(*(stage.parked for stage in self._stages))
+
+    @property
+    def activities(self) -> Mapping[str, Activity]:
+        return {stage.name: stage.activity for stage in self._stages}
+
+    @property
+    def conflicts(self) -> Mapping[tuple[str, str], int]:
+        return self._lake.conflicts
 
     def revoke(self) -> None:
         self._accepting = False

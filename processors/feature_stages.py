@@ -142,6 +142,10 @@ class FeatureStage(RowStage):
             report.derived += self._derive(feature_set, known_from_ms)
 
     def _derive(self, feature_set: FeatureSet, known_from_ms: int, *, whole: bool = False) -> int:
+        with self.activity.step("derive", feature_set.name):
+            return self._derive_and_commit(feature_set, known_from_ms, whole=whole)
+
+    def _derive_and_commit(self, feature_set: FeatureSet, known_from_ms: int, *, whole: bool) -> int:
         count = self.derive_rows(feature_set, whole=whole)
         table = LAKE_TABLES[changes_name(feature_set)]
         known = f"epoch_ms({known_from_ms}::BIGINT)::TIMESTAMPTZ"

@@ -5,9 +5,10 @@ contiguous; a gap means that records would be lost, so it is an error, never a w
 """
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -20,7 +21,10 @@ DECODE_RECORDS = 100_000
 
 @dataclass(frozen=True)
 class Chunk:
-    """Decoded records of one topic: their rows, what was refused or ignored, and the positions after them."""
+    """Decoded records of one topic: their rows, what was refused or ignored, and the positions after them.
+
+    `decoded`: when decoding began, by the monotonic clock, and how many seconds it took; None where nobody noted it.
+    """
 
     topic: str
     rows: pa.Table | None
@@ -29,6 +33,7 @@ class Chunk:
     dead: pa.Table = field(default_factory=DEAD_SCHEMA.empty_table)
     truncates: tuple[Truncate, ...] = ()
     ignored: Counter[str] = field(default_factory=Counter)
+    decoded: tuple[float, float] | None = None
 
 
 Decode = Callable[[str, Sequence[RawBatch], Mapping[int, int]], Chunk]
@@ -141,7 +146,9 @@ class Inbox:
             positions: dict[int, int] = {}
             for batch in batches:
                 positions[batch.partition] = batch.next_offset
+            began_s = time.monotonic()
             chunk = self._decode(topic, batches, positions)
+            chunk = replace(chunk, decoded=(began_s, time.monotonic() - began_s))
             with self._lock:
                 self._decoding = False
                 if generation == self._generation:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import duckdb
 import pyarrow as pa
 
+from processors.activity import Activity
 from processors.keyed_table import KeyedTable
 from processors.records import RawBatch
 
@@ -105,6 +106,14 @@ class Engine(Protocol):
 
     def progress(self) -> LakeProgress:
         """Reads the lake afresh."""
+
+    @property
+    def activities(self) -> Mapping[str, Activity]:
+        """What each stage does and did, by its name; not to be changed."""
+
+    @property
+    def conflicts(self) -> Mapping[tuple[str, str], int]:
+        """Commits that were refused, by table and what came of it: `again`, `fenced` or `moved`."""
 
     def status(self) -> Mapping[str, object]:
         """What the pages show: per stage the buckets, last epoch, its seconds and rows, buffered events, counts of
@@ -210,6 +219,10 @@ class Lake(Protocol):
     @property
     def generation(self) -> str:
         """The lake's generation (R12)."""
+
+    @property
+    def conflicts(self) -> Mapping[tuple[str, str], int]:
+        """How often commits were refused, by table and outcome: `again` (tried again), `fenced` or `moved`."""
 
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
         """Makes the lake's files readable from this connection."""

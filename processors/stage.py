@@ -24,6 +24,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from processors.activity import Activity, EpochNotes
 from processors.alarms import StructureWatch
 from processors.dead_letters import Place, refused_for, stop_at
 from processors.errors import FencedError, InvariantError, MovedError
@@ -88,6 +89,7 @@ class Stage(ABC):
         self.control = Control(context.lake, con)
         self.loading = Loading(con, self.name)
         self.structure = StructureWatch()
+        self.activity = Activity(self.name, now=context.now)
         self.buckets: frozenset[int] = frozenset()
         self.parked: frozenset[int] = frozenset()
         self.epochs: dict[int, int] = {}
@@ -99,6 +101,7 @@ class Stage(ABC):
         self._recent: Sequence[Mapping[str, Any]] = ()
         self._rows_per_bucket: dict[int, int] = {}
         self._commit_id = ""
+        self._through: datetime | None = None
         self.total = EpochReport()
         self.last = EpochReport()
         self._logs: dict[str, FencedLog] = {}
@@ -150,6 +153,7 @@ class Stage(ABC):
                 self._open(gained)
         elif lost:
             self._open(gained)
+        self.activity.opened(self.buckets, self.positions)
         found = {
             (t, b): StoredPosition(self.positions[t, b], self._stored_topic_ids.get(t, self.context.topic_ids[t]))
             if (t, b) in self.positions
@@ -329,9 +333,21 @@ class Stage(ABC):
 
         `more_soon`: much of a further epoch waits or is on its way; what would be derived twice may wait for it.
         """
+        self.epochs = {b: e + 1 for b, e in self.epochs.items()}
+        with self.activity.epoch(self._epoch_name()) as notes:
+            return self._run_epoch(chunks, notes, more_soon=more_soon)
+
+    def _epoch_name(self) -> str:
+        """Names the epoch in logs and traces: its commit is the only one in which this bucket reached this epoch."""
+        bucket = min(self.epochs, default=0)
+        return f"{self.name}:{bucket}:{self.epochs.get(bucket, 0)}"
+
+    def _run_epoch(self, chunks: Sequence[Chunk], notes: EpochNotes, *, more_soon: bool) -> EpochReport:
         started = time.monotonic()
         self.more_soon = more_soon
         report = EpochReport(read=sum(c.read for c in chunks))
+        notes.read = report.read
+        notes.decoded = [(c.topic, *c.decoded) for c in chunks if c.decoded is not None]
         for chunk in chunks:
             report.ignored.update(chunk.ignored)
             self._move_positions(chunk)
@@ -339,7 +355,6 @@ class Stage(ABC):
                 self.context.lake.control.truncate(truncate.table, truncate.row_order, truncate.source_ts_ms)
         if any(c.truncates for c in chunks):
             self.control.refresh()
-        self.epochs = {b: e + 1 for b, e in self.epochs.items()}
         self._own(self.epochs)
         self._commit_dead(chunks, report)
         self.apply_and_commit(chunks, report)
@@ -348,6 +363,9 @@ class Stage(ABC):
             log.error("alarm: %s", alarm)
         self.news = False
         report.seconds = time.monotonic() - started
+        notes.log_rows, notes.derived, notes.ignored = report.log_rows, report.derived, report.ignored
+        notes.dead, notes.newest = reasons_of(chunks), newest_of(chunks)
+        notes.commit_id, notes.positions, notes.known_through = self._commit_id, self.positions, self._through
         self._add(report)
         return report
 
@@ -399,7 +417,8 @@ class Stage(ABC):
         # After a restart an epoch may end before the mark, which must stay: rows up to it are in the table.
         marks.update({p: max(o, marks.get(p, 0)) for p, o in self.positions.items()})
         ids = {i: marks[p] for i, p in self._side_ids().items() if p in marks}
-        self._logs[table].append(rows, self._fence() | ids | dict(extra or {}))
+        with self.activity.step("commit", table):
+            self._logs[table].append(rows, self._fence() | ids | dict(extra or {}))
 
     def commit_log(self, rows: pa.Table, extra: Mapping[str, int], report: EpochReport) -> str:
         """Commits the stage's log: rows, epochs, positions and cursors in one (R5)."""
@@ -407,12 +426,14 @@ class Stage(ABC):
         report.log_rows = rows.num_rows
         self._rows_per_bucket = dict(Counter(rows["bucket"].to_pylist())) if rows.num_rows < 1000 else _count(rows)
         metadata = self._metadata("epoch") | {"ignored": dict(report.ignored), "read": report.read, "dead": report.dead}
-        self._commit_id = self._logs[self.log_name].append(rows, self._fence() | ids | dict(extra), metadata)
+        with self.activity.step("commit", self.log_name):
+            self._commit_id = self._logs[self.log_name].append(rows, self._fence() | ids | dict(extra), metadata)
         return self._commit_id
 
     def commit_derived(self, table: str, rows: pa.Table, extra: Mapping[str, int]) -> None:
         """Commits derived rows with the cursor that says how far they go (R6)."""
-        self._logs[table].append(rows, self._fence() | dict(extra), self._metadata("derived"))
+        with self.activity.step("commit", table):
+            self._logs[table].append(rows, self._fence() | dict(extra), self._metadata("derived"))
 
     def _fence(self) -> dict[str, int]:
         return {self.epoch_id(b): e for b, e in self.epochs.items()}
@@ -442,7 +463,7 @@ class Stage(ABC):
 
     def _commit_epochs_row(self, report: EpochReport) -> None:
         now = self.context.now()
-        through = self.known_through()
+        through = self._through = self.known_through()
         sku_versions = self.extra_metadata().get("sku_versions")
         rows = [
             {
@@ -465,7 +486,8 @@ class Stage(ABC):
             }
             for b, e in sorted(self.epochs.items())
         ]
-        self._logs[EPOCHS.name].append(pa.Table.from_pylist(rows, schema=EPOCHS.schema), self._fence())
+        with self.activity.step("commit", EPOCHS.name):
+            self._logs[EPOCHS.name].append(pa.Table.from_pylist(rows, schema=EPOCHS.schema), self._fence())
 
     def _add(self, report: EpochReport) -> None:
         self.last = report
@@ -481,6 +503,22 @@ class Stage(ABC):
 def _count(rows: pa.Table) -> dict[int, int]:
     counts = rows["bucket"].value_counts()
     return {c["values"].as_py(): c["counts"].as_py() for c in counts}
+
+
+def reasons_of(chunks: Sequence[Chunk]) -> "Counter[str]":
+    """How many records were refused for each reason."""
+    counts: Counter[str] = Counter()
+    for chunk in chunks:
+        if chunk.dead.num_rows:
+            counts.update({c["values"]: c["counts"] for c in chunk.dead["reason"].value_counts().to_pylist()})
+    return counts
+
+
+def newest_of(chunks: Sequence[Chunk]) -> datetime | None:
+    """The newest commit at the source among the rows, None where none says when it was."""
+    tables = [c.rows for c in chunks if c.rows is not None and "source_ts" in c.rows.schema.names]
+    times = [pc.max(rows["source_ts"]).as_py() for rows in tables]
+    return max((t for t in times if t is not None), default=None)
 
 
 def rows_of(chunks: Sequence[Chunk], topic: str) -> pa.Table | None:

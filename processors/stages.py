@@ -198,7 +198,7 @@ class InvoiceStage(RowStage):
         invoice_rows.merge_lines(self.con, events=lines or "no_lines", owned=OWNED)
         invoice_documents.touch_changed(self.con)
         put_off = self._put_off()
-        count = 0 if put_off else sum(o.derive(self.con, owned=OWNED) for o in self.outputs)
+        count = 0 if put_off else self._derive()
         rows = self.dated(invoice_rows.log_rows_sql(), INVOICE_LOG.schema)
         # Nothing to derive: this very commit may say that the outputs are complete through it.
         through = self.sent_through if put_off or count else dict(self.epochs)
@@ -215,6 +215,13 @@ class InvoiceStage(RowStage):
         invoice_documents.forget_touched(self.con)
         self.sent_through = dict(self.epochs)
         report.derived = count
+
+    def _derive(self) -> int:
+        count = 0
+        for output in self.outputs:
+            with self.activity.step("derive", output.name):
+                count += output.derive(self.con, owned=OWNED)
+        return count
 
     def _put_off(self) -> bool:
         """Whether documents wait for a next epoch: in a backlog the lines of an invoice come in several of them.
@@ -236,14 +243,18 @@ class InvoiceStage(RowStage):
         """Sends what was derived until the broker acknowledged all; a worker that stops meanwhile derives it again."""
         self.sending = True
         for output in outputs:
-            while True:
-                try:
-                    output.send(self.con, generation=self.context.lake.generation)
-                    break
-                except UnavailableError as error:
-                    if self._stopping():
-                        raise
-                    log.warning("%s wait: %s", output.name, error)
-                    time.sleep(SEND_RETRY_S)
+            with self.activity.step("send", output.name):
+                self._send_output(output)
         self.sends += 1
         self.sending = False
+
+    def _send_output(self, output: Output) -> None:
+        while True:
+            try:
+                output.send(self.con, generation=self.context.lake.generation)
+                return
+            except UnavailableError as error:
+                if self._stopping():
+                    raise
+                log.warning("%s wait: %s", output.name, error)
+                time.sleep(SEND_RETRY_S)

@@ -39,7 +39,8 @@ def worker(
     """Read row changes from Kafka and keep the lake's tables up to date.
 
     Runs until it is stopped (SIGTERM: finishes its commit and leaves the group). Any number of workers may run: they
-    share the partitions, and take over from one that dies. Pages: / for people, /health, /ready, /status.json.
+    share the partitions, and take over from one that dies. Pages: / for people, /health, /ready, /metrics,
+    /status.json.
     """
     from app.settings import load_settings
     from app.wiring import build_engine, store_watch
@@ -47,12 +48,13 @@ def worker(
 
     given = {"epoch_interval_s": interval, "epoch_max_events": max_events, "web_port": web_port}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
-    with store_watch(settings):
+    with store_watch(settings) as store:
         code = run_worker(
             settings,
             lambda topic_ids: build_engine(settings, topic_ids),
             until_caught_up=until_caught_up,
             accept_gap=accept_gap,
             wait=wait,
+            store=store,
         )
     raise typer.Exit(code)

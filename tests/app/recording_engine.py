@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from app.settings import Settings, load_settings
 from app.worker import run_worker
+from processors.activity import Activity
 from processors.errors import FencedError, InvariantError, TrsError
 from processors.ports import LakeProgress, LoadProgress, StoredPosition
 from processors.records import RawBatch
@@ -76,6 +77,9 @@ class RecordingEngine:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._commit_for_ever, daemon=True)
         self.records = 0
+        self._activity = Activity("all")
+        self._epoch = 0
+        self._positions: dict[tuple[str, int], int] = {}
         with self._connect() as con:
             con.executescript(SCHEMA)
 
@@ -85,6 +89,14 @@ class RecordingEngine:
     def _note(self, name: str, detail: object = None) -> None:
         with self._connect() as con:
             con.execute("INSERT INTO calls VALUES (?, ?, ?, ?)", (time.time(), os.getpid(), name, json.dumps(detail)))
+
+    @property
+    def activities(self) -> Mapping[str, Activity]:
+        return {"all": self._activity}
+
+    @property
+    def conflicts(self) -> Mapping[tuple[str, str], int]:
+        return {}
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -115,6 +127,8 @@ class RecordingEngine:
             found = {(t, b): stored.get((t, b)) for t in self._topics for b in buckets if not self._is_parked(t, b)}
             self._expected = dict.fromkeys(found)
             self._open = True
+            self._positions = {p: s.next_offset for p, s in found.items() if s is not None}
+            self._activity.opened(buckets, self._positions)
         self._note("assign", sorted(buckets))
         return found
 
@@ -186,8 +200,15 @@ class RecordingEngine:
     def _commit(self) -> None:
         with self._lock:
             taken = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
-            if not taken:
-                return
+            self._epoch += 1
+            with self._activity.epoch(f"all:0:{self._epoch}") as notes, self._activity.step("commit", "batches"):
+                self._commit_batches(taken)
+                notes.read = sum(len(batch) for batch in taken)
+                self._positions |= {(b.topic, b.partition): b.next_offset for b in taken}
+                notes.positions = self._positions
+
+    def _commit_batches(self, taken: list[RawBatch]) -> None:
+        if taken:
             con = self._connect()
             con.execute("BEGIN IMMEDIATE")
             for batch in taken:

@@ -409,9 +409,9 @@ def test_worker_that_loads_for_a_moment_says_nothing_of_it(settings: Settings, s
 
 def test_worker_stopped_event_loop_is_not_healthy() -> None:
     state = WorkerState("g", dict)
-    assert state.troubles() == []
+    assert not any(t.live for t in state.troubles())
     state.beat -= 60
-    assert "stuck" in state.troubles()[0]
+    assert any(t.live and "stuck" in t.sentence for t in state.troubles())
 
 
 def test_worker_unreachable_broker_says_so_in_one_line(settings: Settings, ledger: Ledger) -> None:

@@ -63,6 +63,7 @@ class MemoryLake:
         self.disk = disk
         self.step = step
         self.control = MemoryControl(disk, step)
+        self.conflicts: dict[tuple[str, str], int] = {}
 
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
         con.execute("SET TimeZone = 'UTC'")

@@ -1,0 +1,1 @@
+"""What watches the workers: a Grafana dashboard and alert rules."""
