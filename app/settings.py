@@ -195,6 +195,10 @@ class Settings(BaseSettings):
     web_port: int = Field(6066, ge=0, le=65535, description="Port of the worker's pages; 0 picks a free one.")
     web_host: str = Field("127.0.0.1", description="Address that the worker's pages listen on.")
     log_format: Literal["text", "json"] = Field("text", description="Format of the worker's log.")
+    cloudwatch_metrics: bool = Field(
+        False,
+        description="Whether a worker's JSON log has a line of metrics per minute, of which CloudWatch makes some.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
 
     @field_validator("source_names", mode="before")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deploy.bi_access import template as bi_access
 from deploy.cloudformation import Json, rendered
+from deploy.debezium import debezium_template
 from deploy.foundation import foundation_template
 from deploy.service import service_template
 
@@ -18,6 +19,7 @@ FOLDER = Path(__file__).parent
 TEMPLATES: dict[str, Callable[[], Json]] = {
     "foundation.json": foundation_template,
     "service.json": service_template,
+    "debezium.json": debezium_template,
     "bi_access.json": bi_access,
 }
 _SHOWN = 40

@@ -1,21 +1,20 @@
 """What somebody is told of at three in the morning, and the dashboard on which to look then.
 
 Metrics of namespace `trs` come from the worker's log, in CloudWatch's embedded metric format: no further container, no
-right beyond writing the log. Where no worker runs there are none, so the alarm on freshness breaches without data.
+right beyond writing the log. Where no worker runs there are none, and without data the alarm on the age breaches.
 """
 
 import json
 from typing import Any
 
+from app.cloudwatch import DIMENSION, NAMESPACE
 from deploy.cloudformation import Json, attribute, either, ref, sub
-from deploy.scaling import DIMENSIONS, LAG, NAMESPACE
+from deploy.scaling import DIMENSIONS, LAG
 from deploy.tasks import SCHEDULED, WORKER
 
-FRESHNESS = "FreshnessSeconds"
+WATERMARK_AGE = "WatermarkAgeSeconds"
 DEAD_LETTERS = "DeadLetters"
 ALARMS = "Alarms"
-METRICS = (LAG, FRESHNESS, DEAD_LETTERS, ALARMS)
-"""Every metric that the worker must emit."""
 
 
 def cluster_name() -> Json:
@@ -36,7 +35,7 @@ def alarms() -> Json:
     return {
         "LakeIsOld": _alarm(
             "The lake's watermark is old, or no worker says how old it is: trs status, the worker's log.",
-            NAMESPACE, FRESHNESS, DIMENSIONS, ">", ref("FreshnessAlarmSeconds"), minutes=5, missing="breaching",
+            NAMESPACE, WATERMARK_AGE, DIMENSIONS, ">", ref("FreshnessAlarmSeconds"), minutes=5, missing="breaching",
         ),
         "LagStays": _alarm(
             "Workers have been behind for half an hour: raise MaxWorkers or Size; is one partition hot?",
@@ -103,7 +102,7 @@ def _alarm(
 
 def _task_ended() -> Json:
     """Every container of ours that ended with an exit code other than 0, with its reason."""
-    families = [sub(f"${{AWS::StackName}}-{task.name}") for task in (WORKER, *SCHEDULED)]
+    families = [f"family:${{AWS::StackName}}-{task.name}" for task in SCHEDULED]
     return {
         "Type": "AWS::Events::Rule",
         "Properties": {
@@ -115,7 +114,8 @@ def _task_ended() -> Json:
                     "lastStatus": ["STOPPED"],
                     "group": [
                         sub("service:${Worker.Name}"),
-                        *({"Fn::Sub": f"family:{f['Fn::Sub']}"} for f in families),
+                        either("WithDms", sub("service:${Translator.Name}")),
+                        *(sub(family) for family in families),
                     ],
                     "containers": {"exitCode": [{"anything-but": [0]}]},
                 },
@@ -140,10 +140,10 @@ def _task_ended() -> Json:
 
 def dashboard() -> Json:
     """Freshness, lag, refused records, the machine, and the last errors of the log."""
-    ours: list[Any] = ["Group", "${Group}"]
+    ours: list[Any] = [DIMENSION, "${Group}"]
     service: list[Any] = ["ClusterName", "${Name}", "ServiceName", "${Worker.Name}"]
     widgets = [
-        _graph("Age of the lake, seconds", 0, 0, [[NAMESPACE, FRESHNESS, *ours]], "Maximum"),
+        _graph("Age of the lake, seconds", 0, 0, [[NAMESPACE, WATERMARK_AGE, *ours]], "Maximum"),
         _graph("Records behind, of the last worker", 12, 0, [[NAMESPACE, LAG, *ours]], "Maximum"),
         _graph(
             "Refused records; alarms of the worker", 0, 6,

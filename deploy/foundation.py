@@ -35,6 +35,7 @@ def foundation_template() -> Json:
             "UndoDays": number("Days for which S3 keeps what was deleted from the lake.", 14, MinValue=1, MaxValue=365),
             "ResultDays": number("Days for which results of queries are kept.", 14, MinValue=1, MaxValue=365),
             "QueryLimitGB": number("GB that one query may read before Athena ends it.", 100, MinValue=1),
+            "ImageRepositoryName": text("Name of the registry of images.", "trs-stream"),
             "AlarmEmail": text("Address that is told of alarms; empty: none.", ""),
             "GovernedByLakeFormation": choice(
                 "Whether Lake Formation hands out access to the lake's files (with bi_access.json).", ("false", "true")
@@ -241,6 +242,7 @@ def _images() -> Json:
         "Type": "AWS::ECR::Repository",
         **_KEEP,
         "Properties": {
+            "RepositoryName": ref("ImageRepositoryName"),
             "ImageTagMutability": "IMMUTABLE",
             "ImageScanningConfiguration": {"ScanOnPush": True},
             "LifecyclePolicy": {"LifecyclePolicyText": json.dumps({"rules": [old]})},

@@ -31,7 +31,7 @@ TRANSACTIONS = (
 
 def task_role(task: Task) -> Json:
     """The role in which the task's program runs."""
-    statements: list[Any] = [*_lake(task)]
+    statements: list[Any] = _lake(task) if task.lake else []
     if task.glue:
         entries = [
             sub(f"{_GLUE}:{part}") for part in ("catalog", "database/${GlueDatabase}", "table/${GlueDatabase}/*")
@@ -66,7 +66,8 @@ def log_group_id(task: Task) -> str:
 def _lake(task: Task) -> list[Json]:
     """Rights on the lake's objects, by table: reading all of them, writing and deleting what the task declares.
 
-    Listing names the bucket; which tables may be listed is a condition on the prefix.
+    Listing names the bucket, and the prefix is a condition. It must hold without a prefix, too: S3 answers 404 for an
+    object that is missing only to those who may list, and asks that without one; else it answers 403.
     """
     everything = [sub(f"{_BUCKET}/${{LakePrefix}}/*")]
     written = (
@@ -77,7 +78,7 @@ def _lake(task: Task) -> list[Json]:
     prefixes = [sub("${LakePrefix}"), sub("${LakePrefix}/*")]
     statements = [
         allow("ReadLake", ["s3:GetObject"], everything),
-        allow("ListLake", ["s3:ListBucket"], [sub(_BUCKET)], {"StringLike": {"s3:prefix": prefixes}}),
+        allow("ListLake", ["s3:ListBucket"], [sub(_BUCKET)], {"StringLikeIfExists": {"s3:prefix": prefixes}}),
         allow(
             "LakeKey",
             ["kms:Decrypt", *(["kms:GenerateDataKey"] if task.writes else [])],

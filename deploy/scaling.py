@@ -5,11 +5,11 @@ so few and late moves are better than many. One is added after three minutes abo
 half an hour below the lower limit.
 """
 
+from app.cloudwatch import DIMENSION, NAMESPACE
 from deploy.cloudformation import Json, either, ref, sub
 
-NAMESPACE = "trs"
 LAG = "Lag"
-DIMENSIONS = [{"Name": "Group", "Value": ref("Group")}]
+DIMENSIONS = [{"Name": DIMENSION, "Value": ref("Group")}]
 """The worker's metrics have this one dimension: its consumer group, one per installation."""
 
 

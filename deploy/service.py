@@ -4,8 +4,6 @@ What exists already is given by parameters: network, brokers, database, secrets,
 Templates are joined by parameters rather than by exports, so that each part may also be somebody else's.
 """
 
-from typing import Any
-
 from deploy.alarms import alarms, cluster_name, dashboard
 from deploy.cloudformation import (
     Json,
@@ -22,13 +20,12 @@ from deploy.cloudformation import (
     template,
     text,
 )
-from deploy.roles import execution_role, log_group_id, task_role
+from deploy.containers import DMS, task_resources
 from deploy.scaling import scaling
-from deploy.tasks import HEALTH_CHECK, HOME, SCHEDULED, STOP_TIMEOUT_S, TASKS, WORKER, Task
+from deploy.tasks import SCHEDULED, TASKS, TRANSLATOR, Task
 
 SIZES = {"small": (1024, 4096), "medium": (2048, 8192), "large": (4096, 16384), "huge": (8192, 61440)}
 """Fargate's CPU units and MB of memory for a worker."""
-_TMP = "/tmp"  # noqa: S108 - a volume of the container's own
 
 
 def service_template() -> Json:
@@ -46,13 +43,15 @@ def service_template() -> Json:
             "SecretsHaveKey": {"Fn::Not": [{"Fn::Equals": [ref("SecretsKeyArn"), ""]}]},
             "PagesInVpc": {"Fn::Equals": [ref("PagesListenTo"), "vpc"]},
             "HasCluster": {"Fn::Not": [{"Fn::Equals": [ref("ClusterName"), ""]}]},
+            DMS: {"Fn::Equals": [ref("UseDms"), "true"]},
             "OwnCluster": {"Fn::Equals": [ref("ClusterName"), ""]},
             "HasGroupMetrics": {"Fn::Not": [{"Fn::Equals": [ref("KafkaClusterName"), ""]}]},
         },
         Resources={
             "Cluster": _cluster(),
-            **{name: body for task in TASKS for name, body in _task(task).items()},
+            **{name: body for task in TASKS for name, body in task_resources(task).items()},
             "Worker": _worker_service(),
+            "Translator": _translator_service(),
             **scaling(),
             **_schedules(),
             **alarms(),
@@ -61,7 +60,11 @@ def service_template() -> Json:
         Outputs={
             "ClusterName": {"Value": cluster_name()},
             "ServiceName": {"Value": attribute("Worker", "Name")},
-            **{f"{camel(task.name)}RoleArn": {"Value": attribute(f"{camel(task.name)}Role", "Arn")} for task in TASKS},
+            **{
+                f"{camel(task.name)}RoleArn": {"Value": attribute(f"{camel(task.name)}Role", "Arn")}
+                for task in TASKS
+                if task is not TRANSLATOR
+            },
         },
     )
 
@@ -92,6 +95,9 @@ def _parameters() -> Json:
         "Partitions": number("TRS_PARTITIONS: of every topic, fixed at installation.", 64, MinValue=1, MaxValue=1024),
         "Replication": number("TRS_REPLICATION: of topics that are made.", 3, MinValue=1, MaxValue=5),
         "SourceNames": text("TRS_SOURCE_NAMES, oldest first, comma-separated.", "aurora"),
+        "UseDms": choice("Whether AWS DMS sends the changes: its records are translated.", ("false", "true")),
+        "DmsTopicPrefix": text("TRS_DMS_TOPIC_PREFIX.", "dms.trs", AllowedPattern="[A-Za-z0-9._-]+"),
+        "DmsSchema": text("TRS_DMS_SCHEMA: the source database whose rows DMS sends.", "trs"),
         "EpochIntervalSeconds": number("TRS_EPOCH_INTERVAL_S: of each stage's commits.", 10, MinValue=1, MaxValue=3600),
         "Size": choice("Size of a worker: 1, 2, 4 or 8 processors.", ("medium", "small", "large", "huge")),
         "WorkDiskGiB": number("Disk of a worker, for state that exceeds its memory.", 40, MinValue=21, MaxValue=200),
@@ -119,127 +125,6 @@ def _cluster() -> Json:
     }
 
 
-def _task(task: Task) -> Json:
-    """Log group, roles and task definition."""
-    return {
-        log_group_id(task): {
-            "Type": "AWS::Logs::LogGroup",
-            "DeletionPolicy": "Retain",
-            "UpdateReplacePolicy": "Retain",
-            "Properties": {
-                "LogGroupName": sub(f"/trs/${{AWS::StackName}}/{task.name}"),
-                "RetentionInDays": ref("LogDays"),
-            },
-        },
-        f"{camel(task.name)}Role": task_role(task),
-        f"{camel(task.name)}StartRole": execution_role(task),
-        f"{camel(task.name)}Task": _definition(task),
-    }
-
-
-def environment(task: Task) -> dict[str, Any]:
-    """The settings of a task, by environment variable; a test holds the names against app/settings.py."""
-    values: dict[str, Any] = {
-        "TRS_LAKE": sub("s3://${LakeBucket}/${LakePrefix}"),
-        "TRS_AWS_REGION": ref("AWS::Region"),
-        "TRS_LOG_FORMAT": "json",
-    }
-    if task is WORKER:
-        sized = {"TRS_MEMORY_MB": "State", "TRS_THREADS": "Threads"}
-        values |= {name: {"Fn::FindInMap": ["Sizes", ref("Size"), column]} for name, column in sized.items()}
-        values |= {
-            "TRS_EPOCH_INTERVAL_S": ref("EpochIntervalSeconds"),
-            "TRS_WEB_HOST": either("PagesInVpc", "0.0.0.0", "127.0.0.1"),  # noqa: S104 - where it is asked for
-        }
-    else:
-        values |= {"TRS_MEMORY_MB": str(task.memory_for_state_mb), "TRS_THREADS": str(max(1, task.cpu // 1024))}
-    if task.kafka:
-        values |= {
-            "TRS_KAFKA": ref("KafkaBootstrap"),
-            "TRS_KAFKA_SECURITY": "sasl_ssl",
-            "TRS_KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
-            "TRS_TOPIC_PREFIX": ref("TopicPrefix"),
-            "TRS_GROUP": ref("Group"),
-            "TRS_REPLICATION": ref("Replication"),
-            "TRS_SOURCE_NAMES": ref("SourceNames"),
-        }
-    if task.kafka or task.writes:
-        values["TRS_PARTITIONS"] = ref("Partitions")
-    if task.glue:
-        values["TRS_GLUE_DATABASE"] = ref("GlueDatabase")
-    return values | task.environment
-
-
-def secrets(task: Task) -> dict[str, Any]:
-    """What ECS reads from Secrets Manager for the task, by environment variable."""
-    found: dict[str, Any] = {}
-    if task.kafka:
-        found |= {
-            "TRS_KAFKA_USER": sub("${KafkaSecret}:username::"),
-            "TRS_KAFKA_PASSWORD": sub("${KafkaSecret}:password::"),
-        }
-    if task.database:
-        found["TRS_DATABASE"] = ref("DatabaseSecret")
-    return found
-
-
-def _definition(task: Task) -> Json:
-    container: Json = {
-        "Name": task.name,
-        "Image": ref("ImageUri"),
-        "Essential": True,
-        "Command": list(task.command),
-        "ReadonlyRootFilesystem": True,
-        "StopTimeout": STOP_TIMEOUT_S,
-        "LinuxParameters": {"InitProcessEnabled": True, "Capabilities": {"Drop": ["ALL"]}},
-        "Environment": [{"Name": name, "Value": value} for name, value in environment(task).items()],
-        "Secrets": [{"Name": name, "ValueFrom": value} for name, value in secrets(task).items()],
-        "MountPoints": [
-            {"SourceVolume": "home", "ContainerPath": HOME},
-            {"SourceVolume": "tmp", "ContainerPath": _TMP},
-        ],
-        "LogConfiguration": {
-            "LogDriver": "awslogs",
-            "Options": {
-                "awslogs-group": ref(log_group_id(task)),
-                "awslogs-region": ref("AWS::Region"),
-                "awslogs-stream-prefix": task.name,
-                "mode": "non-blocking",  # a log that is slow must not stop epochs
-                "max-buffer-size": "8m",
-            },
-        },
-    }
-    if task is WORKER:
-        container["HealthCheck"] = {
-            "Command": ["CMD", *HEALTH_CHECK],
-            "Interval": 30,
-            "Timeout": 10,
-            "Retries": 3,
-            "StartPeriod": 300,
-        }
-        size: Json = {
-            "Cpu": {"Fn::FindInMap": ["Sizes", ref("Size"), "Cpu"]},
-            "Memory": {"Fn::FindInMap": ["Sizes", ref("Size"), "Memory"]},
-            "EphemeralStorage": {"SizeInGiB": ref("WorkDiskGiB")},
-        }
-    else:
-        size = {"Cpu": str(task.cpu), "Memory": str(task.memory_mb)}
-    return {
-        "Type": "AWS::ECS::TaskDefinition",
-        "Properties": {
-            "Family": sub(f"${{AWS::StackName}}-{task.name}"),
-            "RequiresCompatibilities": ["FARGATE"],
-            "NetworkMode": "awsvpc",
-            "RuntimePlatform": {"OperatingSystemFamily": "LINUX", "CpuArchitecture": ref("CpuArchitecture")},
-            **size,
-            "TaskRoleArn": attribute(f"{camel(task.name)}Role", "Arn"),
-            "ExecutionRoleArn": attribute(f"{camel(task.name)}StartRole", "Arn"),
-            "Volumes": [{"Name": "home"}, {"Name": "tmp"}],
-            "ContainerDefinitions": [container],
-        },
-    }
-
-
 def _network() -> Json:
     return {
         "AwsvpcConfiguration": {
@@ -257,7 +142,7 @@ def _worker_service() -> Json:
             "Cluster": cluster_name(),
             "TaskDefinition": ref("WorkerTask"),
             "LaunchType": "FARGATE",
-            "DesiredCount": ref("MinWorkers"),
+            # No DesiredCount: an update of the stack would take back what scaling has set.
             "NetworkConfiguration": _network(),
             "PropagateTags": "SERVICE",
             "DeploymentConfiguration": {
@@ -266,6 +151,23 @@ def _worker_service() -> Json:
                 "MaximumPercent": 200,
                 "DeploymentCircuitBreaker": {"Enable": True, "Rollback": True},
             },
+        },
+    }
+
+
+def _translator_service() -> Json:
+    """One at a time: a second would take the first one's transactional id."""
+    return {
+        "Type": "AWS::ECS::Service",
+        "Condition": DMS,
+        "Properties": {
+            "Cluster": cluster_name(),
+            "TaskDefinition": ref("TranslatorTask"),
+            "LaunchType": "FARGATE",
+            "DesiredCount": 1,
+            "NetworkConfiguration": _network(),
+            "PropagateTags": "SERVICE",
+            "DeploymentConfiguration": {"MinimumHealthyPercent": 0, "MaximumPercent": 100},
         },
     }
 

@@ -27,16 +27,17 @@ STOP_TIMEOUT_S = 120
 class Task:
     """One program in its own role.
 
-    `every`: EventBridge Scheduler's expression, None for a service that always runs. `writes`: tables in which it puts
-    objects; `deletes`: whether it may take objects of these away; `personal`: whether it reads rows of tables with
-    personal data. `kafka`, `database`: what it connects to. `minutes`: what one run is taken to last in the estimate of
-    costs.
+    `every`: EventBridge Scheduler's expression, None for a service that always runs. `lake`: whether it reads the
+    lake; `writes`: tables in which it puts objects; `deletes`: whether it may take objects of these away; `personal`:
+    whether it reads rows of tables with personal data. `kafka`, `database`: what it connects to. `minutes`: what one
+    run is taken to last in the estimate of costs.
     """
 
     name: str
     doc: str
     command: tuple[str, ...]
     every: str | None
+    lake: bool = True
     writes: tuple[str, ...] = ()
     deletes: bool = False
     personal: bool = False
@@ -62,7 +63,16 @@ WORKER = Task(
     writes=ALL_TABLES,  # it makes those that are missing
     personal=True,
     kafka=True,
-    environment={"TRS_UPKEEP_BUDGET_PERCENT": "0"},
+    environment={"TRS_UPKEEP_BUDGET_PERCENT": "0", "TRS_CLOUDWATCH_METRICS": "true"},
+)
+
+TRANSLATOR = Task(
+    "translator",
+    "Makes row events of what AWS DMS sends; runs where UseDms is true.",
+    ("dms", "translate"),
+    None,
+    lake=False,
+    kafka=True,
 )
 
 SCHEDULED = (
@@ -113,4 +123,5 @@ SCHEDULED = (
     ),
 )
 
-TASKS = (WORKER, *SCHEDULED)
+SERVICES = (WORKER, TRANSLATOR)
+TASKS = (*SERVICES, *SCHEDULED)

@@ -101,6 +101,7 @@ class Stage(ABC):
         self._commit_id = ""
         self.total = EpochReport()
         self.last = EpochReport()
+        self.committed_at: datetime | None = None
         self._logs: dict[str, FencedLog] = {}
 
     # --- ids -----------------------------------------------------------------------------------------------------
@@ -466,6 +467,7 @@ class Stage(ABC):
             for b, e in sorted(self.epochs.items())
         ]
         self._logs[EPOCHS.name].append(pa.Table.from_pylist(rows, schema=EPOCHS.schema), self._fence())
+        self.committed_at = now
 
     def _add(self, report: EpochReport) -> None:
         self.last = report

@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 from cfnlint.api import ManualArgs, lint
 
+from app.cloudwatch import UNITS
 from app.settings import Settings, variable
 from deploy.__main__ import FOLDER, TEMPLATES, differences
-from deploy.alarms import METRICS
-from deploy.service import SIZES, environment, secrets
+from deploy.containers import environment, secrets
+from deploy.service import SIZES
 from deploy.tasks import SCHEDULED, STOP_TIMEOUT_S, TASKS, WORKER
 from processors.lake_tables import LAKE_TABLES
+from tests.deploy.iam import resolved
 
 
 def resources(name: str, kind: str) -> dict[str, Any]:
@@ -91,6 +93,14 @@ def test_containers_may_write_to_their_volumes_alone() -> None:
         assert container["StopTimeout"] == STOP_TIMEOUT_S
 
 
+def test_each_task_has_two_roles_of_its_own() -> None:
+    definitions = resources("service.json", "AWS::ECS::TaskDefinition").values()
+    roles = [
+        r["Properties"][kind]["Fn::GetAtt"][0] for r in definitions for kind in ("TaskRoleArn", "ExecutionRoleArn")
+    ]
+    assert len(set(roles)) == 2 * len(TASKS)
+
+
 def test_tables_that_tasks_write_are_the_lakes() -> None:
     for task in TASKS:
         assert set(task.writes) <= LAKE_TABLES.keys()
@@ -106,8 +116,47 @@ def test_sizes_are_such_as_fargate_has() -> None:
 
 def test_every_metric_of_the_worker_is_watched() -> None:
     watched = {a["Properties"]["MetricName"] for a in resources("service.json", "AWS::CloudWatch::Alarm").values()}
-    assert set(METRICS) <= watched
+    assert UNITS.keys() <= watched
 
 
 def test_worker_is_never_given_the_database() -> None:
     assert "TRS_DATABASE" not in secrets(WORKER)
+
+
+def test_connector_in_msk_connect_is_the_one_that_the_command_registers() -> None:
+    from connectors.debezium import ConnectorPlan, Flavour, render
+    from connectors.kafka_config import KafkaConfig
+    from connectors.mysql import DatabaseUrl
+
+    values = {
+        "SourceName": "aurora",
+        "TopicPrefix": "aurora.trs",
+        "Partitions": "64",
+        "Replication": "3",
+        "DatabaseHost": "db.example",
+        "DatabaseName": "trs",
+        "KafkaBootstrapIam": "b-1:9098",
+    }
+    options = resources("debezium.json", "AWS::KafkaConnect::Connector")["Connector"]["Properties"]
+    template = resolved(options["ConnectorConfiguration"], values)
+    plan = ConnectorPlan(
+        name="trs-aurora",
+        source_name="aurora",
+        topic_prefix="aurora.trs",
+        partitions=64,
+        flavour=Flavour.AURORA,
+        database=DatabaseUrl("db.example", 3306, "u", "p", "trs"),
+        kafka=KafkaConfig("b-1:9098", replication=3),
+        snapshot="no_data",
+    )
+    registered = render(plan)
+    routed = {name: value for name, value in template.items() if name.startswith("transforms")}
+    differing = {name for name, value in registered.items() if template.get(name) != value}
+    # The route is there even where it leads to the topic itself; the rest is a secret, an id, or a property of its own.
+    assert differing == {"name", "database.user", "database.password", "database.server.id"}
+    assert routed["transforms.route.replacement"] == "aurora.trs.$1"
+    further = template.keys() - registered.keys() - routed.keys()
+    assert all(
+        n.startswith("schema.history.internal.") or n in ("database.ssl.mode", "config.action.reload") for n in further
+    )
+    assert template["database.password"]["Fn::Join"][1][0] == "${secretManager:"
