@@ -7,6 +7,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--extra worker --extra traces --extra devstack --extra dev --extra notebooks pyproject.toml
+COMPILE_IMAGE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --extra worker --constraint requirements.lock pyproject.toml
+COMPILE_BUILD = $(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], \
+	sep='\n')" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -
 SPARK := .venv-spark
 SPARK_STAMP := $(SPARK)/.installed
 COMPILE_SPARK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
@@ -71,10 +75,15 @@ imports: setup
 agreement: setup
 	@echo "requirements.lock agrees with pyproject.toml" && copy=$$(mktemp) && trap 'rm -f "$$copy"' EXIT && \
 		cp requirements.lock "$$copy" && $(COMPILE) --output-file "$$copy" > /dev/null && diff requirements.lock "$$copy"
+	@echo "requirements-worker.lock agrees with both" && copy=$$(mktemp) && trap 'rm -f "$$copy"' EXIT && \
+		cp requirements-worker.lock "$$copy" && $(COMPILE_IMAGE) --output-file "$$copy" > /dev/null && \
+		diff requirements-worker.lock "$$copy"
 	@echo "docker-compose.yml agrees with devstack/declared.py" && \
 		$(BIN)/python -m devstack.compose | diff docker-compose.yml -
 	@echo "docs/data.md agrees with the declarations" && $(BIN)/python -m processors.dictionary | diff docs/data.md -
 	@echo "docs/exit_codes.md agrees with the errors" && $(BIN)/python -m processors.exit_codes | diff docs/exit_codes.md -
+	@echo "deploy/*.json agree with the declarations, and with CloudFormation" && $(BIN)/python -m deploy --check && \
+		$(BIN)/cfn-lint --regions eu-west-1 us-east-1 -- deploy/*.json
 	@! docker compose version > /dev/null 2>&1 || docker compose config --quiet
 
 format: setup ## Sort imports and format the code
@@ -89,6 +98,8 @@ bench-long: setup setup-spark ## The same with larger states, longer runs, Spark
 
 lock: setup ## Resolve both requirements.lock (newest versions) and the Maven artifacts of the stack and of Spark anew
 	$(COMPILE) --upgrade --output-file requirements.lock > /dev/null
+	$(COMPILE_IMAGE) --output-file requirements-worker.lock > /dev/null
+	$(COMPILE_BUILD) --upgrade --output-file requirements-build.lock > /dev/null
 	$(COMPILE_SPARK) --upgrade --output-file benchmarks/peers/spark-requirements.lock > /dev/null
 	$(BIN)/python -m devstack.lock
 	$(BIN)/python -m benchmarks.peers.spark_jars

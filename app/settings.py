@@ -208,6 +208,10 @@ class Settings(BaseSettings):
         description="Where each epoch goes as a trace (OpenTelemetry, OTLP over HTTP). Default: nowhere.",
     )
     log_format: Literal["text", "json"] = Field("text", description="Format of the worker's log.")
+    cloudwatch_metrics: bool = Field(
+        False,
+        description="Whether a worker's JSON log has a line of metrics per minute, of which CloudWatch makes some.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
 
     @field_validator("source_names", mode="before")

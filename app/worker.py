@@ -18,6 +18,7 @@ from rich.console import Console
 
 from app.broker_watch import BrokerWatch, Place
 from app.catch_up import catch_up
+from app.cloudwatch import CloudWatchMetrics
 from app.faults import known_fault
 from app.logs import configure_logging
 from app.membership import EngineMembership
@@ -179,6 +180,8 @@ class Worker:
         if until_caught_up:
             duties.append(self._until_caught_up())
         else:
+            if self._settings.cloudwatch_metrics:
+                duties.append(CloudWatchMetrics(self._settings.group, self._engine.status).run())
             if self._settings.reconcile_every is not None:
                 check = ScheduledCheck(self._settings, self._settings.reconcile_every, self._leads)
                 duties.append(check.run())

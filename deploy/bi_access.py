@@ -71,7 +71,7 @@ def _files_policy() -> dict[str, Any]:
         "Effect": "Allow",
         "Action": "s3:ListBucket",
         "Resource": _sub("arn:${AWS::Partition}:s3:::${LakeBucket}"),
-        "Condition": {"StringLike": {"s3:prefix": [_sub(f"${{LakePrefix}}/{name}/*") for name in readable]}},
+        "Condition": {"StringLikeIfExists": {"s3:prefix": [_sub(f"${{LakePrefix}}/{name}/*") for name in readable]}},
     }
     return _policy(
         "Reads the files of the lake without personal data.",

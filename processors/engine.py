@@ -445,6 +445,8 @@ class StreamEngine:
                 "last_epoch_s": round(stage.last.seconds, 3),
                 "last_epoch_rows": stage.last.log_rows,
                 "waiting_records": self._inboxes[stage.name].records,
+                "behind_records": self._inboxes[stage.name].behind,
+                "committed_at": None if stage.committed_at is None else stage.committed_at.isoformat(),
                 "read": stage.total.read,
                 "log_rows": stage.total.log_rows,
                 "derived": stage.total.derived,

@@ -104,6 +104,7 @@ class Stage(ABC):
         self._through: datetime | None = None
         self.total = EpochReport()
         self.last = EpochReport()
+        self.committed_at: datetime | None = None
         self._logs: dict[str, FencedLog] = {}
 
     # --- ids -----------------------------------------------------------------------------------------------------
@@ -488,6 +489,7 @@ class Stage(ABC):
         ]
         with self.activity.step("commit", EPOCHS.name):
             self._logs[EPOCHS.name].append(pa.Table.from_pylist(rows, schema=EPOCHS.schema), self._fence())
+        self.committed_at = now
 
     def _add(self, report: EpochReport) -> None:
         self.last = report

@@ -1,0 +1,271 @@
+"""What an installation costs per month, at three sizes, from declared facts, measured constants and dated prices.
+
+    python -m deploy.costs                 # a table per size
+    python -m deploy.costs --markdown      # as docs/deploy.md has it
+    python -m deploy.costs --prices FILE   # other prices than deploy/prices.toml
+
+The formulae are the code below; docs/deploy.md says them in words. The constants are of two kinds, measured
+ones and assumptions, which an installation replaces by what it sees. Network between zones, support and taxes are left
+out, and so is Aurora, which is there anyhow.
+"""
+
+import argparse
+import math
+import re
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.cloudwatch import UNITS
+from deploy.service import SIZES, service_template
+from deploy.tasks import SCHEDULED, Task
+from processors.retention_advice import Prices, load_prices
+
+FILE = Path(__file__).with_name("prices.toml")
+HOURS = 730.0
+DAYS = 30.4
+
+# --- measured (docs/performance.md, docs/dms.md) ---
+EVENT_BYTES = 475
+"""A row event as JSON."""
+LAKE_BYTES = 160
+"""Written to the lake per change, Delta's log included."""
+STATE_BYTES = 180
+"""Memory of a worker per line: 1.8 GB for 10 million lines."""
+LOADS_PER_S = 150_000
+"""Events that one worker takes per second when it catches up: 180,000 less what S3 costs more than a folder."""
+COMPARED_PER_S = 77_000
+"""Lines that a diff or a check compares per second: 10 million in 131 s."""
+PUTS_PER_EPOCH = 12
+"""Of one worker and interval with rows: six files and as many commits."""
+
+# --- assumed ---
+ROWS_PER_LINE = 1.24
+"""Source rows per line: about five lines an invoice, and few accounts and SKUs."""
+KAFKA_SHARE = 1 / 3
+"""What compression leaves of an event on the brokers' disks."""
+FOLDED_BYTES = 100
+"""Of a row in a folded table."""
+FOLDED_PER_S = 100_000
+"""Rows that the daily fold rewrites per second."""
+TOUCHED_PER_CHANGE = 64
+"""Folded rows that are rewritten per change, at most: a fold rewrites buckets, not rows."""
+GETS_PER_EPOCH = 60
+"""Looks for newer commits, of prices and control entries each second, and the fence before each commit."""
+READ_SHARE = 1 / 5
+"""Of a table's bytes, what a query reads: the columns that it names."""
+LOG_BYTES_PER_HOUR = 3_000_000
+"""Of one worker."""
+KEPT_DAYS, TRAVEL_DAYS, UNDO_DAYS = 7, 7, 14
+"""Kafka's retention; TRS_TIME_TRAVEL_DAYS; UndoDays of the foundation."""
+IMAGE_GB, IMAGES = 0.25, 30
+BROKERS = 3
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One size. `changes_per_day`: of rows; `queries_per_month`: in Athena; `cdc`: Debezium runs, and no diff."""
+
+    name: str
+    lines: int
+    changes_per_day: int
+    size: str
+    interval_s: float
+    queries_per_month: int
+    cdc: bool
+
+    @property
+    def workers(self) -> int:
+        """As many as hold the state in memory, and one at least."""
+        state_mb = SIZES[self.size][1] / 2
+        return max(1, math.ceil(self.lines * STATE_BYTES / 1e6 / state_mb))
+
+    @property
+    def rows(self) -> float:
+        return self.lines * ROWS_PER_LINE
+
+
+SCENARIOS = (
+    Scenario("1 million lines", 1_000_000, 10_000, "small", 10, 500, cdc=False),
+    Scenario("10 million lines", 10_000_000, 100_000, "medium", 10, 2_000, cdc=True),
+    Scenario("1 billion lines", 1_000_000_000, 5_000_000, "huge", 30, 10_000, cdc=True),
+)
+
+
+class ServicePrices(BaseModel):
+    """Dollars, with the day on which somebody looked them up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    as_of: date
+    region: str
+    source: str
+    fargate_vcpu_hour: float = Field(ge=0)
+    fargate_gb_hour: float = Field(ge=0)
+    fargate_disk_gb_hour: float = Field(ge=0)
+    put_per_1000: float = Field(ge=0)
+    broker_hour: float = Field(ge=0)
+    broker_gb_month: float = Field(ge=0)
+    connect_mcu_hour: float = Field(ge=0)
+    log_gb: float = Field(ge=0)
+    log_gb_month: float = Field(ge=0)
+    metric_month: float = Field(ge=0)
+    alarm_month: float = Field(ge=0)
+    dashboard_month: float = Field(ge=0)
+    key_month: float = Field(ge=0)
+    secret_month: float = Field(ge=0)
+    registry_gb_month: float = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of an estimate: how much of what, and its dollars per month."""
+
+    name: str
+    quantity: float
+    unit: str
+    dollars: float
+
+
+def service_prices(path: Path = FILE) -> ServicePrices:
+    """The prices of a file. Raises OSError, ValueError."""
+    return ServicePrices.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+
+
+def runs_per_month(expression: str) -> float:
+    """How often a timetable of EventBridge Scheduler's is due: `rate(15 minutes)`, or a `cron` of once a day."""
+    rate = re.fullmatch(r"rate\((\d+) (minute|hour|day)s?\)", expression)
+    if rate is not None:
+        return DAYS * {"minute": 1440, "hour": 24, "day": 1}[rate[2]] / int(rate[1])
+    if re.fullmatch(r"cron\(\d+ \d+ \* \* \? \*\)", expression):
+        return DAYS
+    raise ValueError(f"{expression}: neither a rate nor once a day")
+
+
+def minutes_per_month(task: Task, scenario: Scenario) -> float:
+    """For how long a scheduled task runs; one that takes longer than its interval runs all the time."""
+    assert task.every is not None
+    minutes = task.minutes
+    if task.database:
+        minutes = max(minutes, scenario.lines / COMPARED_PER_S / 60)
+    total = runs_per_month(task.every) * minutes
+    if task.deletes:
+        total += DAYS * scenario.rows / FOLDED_PER_S / 60
+    return min(total, HOURS * 60)
+
+
+def lake_gb(scenario: Scenario, *, years: float) -> tuple[float, float]:
+    """GB of the lake after some years: what is current, and what time travel and S3's older versions keep besides."""
+    logs = (scenario.rows + scenario.changes_per_day * 365 * years) * LAKE_BYTES
+    folded = scenario.rows * FOLDED_BYTES
+    replaced = min(folded, scenario.changes_per_day * FOLDED_BYTES * TOUCHED_PER_CHANGE)
+    return (logs + folded) / 1e9, replaced * (TRAVEL_DAYS + UNDO_DAYS) / 1e9
+
+
+def estimate(scenario: Scenario, prices: ServicePrices, storage: Prices, *, years: float = 1.0) -> list[Item]:
+    """Dollars per month, item by item, once the lake is `years` old."""
+    return [
+        *_compute(scenario, prices),
+        *_store(scenario, prices, storage, years),
+        *_watching(scenario, prices),
+        *_kafka(scenario, prices),
+    ]
+
+
+def _compute(scenario: Scenario, prices: ServicePrices) -> Iterator[Item]:
+    cpu, memory = SIZES[scenario.size]
+    disk = service_template()["Parameters"]["WorkDiskGiB"]["Default"] - 20  # the first 20 are free
+    hour = cpu / 1024 * prices.fargate_vcpu_hour + memory / 1024 * prices.fargate_gb_hour
+    hour += disk * prices.fargate_disk_gb_hour
+    yield Item(f"workers ({scenario.size})", scenario.workers, "of them", scenario.workers * HOURS * hour)
+    hours, dollars = 0.0, 0.0
+    for task in SCHEDULED:
+        if scenario.cdc and task.name == "diff":
+            continue
+        run = minutes_per_month(task, scenario) / 60
+        hours += run
+        dollars += run * (task.cpu / 1024 * prices.fargate_vcpu_hour + task.memory_mb / 1024 * prices.fargate_gb_hour)
+    yield Item("scheduled tasks", hours, "hours", dollars)
+    if scenario.cdc:
+        yield Item("MSK Connect, 1 MCU", HOURS, "hours", HOURS * prices.connect_mcu_hour)
+
+
+def _store(scenario: Scenario, prices: ServicePrices, storage: Prices, years: float) -> Iterator[Item]:
+    current, kept = lake_gb(scenario, years=years)
+    yield Item("lake on S3", current, "GB", current * storage.storage_gb_month)
+    yield Item("time travel and undo", kept, "GB", kept * storage.storage_gb_month)
+    epochs = HOURS * 3600 / scenario.interval_s * scenario.workers
+    puts, gets = epochs * PUTS_PER_EPOCH, epochs * GETS_PER_EPOCH
+    yield Item("writing requests", puts / 1e6, "million", puts / 1000 * prices.put_per_1000)
+    yield Item("reading requests", gets / 1e6, "million", gets / 1000 * storage.get_per_1000)
+    read_gb = max(storage.query_min_mb / 1000, scenario.rows * FOLDED_BYTES * READ_SHARE / 1e9)
+    dollars = scenario.queries_per_month * read_gb / 1000 * storage.query_tb_scanned
+    yield Item("Athena", scenario.queries_per_month * read_gb / 1000, "TB read", dollars)
+
+
+def _watching(scenario: Scenario, prices: ServicePrices) -> Iterator[Item]:
+    gigabytes = scenario.workers * HOURS * LOG_BYTES_PER_HOUR / 1e9
+    yield Item("logs", gigabytes, "GB", gigabytes * (prices.log_gb + prices.log_gb_month))
+    alarms = [r for r in service_template()["Resources"].values() if r["Type"] == "AWS::CloudWatch::Alarm"]
+    dollars = len(UNITS) * prices.metric_month + len(alarms) * prices.alarm_month + prices.dashboard_month
+    yield Item("metrics, alarms, dashboard", len(UNITS) + len(alarms), "of them", dollars)
+    dollars = prices.key_month + 2 * prices.secret_month + IMAGE_GB * IMAGES * prices.registry_gb_month
+    yield Item("key, secrets, images", 1, "set", dollars)
+
+
+def _kafka(scenario: Scenario, prices: ServicePrices) -> Iterator[Item]:
+    """Of a cluster for this alone. One that is there already costs only what its disks hold more."""
+    yield Item("Kafka: brokers (m7g.large)", BROKERS, "of them", BROKERS * HOURS * prices.broker_hour)
+    events = scenario.changes_per_day * KEPT_DAYS * 2  # rows, and documents made of them
+    gigabytes = max(1.0, events * EVENT_BYTES * KAFKA_SHARE * BROKERS / 1e9)
+    yield Item("Kafka: disks", gigabytes, "GB", gigabytes * prices.broker_gb_month)
+
+
+def first_load(scenario: Scenario) -> tuple[float, float]:
+    """Hours until all rows of the source are features, and GB on Kafka's disks meanwhile."""
+    events = scenario.rows
+    hours = events / (LOADS_PER_S * scenario.workers) / 3600
+    return hours, events * 2 * EVENT_BYTES * KAFKA_SHARE * BROKERS / 1e9
+
+
+def as_table(scenario: Scenario, items: Sequence[Item], *, markdown: bool) -> str:
+    """The estimate as lines of text."""
+    total = sum(i.dollars for i in items)
+    hours, gigabytes = first_load(scenario)
+    head = (
+        f"{scenario.name}, {scenario.changes_per_day:,} changes a day: ${total:,.0f} a month; the first load takes"
+        f" {max(1, round(hours * 60))} minutes at the worker and {gigabytes:,.0f} GB of Kafka's disks"
+    )
+    if markdown:
+        rows = [f"| {i.name} | {i.quantity:,.1f} {i.unit} | {i.dollars:,.2f} |" for i in items]
+        return "\n".join([f"**{head}.**\n", "| | quantity | $ a month |", "| --- | ---: | ---: |", *rows])
+    rows = [f"  {i.name:<28} {i.quantity:>12,.1f} {i.unit:<8} {i.dollars:>10,.2f}" for i in items]
+    return "\n".join([head, *rows])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the estimates; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.costs", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--prices", type=Path, default=FILE, help="TOML file of prices like deploy/prices.toml")
+    parser.add_argument("--years", type=float, default=1.0, help="age of the lake")
+    parser.add_argument("--markdown", action="store_true", help="as a document has it")
+    given = parser.parse_args(arguments)
+    try:
+        prices = service_prices(given.prices)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"error: {given.prices}: {error}\n")
+        return 2
+    storage = load_prices(None)
+    parts = [as_table(s, estimate(s, prices, storage, years=given.years), markdown=given.markdown) for s in SCENARIOS]
+    dated = f"Prices of {prices.as_of} ({prices.region}); S3 and Athena of {storage.as_of} ({storage.region})."
+    sys.stdout.write("\n\n".join([*parts, dated]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

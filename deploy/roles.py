@@ -1,0 +1,97 @@
+"""The roles of the tasks: for each what its program needs, and nothing more.
+
+Every task has two. The *task role* is what its program may do; the *execution role* is what ECS may do to start it:
+fetch the image, write the log, read the secrets that the task gets as environment variables.
+"""
+
+from typing import Any
+
+from deploy.cloudformation import Json, allow, camel, either, of_this_account, ref, role, sub
+from deploy.tasks import ALL_TABLES, Task
+from processors.lake_tables import PERSONAL_TABLES
+
+_TASKS = "ecs-tasks.amazonaws.com"
+_BUCKET = "arn:${AWS::Partition}:s3:::${LakeBucket}"
+_GLUE = "arn:${AWS::Partition}:glue:${AWS::Region}:${AWS::AccountId}"
+CONNECT = ("kafka-cluster:Connect", "kafka-cluster:DescribeCluster")
+TOPICS = (
+    "kafka-cluster:AlterTopic",
+    "kafka-cluster:CreateTopic",
+    "kafka-cluster:DescribeTopic",
+    "kafka-cluster:ReadData",
+    "kafka-cluster:WriteData",
+)
+GROUPS = ("kafka-cluster:AlterGroup", "kafka-cluster:DescribeGroup")
+TRANSACTIONS = (
+    "kafka-cluster:AlterTransactionalId",
+    "kafka-cluster:DescribeTransactionalId",
+    "kafka-cluster:WriteDataIdempotently",
+)
+
+
+def task_role(task: Task) -> Json:
+    """The role in which the task's program runs."""
+    statements: list[Any] = _lake(task) if task.lake else []
+    if task.glue:
+        entries = [
+            sub(f"{_GLUE}:{part}") for part in ("catalog", "database/${GlueDatabase}", "table/${GlueDatabase}/*")
+        ]
+        statements.append(allow("KeepCatalogue", task.glue, entries))
+    return role(_TASKS, statements, description=f"trs {task.name}: {task.doc}", condition=of_this_account())
+
+
+def execution_role(task: Task) -> Json:
+    """The role in which ECS starts the task."""
+    secrets = [ref("KafkaSecret")] * task.kafka + [ref("DatabaseSecret")] * task.database
+    statements: list[Any] = [
+        allow("SignInToRegistry", ["ecr:GetAuthorizationToken"], ["*"]),
+        allow(
+            "FetchImage",
+            ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+            [sub("arn:${AWS::Partition}:ecr:${AWS::Region}:${AWS::AccountId}:repository/${ImageRepository}")],
+        ),
+        allow("WriteLog", ["logs:CreateLogStream", "logs:PutLogEvents"], [sub(f"${{{log_group_id(task)}.Arn}}")]),
+    ]
+    if secrets:
+        statements.append(allow("ReadSecrets", ["secretsmanager:GetSecretValue"], secrets))
+        statements.append(either("SecretsHaveKey", allow("OpenSecrets", ["kms:Decrypt"], [ref("SecretsKeyArn")])))
+    return role(_TASKS, statements, description=f"Starts trs {task.name}.", condition=of_this_account())
+
+
+def log_group_id(task: Task) -> str:
+    """The logical id of the task's log group."""
+    return f"{camel(task.name)}Log"
+
+
+def _lake(task: Task) -> list[Json]:
+    """Rights on the lake's objects, by table: reading all of them, writing and deleting what the task declares.
+
+    Listing names the bucket, and the prefix is a condition. It must hold without a prefix, too: S3 answers 404 for an
+    object that is missing only to those who may list, and asks that without one; else it answers 403.
+    """
+    everything = [sub(f"{_BUCKET}/${{LakePrefix}}/*")]
+    written = (
+        everything
+        if task.writes == ALL_TABLES
+        else [sub(f"{_BUCKET}/${{LakePrefix}}/{name}/*") for name in task.writes]
+    )
+    prefixes = [sub("${LakePrefix}"), sub("${LakePrefix}/*")]
+    statements = [
+        allow("ReadLake", ["s3:GetObject"], everything),
+        allow("ListLake", ["s3:ListBucket"], [sub(_BUCKET)], {"StringLikeIfExists": {"s3:prefix": prefixes}}),
+        allow(
+            "LakeKey",
+            ["kms:Decrypt", *(["kms:GenerateDataKey"] if task.writes else [])],
+            [ref("LakeKeyArn")],
+            {"StringEquals": {"kms:ViaService": sub("s3.${AWS::Region}.${AWS::URLSuffix}")}},
+        ),
+    ]
+    if task.writes:
+        statements.append(allow("WriteLake", ["s3:AbortMultipartUpload", "s3:PutObject"], written))
+    if task.deletes:
+        statements.append(allow("DeleteFromLake", ["s3:DeleteObject"], written))
+    if not task.personal:
+        # their logs are read: they name the columns
+        guarded = [sub(f"{_BUCKET}/${{LakePrefix}}/{name}/known_date=*") for name in sorted(PERSONAL_TABLES)]
+        statements.append({"Sid": "NeverPersonalData", "Effect": "Deny", "Action": "s3:*", "Resource": guarded})
+    return statements

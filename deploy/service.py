@@ -1,0 +1,228 @@
+"""The worker as a service of ECS on Fargate, and the scheduled tasks beside it: `deploy/service.json`.
+
+What exists already is given by parameters: network, brokers, database, secrets, image, and what `foundation.json` made.
+Templates are joined by parameters rather than by exports, so that each part may also be somebody else's.
+"""
+
+from deploy.alarms import alarms, cluster_name, dashboard
+from deploy.cloudformation import (
+    Json,
+    allow,
+    attribute,
+    camel,
+    choice,
+    either,
+    number,
+    of_this_account,
+    ref,
+    role,
+    sub,
+    template,
+    text,
+)
+from deploy.containers import DMS, task_resources
+from deploy.scaling import scaling
+from deploy.tasks import SCHEDULED, TASKS, TRANSLATOR, Task
+
+SIZES = {"small": (1024, 4096), "medium": (2048, 8192), "large": (4096, 16384), "huge": (8192, 61440)}
+"""Fargate's CPU units and MB of memory for a worker."""
+
+
+def service_template() -> Json:
+    """The template as JSON values."""
+    return template(
+        "trs-stream: worker, scheduled tasks, roles, alarms; written by python -m deploy",
+        Parameters=_parameters(),
+        Mappings={
+            "Sizes": {
+                name: {"Cpu": str(cpu), "Memory": str(memory), "State": str(memory // 2), "Threads": str(cpu // 1024)}
+                for name, (cpu, memory) in SIZES.items()
+            }
+        },
+        Conditions={
+            "SecretsHaveKey": {"Fn::Not": [{"Fn::Equals": [ref("SecretsKeyArn"), ""]}]},
+            "PagesInVpc": {"Fn::Equals": [ref("PagesListenTo"), "vpc"]},
+            "HasCluster": {"Fn::Not": [{"Fn::Equals": [ref("ClusterName"), ""]}]},
+            DMS: {"Fn::Equals": [ref("UseDms"), "true"]},
+            "OwnCluster": {"Fn::Equals": [ref("ClusterName"), ""]},
+            "HasGroupMetrics": {"Fn::Not": [{"Fn::Equals": [ref("KafkaClusterName"), ""]}]},
+        },
+        Resources={
+            "Cluster": _cluster(),
+            **{name: body for task in TASKS for name, body in task_resources(task).items()},
+            "Worker": _worker_service(),
+            "Translator": _translator_service(),
+            **scaling(),
+            **_schedules(),
+            **alarms(),
+            "Dashboard": dashboard(),
+        },
+        Outputs={
+            "ClusterName": {"Value": cluster_name()},
+            "ServiceName": {"Value": attribute("Worker", "Name")},
+            **{
+                f"{camel(task.name)}RoleArn": {"Value": attribute(f"{camel(task.name)}Role", "Arn")}
+                for task in TASKS
+                if task is not TRANSLATOR
+            },
+        },
+    )
+
+
+def _parameters() -> Json:
+    return {
+        "ImageUri": text("Image of the worker, by digest: ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME@sha256:..."),
+        "ImageRepository": text("Name of the image's repository in ECR.", "trs-stream"),
+        "CpuArchitecture": choice("For which the image was built.", ("X86_64", "ARM64")),
+        "Subnets": {"Type": "List<AWS::EC2::Subnet::Id>", "Description": "Private subnets that reach Kafka and AWS."},
+        "SecurityGroups": {
+            "Type": "List<AWS::EC2::SecurityGroup::Id>",
+            "Description": "May reach the brokers, the database and AWS's endpoints.",
+        },
+        "ClusterName": text("An ECS cluster that exists; empty: one is made.", ""),
+        "LakeBucket": text("Bucket of the lake (output LakeBucket of the foundation)."),
+        "LakePrefix": text("Folder of the lake in it.", "lake", AllowedPattern="[^/].*[^/]"),
+        "LakeKeyArn": text("Key of KMS with which the bucket is encrypted (output LakeKeyArn)."),
+        "GlueDatabase": text("TRS_GLUE_DATABASE (output GlueDatabase).", "trs", AllowedPattern="[a-z0-9_]+"),
+        "AlarmTopicArn": text("Topic of SNS that is told (output AlarmTopicArn)."),
+        "KafkaBootstrap": text("Brokers, for SASL/SCRAM over TLS: b-1...:9096,b-2...:9096."),
+        "KafkaClusterName": text("Name of the MSK cluster, for an alarm on its own metrics; empty: none.", ""),
+        "KafkaSecret": text("ARN of the secret with the brokers' user: JSON with username and password."),
+        "DatabaseSecret": text("ARN of the secret with TRS_DATABASE as its whole text: mysql://USER:PASSWORD@HOST/DB."),
+        "SecretsKeyArn": text("Key of KMS of these secrets; empty: AWS's own.", ""),
+        "TopicPrefix": text("TRS_TOPIC_PREFIX.", "aurora.trs", AllowedPattern="[A-Za-z0-9._-]+"),
+        "Group": text("TRS_GROUP: consumer group of the workers, and dimension of their metrics.", "trs-worker"),
+        "Partitions": number("TRS_PARTITIONS: of every topic, fixed at installation.", 64, MinValue=1, MaxValue=1024),
+        "Replication": number("TRS_REPLICATION: of topics that are made.", 3, MinValue=1, MaxValue=5),
+        "SourceNames": text("TRS_SOURCE_NAMES, oldest first, comma-separated.", "aurora"),
+        "UseDms": choice("Whether AWS DMS sends the changes: its records are translated.", ("false", "true")),
+        "DmsTopicPrefix": text("TRS_DMS_TOPIC_PREFIX.", "dms.trs", AllowedPattern="[A-Za-z0-9._-]+"),
+        "DmsSchema": text("TRS_DMS_SCHEMA: the source database whose rows DMS sends.", "trs"),
+        "EpochIntervalSeconds": number("TRS_EPOCH_INTERVAL_S: of each stage's commits.", 10, MinValue=1, MaxValue=3600),
+        "Size": choice("Size of a worker: 1, 2, 4 or 8 processors.", ("medium", "small", "large", "huge")),
+        "WorkDiskGiB": number("Disk of a worker, for state that exceeds its memory.", 40, MinValue=21, MaxValue=200),
+        "MinWorkers": number("Workers at least.", 1, MinValue=1, MaxValue=100),
+        "MaxWorkers": number("Workers at most; more than partitions are idle.", 4, MinValue=1, MaxValue=100),
+        "LagForMoreWorkers": number("Records that one worker may be behind before another is added.", 1_000_000),
+        "LagForFewerWorkers": number("Records below which a worker is taken away.", 10_000),
+        "FreshnessAlarmSeconds": number("Age of the lake's watermark that raises the alarm.", 300, MinValue=60),
+        "PagesListenTo": choice("loopback: the pages are for health checks only; vpc: for people too.",
+                                ("loopback", "vpc")),
+        "LogDays": number("Days for which logs are kept.", 30, AllowedValues=[7, 14, 30, 60, 90, 180, 365]),
+        **{
+            f"{camel(task.name)}State": choice(f"Whether it runs by its timetable. {task.doc}", ("ENABLED", "DISABLED"))
+            for task in SCHEDULED
+        },
+        **{f"{camel(task.name)}Schedule": text(f"When {task.name} runs, UTC.", task.every) for task in SCHEDULED},
+    }  # fmt: skip
+
+
+def _cluster() -> Json:
+    return {
+        "Type": "AWS::ECS::Cluster",
+        "Condition": "OwnCluster",
+        "Properties": {"ClusterName": sub("${AWS::StackName}")},
+    }
+
+
+def _network() -> Json:
+    return {
+        "AwsvpcConfiguration": {
+            "AssignPublicIp": "DISABLED",
+            "Subnets": ref("Subnets"),
+            "SecurityGroups": ref("SecurityGroups"),
+        }
+    }
+
+
+def _worker_service() -> Json:
+    return {
+        "Type": "AWS::ECS::Service",
+        "Properties": {
+            "Cluster": cluster_name(),
+            "TaskDefinition": ref("WorkerTask"),
+            "LaunchType": "FARGATE",
+            # No DesiredCount: an update of the stack would take back what scaling has set.
+            "NetworkConfiguration": _network(),
+            "PropagateTags": "SERVICE",
+            "DeploymentConfiguration": {
+                # The new ones join before the old ones leave: the buckets are taken over from a living worker.
+                "MinimumHealthyPercent": 100,
+                "MaximumPercent": 200,
+                "DeploymentCircuitBreaker": {"Enable": True, "Rollback": True},
+            },
+        },
+    }
+
+
+def _translator_service() -> Json:
+    """One at a time: a second would take the first one's transactional id."""
+    return {
+        "Type": "AWS::ECS::Service",
+        "Condition": DMS,
+        "Properties": {
+            "Cluster": cluster_name(),
+            "TaskDefinition": ref("TranslatorTask"),
+            "LaunchType": "FARGATE",
+            "DesiredCount": 1,
+            "NetworkConfiguration": _network(),
+            "PropagateTags": "SERVICE",
+            "DeploymentConfiguration": {"MinimumHealthyPercent": 0, "MaximumPercent": 100},
+        },
+    }
+
+
+def _schedules() -> Json:
+    """A timetable per task, one role that may start these tasks alone, and a queue of starts that failed."""
+    definitions = [ref(f"{camel(task.name)}Task") for task in SCHEDULED]
+    roles = [attribute(f"{camel(t.name)}{kind}", "Arn") for t in SCHEDULED for kind in ("Role", "StartRole")]
+    statements = [
+        allow("StartTasks", ["ecs:RunTask"], definitions),
+        allow("HandOverRoles", ["iam:PassRole"], roles,
+              {"StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}}),
+        allow("KeepFailures", ["sqs:SendMessage"], [attribute("FailedStarts", "Arn")]),
+    ]  # fmt: skip
+    return {
+        "FailedStarts": {
+            "Type": "AWS::SQS::Queue",
+            "Properties": {"MessageRetentionPeriod": 1_209_600, "SqsManagedSseEnabled": True},
+        },
+        "ScheduleRole": role(
+            "scheduler.amazonaws.com",
+            statements,
+            description="Starts the scheduled tasks of trs-stream.",
+            condition=of_this_account(),
+        ),
+        **{f"{camel(task.name)}Timetable": _schedule(task) for task in SCHEDULED},
+    }
+
+
+def _schedule(task: Task) -> Json:
+    name = camel(task.name)
+    return {
+        "Type": "AWS::Scheduler::Schedule",
+        "Properties": {
+            "Description": task.doc,
+            "State": ref(f"{name}State"),
+            "ScheduleExpression": ref(f"{name}Schedule"),
+            "ScheduleExpressionTimezone": "UTC",
+            "FlexibleTimeWindow": {"Mode": "OFF"},
+            "Target": {
+                "Arn": either(
+                    "HasCluster",
+                    sub("arn:${AWS::Partition}:ecs:${AWS::Region}:${AWS::AccountId}:cluster/${ClusterName}"),
+                    attribute("Cluster", "Arn"),
+                ),
+                "RoleArn": attribute("ScheduleRole", "Arn"),
+                "DeadLetterConfig": {"Arn": attribute("FailedStarts", "Arn")},
+                "RetryPolicy": {"MaximumEventAgeInSeconds": 600, "MaximumRetryAttempts": 3},
+                "EcsParameters": {
+                    "TaskDefinitionArn": ref(f"{name}Task"),
+                    "TaskCount": 1,
+                    "LaunchType": "FARGATE",
+                    "PropagateTags": "TASK_DEFINITION",
+                    "NetworkConfiguration": _network(),
+                },
+            },
+        },
+    }

@@ -1,0 +1,90 @@
+"""Roles have what the source asks for, and nothing else."""
+
+import pytest
+
+from deploy.actions import LAKE, START, UnknownServiceError, actions_of, boto3_actions
+from deploy.roles import execution_role, task_role
+from deploy.tasks import GLUE_ACTIONS, SCHEDULED, TASKS, Task
+from processors.lake_tables import LAKE_TABLES, PERSONAL_TABLES
+from tests.deploy.iam import VALUES, actions, allows
+
+NOT_AT_WORK = {"glue:CreateDatabase": "only with --create-database; the foundation makes the database"}
+
+
+def test_every_call_of_boto3_is_some_tasks_right_and_every_declared_one_is_called() -> None:
+    called = frozenset().union(*boto3_actions().values())
+    assert "glue:GetTables" in called, "found in connectors/glue.py"
+    declared = {action for task in TASKS for action in task.glue}
+    assert called - NOT_AT_WORK.keys() == declared == set(GLUE_ACTIONS)
+    assert NOT_AT_WORK.keys() <= called
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import boto3\nc = boto3.client('s3')\nc.put_object(Bucket='b')", {"s3:PutObject"}),
+        ("c = boto3.client('glue')\nc.get_paginator('get_tables')", {"glue:GetTables"}),
+        ("c = session.client('secretsmanager')\nc.get_secret_value(SecretId='s')", {"secretsmanager:GetSecretValue"}),
+        ("c = boto3.client('ssm')\nself._c.get_parameter(Name='n')", {"ssm:GetParameter"}),
+        ("client.put_object()", set()),
+    ],
+)
+def test_calls_are_found_whatever_the_client_is_called(source: str, found: set[str]) -> None:
+    assert set(actions_of(source)) == found
+
+
+def test_client_of_a_service_that_is_no_literal_is_refused() -> None:
+    with pytest.raises(UnknownServiceError):
+        list(actions_of("boto3.client(name)"))
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
+def test_role_has_the_actions_of_its_facts_and_no_other(task: Task) -> None:
+    expected = {"s3:GetObject", "s3:ListBucket", "kms:Decrypt", *task.glue} if task.lake else set()
+    if task.writes:
+        expected |= {"s3:PutObject", "s3:AbortMultipartUpload", "kms:GenerateDataKey"}
+    if task.deletes:
+        expected |= {"s3:DeleteObject"}
+    assert actions(task_role(task)) == expected
+    assert expected <= LAKE.keys() | set(GLUE_ACTIONS)
+    secret = task.kafka or task.database
+    of_secrets = {"secretsmanager:GetSecretValue", "kms:Decrypt"}
+    assert actions(execution_role(task)) == (START.keys() if secret else START.keys() - of_secrets)
+
+
+def test_every_declared_action_is_used_by_some_role() -> None:
+    used = {action for task in TASKS for action in actions(task_role(task))}
+    assert used == LAKE.keys() | set(GLUE_ACTIONS)
+
+
+def test_no_role_has_an_action_by_pattern() -> None:
+    for task in TASKS:
+        for role in (task_role(task), execution_role(task)):
+            assert not any("*" in action or "?" in action for action in actions(role))
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
+def test_role_writes_its_tables_alone_and_reads_personal_rows_only_where_it_must(task: Task) -> None:
+    role = task_role(task)
+    for name in LAKE_TABLES:
+        file = f"arn:aws:s3:::bucket/lake/{name}/known_date=2024-05-01/part-0.parquet"
+        log = f"arn:aws:s3:::bucket/lake/{name}/_delta_log/00000000000000000001.json"
+        assert allows(role, "s3:GetObject", log, values=VALUES) == task.lake
+        assert allows(role, "s3:PutObject", file, values=VALUES) == (
+            name in task.writes and (task.personal or name not in PERSONAL_TABLES)
+        )
+        assert allows(role, "s3:DeleteObject", file, values=VALUES) == task.deletes
+        assert allows(role, "s3:GetObject", file, values=VALUES) == (
+            task.lake and (task.personal or name not in PERSONAL_TABLES)
+        )
+    assert not allows(role, "s3:GetObject", "arn:aws:s3:::bucket/elsewhere/x", values=VALUES)
+
+
+def test_scheduler_starts_the_scheduled_tasks_alone() -> None:
+    from deploy.service import service_template
+
+    role = service_template()["Resources"]["ScheduleRole"]
+    assert actions(role) == {"ecs:RunTask", "iam:PassRole", "sqs:SendMessage"}
+    for task in SCHEDULED:
+        assert allows(role, "ecs:RunTask", f"{task.name.capitalize()}Task", values=VALUES)
+    assert not allows(role, "ecs:RunTask", "WorkerTask", values=VALUES)

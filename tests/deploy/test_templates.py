@@ -1,0 +1,162 @@
+"""The templates: as declared, as CloudFormation takes them, and never a danger to the lake."""
+
+from typing import Any
+
+import pytest
+from cfnlint.api import ManualArgs, lint
+
+from app.cloudwatch import UNITS
+from app.settings import Settings, variable
+from deploy.__main__ import FOLDER, TEMPLATES, differences
+from deploy.containers import environment, secrets
+from deploy.service import SIZES
+from deploy.tasks import SCHEDULED, STOP_TIMEOUT_S, TASKS, WORKER
+from processors.lake_tables import LAKE_TABLES
+from tests.deploy.iam import resolved
+
+
+def resources(name: str, kind: str) -> dict[str, Any]:
+    """Resources of a kind in a template, by logical id."""
+    found = TEMPLATES[name]()["Resources"]
+    return {logical: r for logical, r in found.items() if r["Type"] == kind}
+
+
+def test_files_are_as_declared() -> None:
+    assert differences() == [], "python -m deploy"
+    assert {path.name for path in FOLDER.glob("*.json")} == TEMPLATES.keys()
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_template_is_what_cloudformation_takes(name: str) -> None:
+    problems = lint((FOLDER / name).read_text(), config=ManualArgs(regions=["eu-west-1"]))
+    assert [str(p) for p in problems] == []
+
+
+def test_no_lifecycle_rule_deletes_a_current_object_of_the_lake() -> None:
+    lake = resources("foundation.json", "AWS::S3::Bucket")["Lake"]
+    assert lake["Properties"]["VersioningConfiguration"] == {"Status": "Enabled"}
+    harmless = {
+        "Id",
+        "Status",
+        "AbortIncompleteMultipartUpload",
+        "NoncurrentVersionExpiration",
+        "ExpiredObjectDeleteMarker",
+    }
+    for rule in lake["Properties"]["LifecycleConfiguration"]["Rules"]:
+        assert rule.keys() <= harmless
+
+
+@pytest.mark.parametrize("kind", ["AWS::S3::Bucket", "AWS::KMS::Key", "AWS::Glue::Database", "AWS::ECR::Repository"])
+def test_data_outlives_its_stack(kind: str) -> None:
+    found = resources("foundation.json", kind)
+    assert found
+    for body in found.values():
+        assert (body["DeletionPolicy"], body["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
+
+
+def test_buckets_are_closed_encrypted_and_asked_over_tls_alone() -> None:
+    buckets = resources("foundation.json", "AWS::S3::Bucket")
+    for bucket in buckets.values():
+        assert all(bucket["Properties"]["PublicAccessBlockConfiguration"].values())
+        (rule,) = bucket["Properties"]["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
+    policies = resources("foundation.json", "AWS::S3::BucketPolicy").values()
+    assert {p["Properties"]["Bucket"]["Ref"] for p in policies} == buckets.keys()
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
+def test_variables_of_a_task_are_settings_and_secrets_are_no_plain_text(task: Any) -> None:
+    known = {variable(name): field for name, field in Settings.model_fields.items()}
+    assert environment(task).keys() | secrets(task).keys() <= known.keys()
+    assert not environment(task).keys() & secrets(task).keys()
+    hidden = {name for name, field in known.items() if "SecretStr" in str(field.annotation)}
+    assert not environment(task).keys() & hidden
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
+def test_command_of_a_task_is_one_of_ours(task: Any) -> None:
+    from typer.testing import CliRunner
+
+    from app.cli.main import build
+
+    told = CliRunner().invoke(build(), [*task.command, "--help"])
+    assert told.exit_code == 0, told.output
+    plain = [part for part in task.command if not part.startswith("-")]
+    assert " ".join(plain[: 2 if task.command[0] in ("bootstrap", "lake") else 1]) in told.output
+
+
+def test_containers_may_write_to_their_volumes_alone() -> None:
+    for body in resources("service.json", "AWS::ECS::TaskDefinition").values():
+        (container,) = body["Properties"]["ContainerDefinitions"]
+        assert container["ReadonlyRootFilesystem"] is True
+        assert container["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}
+        assert container["StopTimeout"] == STOP_TIMEOUT_S
+
+
+def test_each_task_has_two_roles_of_its_own() -> None:
+    definitions = resources("service.json", "AWS::ECS::TaskDefinition").values()
+    roles = [
+        r["Properties"][kind]["Fn::GetAtt"][0] for r in definitions for kind in ("TaskRoleArn", "ExecutionRoleArn")
+    ]
+    assert len(set(roles)) == 2 * len(TASKS)
+
+
+def test_tables_that_tasks_write_are_the_lakes() -> None:
+    for task in TASKS:
+        assert set(task.writes) <= LAKE_TABLES.keys()
+    assert [t.name for t in TASKS if t.deletes] == ["maintain"]
+
+
+def test_sizes_are_such_as_fargate_has() -> None:
+    steps = {1024: range(2048, 8193, 1024), 2048: range(4096, 16385, 1024), 4096: range(8192, 30721, 1024)}
+    steps[8192] = range(16384, 61441, 4096)
+    for cpu, memory in (*SIZES.values(), *((t.cpu, t.memory_mb) for t in SCHEDULED)):
+        assert memory in steps[cpu]
+
+
+def test_every_metric_of_the_worker_is_watched() -> None:
+    watched = {a["Properties"]["MetricName"] for a in resources("service.json", "AWS::CloudWatch::Alarm").values()}
+    assert UNITS.keys() <= watched
+
+
+def test_worker_is_never_given_the_database() -> None:
+    assert "TRS_DATABASE" not in secrets(WORKER)
+
+
+def test_connector_in_msk_connect_is_the_one_that_the_command_registers() -> None:
+    from connectors.debezium import ConnectorPlan, Flavour, render
+    from connectors.kafka_config import KafkaConfig
+    from connectors.mysql import DatabaseUrl
+
+    values = {
+        "SourceName": "aurora",
+        "TopicPrefix": "aurora.trs",
+        "Partitions": "64",
+        "Replication": "3",
+        "DatabaseHost": "db.example",
+        "DatabaseName": "trs",
+        "KafkaBootstrapIam": "b-1:9098",
+    }
+    options = resources("debezium.json", "AWS::KafkaConnect::Connector")["Connector"]["Properties"]
+    template = resolved(options["ConnectorConfiguration"], values)
+    plan = ConnectorPlan(
+        name="trs-aurora",
+        source_name="aurora",
+        topic_prefix="aurora.trs",
+        partitions=64,
+        flavour=Flavour.AURORA,
+        database=DatabaseUrl("db.example", 3306, "u", "p", "trs"),
+        kafka=KafkaConfig("b-1:9098", replication=3),
+        snapshot="no_data",
+    )
+    registered = render(plan)
+    routed = {name: value for name, value in template.items() if name.startswith("transforms")}
+    differing = {name for name, value in registered.items() if template.get(name) != value}
+    # The route is there even where it leads to the topic itself; the rest is a secret, an id, or a property of its own.
+    assert differing == {"name", "database.user", "database.password", "database.server.id"}
+    assert routed["transforms.route.replacement"] == "aurora.trs.$1"
+    further = template.keys() - registered.keys() - routed.keys()
+    assert all(
+        n.startswith("schema.history.internal.") or n in ("database.ssl.mode", "config.action.reload") for n in further
+    )
+    assert template["database.password"]["Fn::Join"][1][0] == "${secretManager:"
