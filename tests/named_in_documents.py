@@ -11,7 +11,10 @@ from typer.main import get_command
 from app.cli.main import build
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = tuple("app batch_bootstrap benchmarks connectors deploy devstack docs notebooks processors tests trs".split())
+FOLDERS = (
+    *("app", "batch_bootstrap", "benchmarks", "connectors", "deploy", "devstack", "docs", "notebooks", "processors"),
+    *("tests", "trs"),
+)
 """Whatever begins with one of these and a slash is a path of the repository."""
 
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
