@@ -11,6 +11,8 @@ SPARK := .venv-spark
 SPARK_STAMP := $(SPARK)/.installed
 COMPILE_SPARK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate benchmarks/peers/spark-requirements.in
+# Tests and demo start hundreds of processes: each would compile all that it imports, a second and a half of it.
+unexport PYTHONDONTWRITEBYTECODE
 # Arguments for pytest, e.g. make test ARGS="tests/app -k settings"
 ARGS ?=
 
@@ -45,10 +47,10 @@ docs: setup ## Build the documents as a site in build/site; a link or an anchor 
 	$(BIN)/zensical build --clean --strict
 
 test: setup ## Run all tests but the long ones; those of the stack start it by themselves
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
 test-long: setup ## Run the tests that say at more cost what others say as well: memory, kills, peers, statements by hand
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m long $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(ARGS)
 
 laws: setup ## Play RUNS (default 100) times 60 random histories through the laws of tests/processors, twice
 	TRS_LAW_RUNS=$(or $(RUNS),100) $(BIN)/python -m pytest -n 2 tests/processors/test_rows_laws.py \

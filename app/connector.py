@@ -1,10 +1,11 @@
 """Debezium's connector of these settings: planned from them and the server's answers, then told to Kafka Connect."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import Any
 
 from app.settings import Settings, parse_options
 from app.wiring import kafka_config
@@ -12,8 +13,10 @@ from connectors.connect_rest import ConnectClient, ConnectorState, Problem
 from connectors.debezium import ConnectorPlan, Flavour, Snapshot, captured, flavour_of, redact, render
 from connectors.kafka import ensure_topics
 from connectors.mysql import DatabaseUrl, connect, server_version, wrapped_errors
+from connectors.mysql_readiness import look_for_position
 from connectors.mysql_schema import check_capture, check_captured_table
 from connectors.source_structure import Structure, read_structure
+from processors.alarms import Alarm
 from processors.errors import (
     ConnectError,
     SettingsError,
@@ -158,6 +161,41 @@ def current_state(client: ConnectClient, name: str) -> ConnectorState:
     parts = () if state is None else state.parts
     reasons = (None if p.reason is None else redact(p.reason, config) for p in parts)
     return ConnectorState(name, tuple(replace(p, reason=r) for p, r in zip(parts, reasons, strict=True)))
+
+
+def look_for_binlog(settings: Settings, position: Mapping[str, Any] | None) -> tuple[list[Alarm], list[str]]:
+    """Alarms and notices: does the server still have the binlog in which the connector goes on?
+
+    No alarm where the server cannot be asked: `source_structure` says so.
+    """
+    if position is None or "file" not in position or settings.database is None:
+        return [], []
+    url = DatabaseUrl.parse(settings.database.get_secret_value())
+    try:
+        with wrapped_errors(url), connect(url) as connection:
+            return look_for_position(connection, url, str(position["file"]))
+    except TrsError:
+        return [], []
+
+
+def capture_alarms(settings: Settings) -> list[Alarm]:
+    """Where TRS_CONNECT is set and has the connector: that it does not run, or that its binlog is gone."""
+    if "connect" not in settings.model_fields_set:
+        return []
+    name = connector_name(settings)
+    try:
+        client = connect_client(settings)
+        if client.config(name) is None:
+            return []
+        state, position = current_state(client, name), client.position(name)
+    except TrsError as error:
+        return [Alarm(name, error.message, error.hint or "look at Kafka Connect")]
+    alarms, _ = look_for_binlog(settings, position)
+    if not state.runs:
+        found = ", ".join(sorted(state.states)).lower() or "of no state yet"
+        reason = "" if state.failure is None else f": {state.failure}"
+        alarms.insert(0, Alarm(name, f"the connector is {found}{reason}", "trs connector status, trs connector resume"))
+    return alarms
 
 
 def source_structure(settings: Settings) -> Structure:

@@ -4,17 +4,15 @@ What went wrong with one table is kept and told, and the round goes on with the 
 `upkeep`, so that the next round, on whatever machine, knows when a table was last vacuumed.
 """
 
-import fcntl
 import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Literal
 
 import duckdb
@@ -23,6 +21,7 @@ import pyarrow as pa
 from app.quality import FoldGate
 from app.settings import Settings
 from app.wiring import fold_policy, lake_location, store_watch
+from batch_bootstrap.kept_files import alone
 from connectors.compaction import compact, data_files, unknown_columns
 from connectors.delta_lake import DeltaLake
 from connectors.fold import fold, rows_due
@@ -99,22 +98,11 @@ def maintain(
     Raises UnavailableError where there is no lake, and RetryableError while another round runs on this machine.
     Elsewhere another may run: every rewrite is committed by compare-and-set, and the later of two changes nothing.
     """
-    with only_round(settings.home), store_watch(settings):
+    lock = settings.home / "upkeep.lock"
+    with alone(lock, what="round of upkeep", hint="it does what is due"), store_watch(settings):
         if not LakeStore(lake_location(settings)).exists():
             raise UnavailableError(f"there is no lake at {settings.lake_uri}", hint="`trs worker` creates it")
         return _Maintenance(settings, budget or Budget(), vacuum_now=vacuum_now, dry_run=dry_run).run(only, watcher)
-
-
-@contextmanager
-def only_round(home: Path) -> Iterator[None]:
-    """Refuses a second round on this machine."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "upkeep.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RetryableError("another round of upkeep runs on this machine", hint="it does what is due") from None
-        yield
 
 
 class _Maintenance:

@@ -1,11 +1,13 @@
 """`trs status`: how far the lake is, what waits in Kafka, what was refused."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from app.connector import source_structure
+from app.connector import capture_alarms, source_structure
 from app.dead_letters import DeadLetters
+from app.durations import seconds
 from app.lake_session import LakeSession
 from app.local_workers import WorkerStatus, local_workers
 from app.settings import Settings
@@ -13,6 +15,7 @@ from app.wiring import kafka_config
 from connectors.kafka import watermarks
 from processors.alarms import Alarm
 from processors.errors import TrsError
+from processors.features.as_of import format_time
 from processors.features.declarations import FEATURE_SETS
 from processors.lake_tables import EPOCHS, LAKE_TABLES, QUALITY_RESULTS, RECONCILIATION, STAGE_LOGS
 from processors.open_letters import Selection
@@ -116,6 +119,7 @@ def read_status(settings: Settings) -> Status:
         for count in letters.counts(Selection()):
             reasons[count.reason] += count.letters
         source = source_structure(settings)
+        reconciled = _reconciled(session)
         # a database that has none of the tables feeds no lake yet: nothing is wrong with it
         source_alarms = source.alarms if source.is_source else ()
         return Status(
@@ -128,10 +132,15 @@ def read_status(settings: Settings) -> Status:
             tables={name: session.reader.row_count(name) for name in LAKE_TABLES},
             views={v: session.con.sql(f"SELECT count(*) FROM {v}").fetchall()[0][0] for v in _COUNTED_VIEWS},
             dead_letters=dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
-            alarms=(*letters.alarms(), *source_alarms),
+            alarms=(
+                *letters.alarms(),
+                *source_alarms,
+                *capture_alarms(settings),
+                *_overdue(settings, reconciled, freshness.read_at),
+            ),
             source_problem=source.problem,
             workers=local_workers(settings.home),
-            reconciled=_reconciled(session),
+            reconciled=reconciled,
             failed_checks=_failed_checks(session),
         )
 
@@ -146,6 +155,23 @@ def _reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:
         """
     ).fetchall()
     return tuple(TableReconciled(*row) for row in rows)
+
+
+def _overdue(settings: Settings, reconciled: Iterable[TableReconciled], now: datetime) -> list[Alarm]:
+    """An alarm where TRS_RECONCILE_EVERY is set and the last check was more than twice that ago."""
+    last = max((check.checked_at for check in reconciled), default=None)
+    if settings.reconcile_every is None or last is None:
+        return []
+    if now - last <= 2 * timedelta(seconds=seconds(settings.reconcile_every)):
+        return []
+    return [
+        Alarm(
+            "reconciliation",
+            f"was last made {format_time(last.replace(microsecond=0))}, and is to be made every"
+            f" {settings.reconcile_every}",
+            "`trs reconcile` says why it cannot be made; the worker's log said so, too",
+        )
+    ]
 
 
 def _failed_checks(session: LakeSession) -> tuple[FailedCheck, ...]:

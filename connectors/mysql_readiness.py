@@ -1,12 +1,14 @@
-"""What must hold of a server before change data capture begins and cannot be seen in its replication settings alone:
-the right to read the binlog, and that the server keeps it long enough."""
+"""What must hold of a server for change data capture and cannot be seen in its replication settings alone: the right
+to read the binlog, that the server keeps it long enough, and that it still has what the connector has not read."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pymysql
 
 from connectors.mysql import Connection, DatabaseUrl, query
+from processors.alarms import Alarm
 from processors.errors import AccessDeniedError
+from processors.order import file_number
 
 LEAST_RETENTION_H = 24
 """A connector that rests over a night must find the binlog that it did not read."""
@@ -73,3 +75,34 @@ def judge_rds_retention(hours: object, url: DatabaseUrl) -> list[str]:
         f"{url}: the binlog is {kept}; a connector that rests longer must begin anew:"
         f" CALL mysql.rds_set_configuration('binlog retention hours', {LEAST_RETENTION_H})"
     ]
+
+
+def judge_position(file: str, kept: Sequence[str], url: DatabaseUrl) -> tuple[list[Alarm], list[str]]:
+    """Alarms and notices about a connector that goes on in `file`, while the server keeps the files `kept`."""
+    numbers = sorted(file_number(name) for name in kept)
+    number = file_number(file)
+    if number in numbers[1:] or numbers == [number]:
+        return [], []
+    if number in numbers:
+        return [], [
+            f"{url}: the connector reads {file}, the oldest of {len(kept)} binlogs that are kept: what is purged before"
+            " it was read is lost to it; keep the binlog longer until it has caught up"
+        ]
+    held = f"it keeps {kept[0]} to {kept[-1]}" if kept else "it keeps none"
+    return [
+        Alarm(
+            str(url),
+            f"the connector goes on in {file}, which the server does not have ({held}): it was purged, or this is"
+            " another server",
+            "docs/cdc.md, When something happens to the source",
+        )
+    ], []
+
+
+def look_for_position(connection: Connection, url: DatabaseUrl, file: str) -> tuple[list[Alarm], list[str]]:
+    """The same of a server; a notice where the user may not see the binlogs, or there are none."""
+    try:
+        kept = [str(row[0]) for row in query(connection, "SHOW BINARY LOGS")]
+    except pymysql.MySQLError as error:
+        return [], [f"{url}: whether it still has the connector's binlog was not looked at: {error.args[-1]}"]
+    return judge_position(file, kept, url)

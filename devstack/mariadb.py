@@ -62,7 +62,7 @@ class MariaDb(Part):
             *_places(base, self.data),
             f"--bind-address={HOST}",
             f"--port={self.port}",
-            f"--socket={self._socket()}",
+            f"--socket={self.socket()}",
             f"--pid-file={self.folder / 'mariadbd.pid'}",
             f"--init-file={init}",
             *(f"--{name}={value}" for name, value in MARIADB_OPTIONS.items()),
@@ -103,7 +103,8 @@ class MariaDb(Part):
             self.log.write_text(done.stdout + done.stderr, encoding="utf-8")
             raise UnavailableError("mariadb: making its system tables failed", hint=f"see {self.log}")
 
-    def _socket(self) -> Path:
+    def socket(self) -> Path:
+        """Where its administrator, root, connects; below the temporary folder if the own folder's name is long."""
         socket = self.folder / "mariadb.sock"
         if len(str(socket).encode()) <= _LONGEST_SOCKET_PATH:
             return socket

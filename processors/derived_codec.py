@@ -7,13 +7,14 @@ what the decoded columns would be written with must be, byte for byte, what was 
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from processors.decode_raw import RawRecords, RawScan, ScanPool
+from processors.decode_raw import RAW, RawRecords, RawScan, ScanPool
 from processors.reasons import Reason
 from processors.records import DEAD_SCHEMA, RawBatch
 
@@ -28,6 +29,30 @@ def sql_literal(text: str) -> str:
 def generation_sql(generation: str) -> str:
     """SQL literal of how a value begins."""
     return sql_literal('{"generation":' + json.dumps(generation, ensure_ascii=False))
+
+
+def encode_records(
+    con: duckdb.DuckDBPyConnection, relation: str, *, key: str, value: str
+) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    """Keys and values of the rows of a relation; `key`, `value`: arguments of a concat over its columns.
+
+    They come in slices of at most SLICE_RECORDS; the connection is in use until the last one was taken.
+    """
+    reader = con.sql(f"""
+        SELECT encode(concat({key})) AS key, encode(concat({value})) AS value FROM {relation}
+    """).to_arrow_reader(SLICE_RECORDS)
+    for records in reader:
+        yield records["key"].to_pylist(), records["value"].to_pylist()
+
+
+def extracted_sql(columns: Mapping[str, Any]) -> str:
+    """The values in RAW with these columns of theirs: names and types as DuckDB's json_transform takes them.
+
+    `source_ts` is called `source_us`, which it is. All are null for what cannot be read so.
+    """
+    names = ", ".join(f"j.{name} AS {'source_us' if name == 'source_ts' else name}" for name in columns)
+    structure = sql_literal(json.dumps(columns))
+    return f"SELECT value, {names} FROM (SELECT value, TRY(json_transform(value, {structure})) AS j FROM {RAW})"
 
 
 class DerivedDecoder(ABC):

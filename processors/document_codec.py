@@ -7,15 +7,13 @@ a list of objects. Decimals are text with all ten decimals, `source_ts` is micro
 Of a value that is read the header must be, byte for byte, the header that its decoded columns would be written with.
 """
 
-import json
 from collections.abc import Iterator
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from processors.decode_raw import RAW
-from processors.derived_codec import SLICE_RECORDS, DerivedDecoder, generation_sql, sql_literal
+from processors.derived_codec import DerivedDecoder, encode_records, extracted_sql, generation_sql, sql_literal
 from processors.lake_tables import ACCOUNT_LOG, PRICE
 
 DOCUMENT_SCHEMA = pa.schema(
@@ -42,48 +40,37 @@ DOCUMENT_SCHEMA = pa.schema(
 )
 """The columns of decoded documents; `bucket` is the partition, `row_offset` the Kafka offset."""
 
-_STRUCTURE = json.dumps(
-    {
-        "generation": "VARCHAR",
-        "account_id": "BIGINT",
-        "invoice_id": "BIGINT",
-        "document_state": "VARCHAR",
-        "document_version": "BIGINT",
-        "account_since": "BIGINT",
-        "invoice_bucket": "INTEGER",
-        "date_issued": "DATE",
-        "payment_dates": "DATE",
-        "inv_total": "DECIMAL(38,10)",
-        "inv_items": "BIGINT",
-        "unpriced_lines": "INTEGER",
-        "source_ts": "BIGINT",
-        "items": ["VARCHAR"],
-        "quantities": ["BIGINT"],
-        "prices": ["VARCHAR"],
-    }
-)
+_COLUMNS = {
+    "generation": "VARCHAR",
+    "account_id": "BIGINT",
+    "invoice_id": "BIGINT",
+    "document_state": "VARCHAR",
+    "document_version": "BIGINT",
+    "account_since": "BIGINT",
+    "invoice_bucket": "INTEGER",
+    "date_issued": "DATE",
+    "payment_dates": "DATE",
+    "inv_total": "DECIMAL(38,10)",
+    "inv_items": "BIGINT",
+    "unpriced_lines": "INTEGER",
+    "source_ts": "BIGINT",
+    "items": ["VARCHAR"],
+    "quantities": ["BIGINT"],
+    "prices": ["VARCHAR"],
+}
 
 
 def encode_documents(
     con: duckdb.DuckDBPyConnection, relation: str, *, generation: str
 ) -> Iterator[tuple[list[bytes], list[bytes]]]:
-    """Keys and values of the documents in `relation` (the columns of DOCUMENT_SCHEMA without bucket and row_offset).
-
-    They come in slices of at most SLICE_RECORDS; the connection is in use until the last one was taken.
-    """
-    reader = con.sql(f"""
-        SELECT
-          encode('{{"account_id":' || account_id || '}}') AS key,
-          encode(concat(
-            {_header_sql(generation, source_us="epoch_us(source_ts)")},
-            ',"items":', to_json([l.item_id FOR l IN lines]),
-            ',"quantities":', to_json([l.quantity FOR l IN lines]),
-            ',"prices":', to_json([l.price FOR l IN lines]::VARCHAR[]), '}}'
-          )) AS value
-        FROM (SELECT * REPLACE (coalesce(lines, []) AS lines) FROM {relation})
-    """).to_arrow_reader(SLICE_RECORDS)
-    for records in reader:
-        yield records["key"].to_pylist(), records["value"].to_pylist()
+    """Keys and values of the documents in `relation` (the columns of DOCUMENT_SCHEMA without bucket and row_offset)."""
+    value = f"""
+        {_header_sql(generation, source_us="epoch_us(source_ts)")},
+        ',"items":', to_json([l.item_id FOR l IN lines]),
+        ',"quantities":', to_json([l.quantity FOR l IN lines]),
+        ',"prices":', to_json([l.price FOR l IN lines]::VARCHAR[]), '}}'"""
+    listed = f"(SELECT * REPLACE (coalesce(lines, []) AS lines) FROM {relation})"
+    return encode_records(con, listed, key="""'{"account_id":', account_id, '}'""", value=value)
 
 
 class DocumentDecoder(DerivedDecoder):
@@ -139,29 +126,6 @@ def _lines(rows: pa.Table) -> pa.Array:
 def _decode_sql(generation: str) -> str:
     header = _header_sql(generation, source_us="source_us")
     return f"""
-WITH extracted AS (
-  SELECT value, TRY(json_transform(value, '{_STRUCTURE}')) AS j FROM {RAW}
-), columns_of_documents AS (
-  SELECT
-    value,
-    j.generation AS generation,
-    j.account_id AS account_id,
-    j.invoice_id AS invoice_id,
-    j.document_state AS document_state,
-    j.document_version AS document_version,
-    j.account_since AS account_since,
-    j.invoice_bucket AS invoice_bucket,
-    j.date_issued AS date_issued,
-    j.payment_dates AS payment_dates,
-    j.inv_total AS inv_total,
-    j.inv_items AS inv_items,
-    j.unpriced_lines AS unpriced_lines,
-    j.source_ts AS source_us,
-    j.items AS items,
-    j.quantities AS quantities,
-    j.prices AS prices
-  FROM extracted
-)
 SELECT
   * EXCLUDE (value, source_us),
   make_timestamptz(source_us) AS source_ts,
@@ -182,7 +146,7 @@ SELECT
     AND coalesce(list_sum(quantities), 0) = inv_items,
     false
   ) AS taken
-FROM columns_of_documents
+FROM ({extracted_sql(_COLUMNS)})
 """
 
 

@@ -5,51 +5,38 @@ article ids are texts. The value is one flat JSON object; the price is text with
 microseconds since 1970. Of a line that is gone (`"deleted":true`) account, day, quantity and price are null.
 """
 
-import json
 from collections.abc import Iterator
 
 import duckdb
 import pyarrow as pa
 
-from processors.decode_raw import RAW
-from processors.derived_codec import SLICE_RECORDS, DerivedDecoder, generation_sql, sql_literal
+from processors.derived_codec import DerivedDecoder, encode_records, extracted_sql, generation_sql, sql_literal
 from processors.lake_tables import ITEM_LOG
 
 LINE_SCHEMA = pa.schema([f for f in ITEM_LOG.schema if f.name not in ("epoch", "known_date")])
 """The columns of decoded lines; `bucket` is the partition, `row_offset` the Kafka offset."""
 
-_STRUCTURE = json.dumps(
-    {
-        "generation": "VARCHAR",
-        "item_id": "VARCHAR",
-        "invoice_id": "BIGINT",
-        "deleted": "BOOLEAN",
-        "line_version": "BIGINT",
-        "invoice_bucket": "INTEGER",
-        "account_id": "BIGINT",
-        "date_issued": "DATE",
-        "quantity": "BIGINT",
-        "price": "DECIMAL(20,10)",
-        "source_ts": "BIGINT",
-    }
-)
+_COLUMNS = {
+    "generation": "VARCHAR",
+    "item_id": "VARCHAR",
+    "invoice_id": "BIGINT",
+    "deleted": "BOOLEAN",
+    "line_version": "BIGINT",
+    "invoice_bucket": "INTEGER",
+    "account_id": "BIGINT",
+    "date_issued": "DATE",
+    "quantity": "BIGINT",
+    "price": "DECIMAL(20,10)",
+    "source_ts": "BIGINT",
+}
 
 
 def encode_lines(
     con: duckdb.DuckDBPyConnection, relation: str, *, generation: str
 ) -> Iterator[tuple[list[bytes], list[bytes]]]:
-    """Keys and values of the lines in `relation` (the columns of LINE_SCHEMA without bucket and row_offset).
-
-    They come in slices of at most SLICE_RECORDS; the connection is in use until the last one was taken.
-    """
-    reader = con.sql(f"""
-        SELECT
-          encode(concat('{{"item_id":', to_json(item_id), '}}')) AS key,
-          encode(concat({_value_sql(generation, source_us="epoch_us(source_ts)")})) AS value
-        FROM {relation}
-    """).to_arrow_reader(SLICE_RECORDS)
-    for records in reader:
-        yield records["key"].to_pylist(), records["value"].to_pylist()
+    """Keys and values of the lines in `relation` (the columns of LINE_SCHEMA without bucket and row_offset)."""
+    key = """'{"item_id":', to_json(item_id), '}'"""
+    return encode_records(con, relation, key=key, value=_value_sql(generation, source_us="epoch_us(source_ts)"))
 
 
 class LineDecoder(DerivedDecoder):
@@ -62,24 +49,6 @@ class LineDecoder(DerivedDecoder):
     @staticmethod
     def decode_sql(generation: str) -> str:
         return f"""
-WITH extracted AS (
-  SELECT value, TRY(json_transform(value, '{_STRUCTURE}')) AS j FROM {RAW}
-), columns_of_lines AS (
-  SELECT
-    value,
-    j.generation AS generation,
-    j.item_id AS item_id,
-    j.invoice_id AS invoice_id,
-    j.deleted AS deleted,
-    j.line_version AS line_version,
-    j.invoice_bucket AS invoice_bucket,
-    j.account_id AS account_id,
-    j.date_issued AS date_issued,
-    j.quantity AS quantity,
-    j.price AS price,
-    j.source_ts AS source_us
-  FROM extracted
-)
 SELECT
   * EXCLUDE (value, source_us),
   make_timestamptz(source_us) AS source_ts,
@@ -94,7 +63,7 @@ SELECT
     AND value = concat({_value_sql(generation, source_us="source_us")}),
     false
   ) AS taken
-FROM columns_of_lines
+FROM ({extracted_sql(_COLUMNS)})
 """
 
     def finish(self, rows: pa.Table) -> tuple[pa.Table, pa.Array | None]:

@@ -37,15 +37,19 @@ def kept_home(environment: Mapping[str, str]) -> Path | None:
 
 
 _KEPT_HOME = kept_home(os.environ)
+_LONGEST = ("test_whole_life_on_stack.py", "test_cluster_laws.py", "test_chaos.py", "test_main_path.py")
+"""Files whose tests take a minute each and more."""
 _EXTRACTS = Path(os.environ.get("TRS_EXTRACTS") or _REPOSITORY.parent / "shared" / "data" / "trs_extracts")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what uses the stack."""
+    """Marks what uses the stack, and puts the files with long tests first, so that no worker is left with one alone."""
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.stack)
+    with_stack = {item.path for item in items if item.get_closest_marker("stack") is not None}
+    items.sort(key=lambda item: (item.path.name not in _LONGEST, item.path not in with_stack))
 
 
 @pytest.fixture(autouse=True)

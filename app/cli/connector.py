@@ -1,7 +1,7 @@
 """`trs connector`: Debezium's connector, which sends every change of the source database to the topics."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -161,17 +161,21 @@ def register_connector(
 def status(as_json: _JSON = False) -> None:
     """Show what the connector and its task do, and where in the binlog it stands.
 
-    Of TRS_DATABASE it says whether the tables are as declared: a renamed one is captured no more, though all runs. Exit
-    code 0 only if both run and the tables are right, or could not be looked at.
+    Of TRS_DATABASE it says whether the tables are as declared: a renamed one is captured no more, though all runs; and
+    whether the server still has the binlog in which the connector goes on. Exit code 0 only if connector and task run
+    and nothing is wrong with the source, or it could not be looked at.
     """
-    from app.connector import connect_client, connector_name, current_state, source_structure
+    from app.connector import connect_client, connector_name, current_state, look_for_binlog, source_structure
     from app.settings import load_settings
 
     settings = load_settings()
     client, name = connect_client(settings), connector_name(settings)
     state = current_state(client, name)
+    position = client.position(name)
     structure = source_structure(settings)
-    _show(state, client.position(name), as_json=as_json, structure=structure)
+    alarms, notices = look_for_binlog(settings, position)
+    structure = replace(structure, alarms=(*alarms, *structure.alarms), notices=(*notices, *structure.notices))
+    _show(state, position, as_json=as_json, structure=structure)
     if not state.runs or structure.alarms:
         raise typer.Exit(1)
 

@@ -24,11 +24,10 @@ _WIDTH = 120
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands to the group `lake`."""
-    lake.command(epilog="Example: trs lake maintain --only compact,vacuum --dry-run")(maintain)
-    lake.command(epilog="Example: trs lake describe invoice_log --json")(describe)
+    """Nothing: the commands are a part of the group `lake`."""
 
 
+@lake.command(epilog="Example: trs lake maintain --only compact,vacuum --dry-run")
 def maintain(
     only: Annotated[
         str, typer.Option(help="Do these alone, comma-separated: fold, compact, checkpoint, vacuum.")
@@ -133,6 +132,7 @@ def _line(done: "Done") -> str:
     return f"{told}: {done.files_before} files become {done.files_after}{sizes}"
 
 
+@lake.command(epilog="Example: trs lake describe invoice_log --json")
 def describe(
     table: Annotated[str | None, typer.Argument(help="One table, with its columns. Default: all tables.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every fact.")] = False,

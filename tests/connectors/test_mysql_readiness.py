@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from connectors.mysql import DatabaseUrl
-from connectors.mysql_readiness import judge_grants, judge_rds_retention, judge_retention
+from connectors.mysql_readiness import judge_grants, judge_position, judge_rds_retention, judge_retention
 from processors.errors import AccessDeniedError
 
 URL = DatabaseUrl("db", 3306, "trs", "s3cret", "trs")
@@ -60,3 +60,23 @@ def test_binlog_that_is_dropped_within_a_day_is_noticed(variables: dict[str, str
 def test_rds_keeps_what_it_was_told_to_keep(hours: Any, said: str | None) -> None:
     notices = judge_rds_retention(hours, URL)
     assert (said in notices[0]) if said else notices == []
+
+
+@pytest.mark.parametrize(
+    ("file", "kept", "alarmed", "noticed"),
+    [
+        ("binlog.000007", ["binlog.000006", "binlog.000007"], False, False),
+        ("binlog.000007", ["binlog.000007"], False, False),
+        ("binlog.000006", ["binlog.000006", "binlog.000007"], False, True),
+        ("binlog.000005", ["binlog.000006", "binlog.000007"], True, False),
+        ("binlog.000008", ["binlog.000006", "binlog.000007"], True, False),
+        ("binlog.1000000", ["binlog.999999", "binlog.1000000"], False, False),
+        ("binlog.000001", [], True, False),
+    ],
+)
+def test_position_in_a_binlog_that_is_gone_is_an_alarm_and_in_one_that_goes_next_a_notice(
+    file: str, kept: list[str], alarmed: bool, noticed: bool
+) -> None:
+    alarms, notices = judge_position(file, kept, URL)
+    assert (bool(alarms), bool(notices)) == (alarmed, noticed)
+    assert all(file in str(told) for told in (*alarms, *notices))

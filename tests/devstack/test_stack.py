@@ -110,6 +110,7 @@ def test_status_when_a_part_was_killed_tells_it_with_its_log_and_up_repairs_it(h
     assert (after["kafka"], after["s3"]) == (before["kafka"], before["s3"])
 
 
+@pytest.mark.long
 def test_up_with_connect_adds_it_until_the_stack_is_ended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRS_HOME", str(home))
     stack = Stack(home)

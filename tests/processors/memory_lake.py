@@ -82,7 +82,7 @@ class MemoryLake:
         return Follower(self.disk, name)
 
     def recent_commits(self, name: str, limit: int) -> Sequence[Mapping[str, Any]]:
-        return [c.metadata for c in reversed(self.disk.tables[name][-limit:]) if c.metadata]
+        return [c.metadata or {} for c in reversed(self.disk.tables[name][-limit:])]
 
 
 class MemoryLog:

@@ -27,7 +27,7 @@ from tests.processors.row_world import World
 SHOPS = 60
 """Independent histories side by side in one run: what a history costs is statements, not rows."""
 LAWS = settings(
-    max_examples=int(os.environ.get("TRS_LAW_RUNS", "4")),
+    max_examples=int(os.environ.get("TRS_LAW_RUNS", "2")),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a seed does not shrink
     print_blob=False,

@@ -26,7 +26,7 @@ def test_laws_hold_with_a_set_by_article(tmp_path: Path) -> None:
     write_example_without_months(sets)
     # The other price mode is played by `make laws`, and by the test on the stack.
     fewer = ("-k", "not current") if _LAW_RUNS is None else ()
-    environment = os.environ | {"TRS_LAW_RUNS": _LAW_RUNS or "2", FOLDER_VARIABLE: str(sets)}
+    environment = os.environ | {"TRS_LAW_RUNS": _LAW_RUNS or "1", FOLDER_VARIABLE: str(sets)}
     options = ("-n", "0", "-q", "-x", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'tests'}")
     tests = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *fewer, *_WITH_A_SET],

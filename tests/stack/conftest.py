@@ -22,7 +22,7 @@ class OwnConnect(Connect):
 
 
 @pytest.fixture(scope="session")
-def connect_url(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def kafka_connect(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connect]:
     """One Kafka Connect for all tests of a process, on the stack's Kafka."""
     folder = tmp_path_factory.mktemp("connect-home") / "devstack"
     folder.mkdir()
@@ -30,9 +30,15 @@ def connect_url(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     part = OwnConnect(folder, {**numbers, "kafka": int(stack["TRS_KAFKA"].rpartition(":")[2])})
     try:
         start_part(part)
-        yield f"http://127.0.0.1:{part.port}"
+        yield part
     finally:
         processes.stop(part.record, timeout_s=part.stop_timeout_s)
+
+
+@pytest.fixture(scope="session")
+def connect_url(kafka_connect: Connect) -> str:
+    """The address of that Kafka Connect."""
+    return f"http://127.0.0.1:{kafka_connect.port}"
 
 
 @pytest.fixture

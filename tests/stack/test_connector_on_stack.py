@@ -226,6 +226,7 @@ def test_snapshot_and_every_kind_of_change_decode_to_the_rows_of_the_database(se
         )
 
 
+@pytest.mark.long
 def test_workers_make_the_batch_jobs_features_of_a_stream_that_began_before_the_snapshot(
     settings: Settings, tmp_path: Path
 ) -> None:

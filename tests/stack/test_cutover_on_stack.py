@@ -1,17 +1,11 @@
 """A cut-over to change data capture on real parts, while the source changes all the time and a worker runs."""
 
 import json
-import random
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import pymysql
 import pytest
 
 from app.bootstrap import open_control_log
@@ -20,16 +14,12 @@ from app.cutover_state import CutoverState
 from app.generate import load_database, write_extracts
 from app.settings import Settings
 from batch_bootstrap.generate import Generated
-from connectors.mysql import Connection, DatabaseUrl, connect, execute
-from processors.errors import SourceError
-from processors.features.declarations import FEATURE_SETS, FeatureSet
-from tests.stack_helpers import batch_features, environment, query, row_count, start_worker, trs
+from connectors.mysql import DatabaseUrl, connect, execute
+from tests.stack.busy_source import INVOICES_MADE, SEED, await_all_features, changing, url_of, working
+from tests.stack_helpers import environment, row_count, trs
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
-INVOICES_MADE = 600
-SEED = 23
-PAUSE_S = 0.1
 
 
 @pytest.fixture
@@ -38,67 +28,6 @@ def shop(captured_settings: Settings) -> Settings:
     with Generated(INVOICES_MADE, seed=SEED) as data:
         load_database(data, url_of(captured_settings), replace=False, report=lambda *_: None)
     return captured_settings
-
-
-def url_of(settings: Settings) -> str:
-    assert settings.database is not None
-    return settings.database.get_secret_value()
-
-
-def change(connection: Connection, number: int) -> None:
-    """One transaction on every table. Only articles that were never sold are removed: of others the lake keeps the
-    prices, and a database does not."""
-    chance = random.Random(number)
-    invoice, other, account = 10**6 + number, chance.randrange(1, INVOICES_MADE), chance.randrange(1, 9)
-    for statement in (
-        f"INSERT INTO invoices VALUES ({invoice}, {account}, '2024-01-01' + INTERVAL {number} DAY, NULL)",
-        f"INSERT INTO invoice_line_items SELECT {invoice}, item_id, 2 FROM skus WHERE item_id NOT LIKE 'new-%' LIMIT 3",
-        f"UPDATE invoice_line_items SET quantity = quantity + 1 WHERE invoice_id IN ({other}, {invoice - 1})",
-        f"UPDATE invoices SET payment_dates = date_issued + INTERVAL 40 DAY, account_id = 3 WHERE invoice_id = {other}",
-        f"DELETE FROM invoice_line_items WHERE invoice_id = {other + 1} LIMIT 1",
-        f"DELETE FROM invoices WHERE invoice_id = {invoice - 20}",
-        f"UPDATE invoice_line_items SET invoice_id = {invoice - 3} WHERE invoice_id = {invoice - 20}",
-        f"UPDATE skus SET item_retail_price = item_retail_price + 1 ORDER BY item_id LIMIT {number % 2}",
-        f"INSERT INTO skus VALUES ('new-{number}', 'n', 'd', 1, 2)",
-        f"DELETE FROM skus WHERE item_id = 'new-{number - 5}'",
-        f"UPDATE accounts SET contact_phone = '{number}' WHERE account_id = {account}",
-    ):
-        with suppress(SourceError, pymysql.IntegrityError):  # a line of that key is there already
-            execute(connection, statement)
-    connection.commit()
-
-
-@contextmanager
-def changing(settings: Settings) -> Iterator[list[int]]:
-    """The source changes until the end; yields a list of the transactions' numbers."""
-    stop = threading.Event()
-    made: list[int] = []
-
-    def change_on() -> None:
-        with connect(DatabaseUrl.parse(url_of(settings)), autocommit=False) as connection:
-            while not stop.wait(PAUSE_S):
-                change(connection, len(made) + 1)
-                made.append(len(made) + 1)
-
-    thread = threading.Thread(target=change_on)
-    thread.start()
-    try:
-        yield made
-    finally:
-        stop.set()
-        thread.join()
-
-
-@contextmanager
-def working(settings: Settings, log: Path) -> Iterator[None]:
-    """A worker that must not end before the end."""
-    process = start_worker(settings, log)
-    try:
-        yield
-        assert process.poll() is None, log.read_text()
-    finally:
-        process.kill()
-        process.wait()
 
 
 def start_cutover(settings: Settings, log: Path, *arguments: str) -> "subprocess.Popen[bytes]":
@@ -132,30 +61,6 @@ def done_at(settings: Settings, step: str) -> str | None:
     return None if state is None or step not in state.steps else state.steps[step].done_at
 
 
-def await_the_batch(settings: Settings, features: FeatureSet, folder: Path) -> None:
-    """Waits until the lake's rows are those of the batch job over the source."""
-    expected = batch_features(settings, url_of(settings), features, folder).to_pylist()
-    assert expected
-    columns = ", ".join(features.column_names)
-    sql = f"SELECT {columns} FROM {features.name} ORDER BY {features.entity_key[0]}"
-    wait_until(
-        lambda: query(settings, sql).to_pylist() == expected, timeout_s=90, what=f"{features.name} are the batch job's"
-    )
-
-
-def repeated_history(settings: Settings, features: FeatureSet) -> list[dict[str, Any]]:
-    """Rows of the history that say what the row before of the same entity says, deletions included."""
-    columns = ", ".join(features.column_names)
-    key = ", ".join(features.entity_key)
-    return query(
-        settings,
-        f"SELECT * FROM (SELECT {key}, known_from, ({columns}) AS held, deleted,"
-        f" lag(({columns})) OVER w AS earlier, lag(deleted) OVER w AS was_deleted"
-        f" FROM {features.name}_changes WINDOW w AS (PARTITION BY {key} ORDER BY known_from))"
-        " WHERE held IS NOT DISTINCT FROM earlier AND deleted = was_deleted",
-    ).to_pylist()
-
-
 def test_cutover_killed_after_every_step_loses_and_repeats_nothing_while_the_source_changes(
     shop: Settings, tmp_path: Path
 ) -> None:
@@ -170,12 +75,11 @@ def test_cutover_killed_after_every_step_loses_and_repeats_nothing_while_the_sou
         assert state.finished_at is not None
         assert (state.method, state.attempts, list(state.steps)) == ("snapshot", len(STEPS), list(STEPS))
         assert state_file(shop).path.exists()
-        for features in FEATURE_SETS:
-            await_the_batch(shop, features, tmp_path)
-            assert repeated_history(shop, features) == []
+        await_all_features(shop, tmp_path)
     assert row_count(shop, "dead_letters") == 0
 
 
+@pytest.mark.long
 def test_cutover_of_a_lake_fed_from_extracts_killed_among_the_rows_takes_away_what_the_source_deleted_before(
     shop: Settings, tmp_path: Path
 ) -> None:
@@ -203,6 +107,4 @@ def test_cutover_of_a_lake_fed_from_extracts_killed_among_the_rows_takes_away_wh
         assert shown["finished_at"] is not None
         assert shown["method"] == "diff"
         assert control.open_runs() == []
-        for features in FEATURE_SETS:
-            await_the_batch(shop, features, tmp_path)
-            assert repeated_history(shop, features) == []
+        await_all_features(shop, tmp_path)

@@ -171,6 +171,7 @@ def test_diff_sends_exactly_what_changed_and_the_lake_becomes_the_source(
     await_the_batch(shop, tmp_path)
 
 
+@pytest.mark.long
 def test_diff_beside_changes_that_are_streamed_converges(shop: Settings, worker: Callable[[], None]) -> None:
     compare(shop)
     worker()

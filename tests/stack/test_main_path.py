@@ -45,7 +45,7 @@ def synthetic(tmp_path: Path) -> Path:
     return write_extracts(tmp_path / "extracts", invoices=400, seed=7)
 
 
-@pytest.fixture(params=["synthetic", "extracts"])
+@pytest.fixture
 def folder(request: pytest.FixtureRequest) -> Path:
     """Extracts to send: the synthetic shop, and the real ones where they are."""
     chosen: Path = request.getfixturevalue(request.param)
@@ -133,6 +133,7 @@ def assert_asked_by_time(settings: Settings) -> None:
     assert pc.all(answer["has_features"]).as_py()
 
 
+@pytest.mark.parametrize("folder", [pytest.param("synthetic", marks=pytest.mark.long), "extracts"], indirect=True)
 def test_stream_after_a_catch_up_equals_batch_and_a_second_feed_adds_nothing(
     stack_settings: Settings, folder: Path, tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_stream_after_a_catch_up_equals_batch_and_a_second_feed_adds_nothing(
     assert_equal(stream_tables(stack_settings), expected)
 
 
+@pytest.mark.parametrize("folder", ["synthetic", pytest.param("extracts", marks=pytest.mark.long)], indirect=True)
 def test_stream_from_a_database_snapshot_equals_batch(local_settings: Settings, folder: Path, tmp_path: Path) -> None:
     settings = local_settings
     assert settings.database is not None
