@@ -140,11 +140,15 @@ class PartitionEnds:
     def read(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """Per (topic, partition) the next offset that a committed read reaches; asks the brokers even for none.
 
-        Raises UnavailableError, AccessDeniedError, or SourceError for a topic that does not exist.
+        Raises UnavailableError, AccessDeniedError, or SourceError for a topic that does not exist. The look after one
+        that failed has a new client: the former would go on to ask a restarted broker with a leader epoch of before.
         """
         if self._admin is None or not places:
             self._admin, _ = _admin(self._config)
-        return _offsets(self._admin, self._config, list(places), OffsetSpec.latest())
+        admin, self._admin = self._admin, None
+        ends = _offsets(admin, self._config, list(places), OffsetSpec.latest())
+        self._admin = admin
+        return ends
 
 
 def _offsets(

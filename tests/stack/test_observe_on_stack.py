@@ -109,7 +109,7 @@ def test_dead_letter_lost_broker_and_silent_worker_are_seen_in_metrics_probes_an
         wait_until(lambda: shown("Kafka has not answered for"), timeout_s=20, what="the page says so without a reload")
 
         start_part(broker)
-        wait_until(lambda: get(f"{root}/ready")[0] == 200, timeout_s=90, what="the worker is ready again by itself")
+        wait_until(lambda: get(f"{root}/ready")[0] == 200, timeout_s=60, what="the worker is ready again by itself")
 
         worker.kill()
         worker.wait()
