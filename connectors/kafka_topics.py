@@ -116,20 +116,6 @@ def watermarks(config: KafkaConfig, topics: Sequence[str]) -> dict[tuple[str, in
     return {place: (starts[place], ends[place]) for place in places}
 
 
-class TopicEnds:
-    """Looks again and again where one topic ends."""
-
-    def __init__(self, config: KafkaConfig, topic: str) -> None:
-        self._config = config
-        self._admin, counts = _admin(config)
-        self._places = [(topic, number) for number in range(counts.get(topic, 0))]
-
-    def read(self) -> dict[int, int]:
-        """The next offset of each partition. Raises UnavailableError."""
-        ends = _offsets(self._admin, self._config, self._places, OffsetSpec.latest())
-        return {partition: end for (_, partition), end in ends.items()}
-
-
 class PartitionEnds:
     """Looks again and again where partitions end; one client for all looks. Used by one thread at a time."""
 
@@ -149,6 +135,22 @@ class PartitionEnds:
         ends = _offsets(admin, self._config, list(places), OffsetSpec.latest())
         self._admin = admin
         return ends
+
+
+class TopicEnds:
+    """Looks again and again where one topic ends."""
+
+    def __init__(self, config: KafkaConfig, topic: str) -> None:
+        self._ends = PartitionEnds(config)
+        self._places = [(topic, number) for number in range(partition_counts(config, [topic]).get(topic, 0))]
+
+    def read(self) -> dict[int, int]:
+        """The next offset of each partition. Raises UnavailableError, when a second look has failed, too."""
+        try:
+            ends = self._ends.read(self._places)
+        except UnavailableError:
+            ends = self._ends.read(self._places)
+        return {partition: end for (_, partition), end in ends.items()}
 
 
 def _offsets(

@@ -37,7 +37,13 @@ def kept_home(environment: Mapping[str, str]) -> Path | None:
 
 
 _KEPT_HOME = kept_home(os.environ)
-_LONGEST = ("test_whole_life_on_stack.py", "test_cluster_laws.py", "test_chaos.py", "test_main_path.py")
+_LONGEST = (
+    "test_whole_life_on_stack.py",
+    "test_cluster_laws.py",
+    "test_sets_by_article.py",
+    "test_chaos.py",
+    "test_main_path.py",
+)
 """Files whose tests take a minute each and more."""
 _EXTRACTS = Path(os.environ.get("TRS_EXTRACTS") or _REPOSITORY.parent / "shared" / "data" / "trs_extracts")
 

@@ -14,6 +14,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from app.settings import Settings
+from app.wiring import kafka_config
+from connectors.kafka_topics import TopicEnds
 from devstack import ports, processes
 from devstack.kafka import Kafka
 from devstack.stack import start_part
@@ -101,6 +103,8 @@ def test_dead_letter_lost_broker_and_silent_worker_are_seen_in_metrics_probes_an
         wait_until(lambda: shown("refused: not_json"), timeout_s=20, what="the page shows it")
         assert "Smith" not in browser.page_source + get(f"{root}/status.json")[1]
 
+        ends = TopicEnds(kafka_config(settings), "aurora.trs.accounts")
+        assert sum(ends.read().values()) == 1
         processes.stop(broker.record, timeout_s=broker.stop_timeout_s)
         wait_until(lambda: "broker_lost" in get(f"{root}/ready")[1], timeout_s=60, what="/ready tells the lost broker")
         assert get(f"{root}/ready")[0] == 503
@@ -110,6 +114,7 @@ def test_dead_letter_lost_broker_and_silent_worker_are_seen_in_metrics_probes_an
 
         start_part(broker)
         wait_until(lambda: get(f"{root}/ready")[0] == 200, timeout_s=60, what="the worker is ready again by itself")
+        assert sum(ends.read().values()) == 1, "a client of before the restart"
 
         worker.kill()
         worker.wait()
