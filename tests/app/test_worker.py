@@ -379,7 +379,8 @@ def test_worker_that_loads_state_says_how_far_it_is_and_is_not_ready(
         return shown["loading"] is not None and shown["loading"]["share"] > 0
 
     wait_until(loads, timeout_s=60, what="the worker loads state")
-    assert worker.get("/ready") == (503, '{"ready":false,"phase":"loading state"}')
+    code, said = worker.get("/ready")
+    assert (code, json.loads(said)["phase"], json.loads(said)["ready"]) == (503, "loading state", False)
     assert worker.get("/health")[0] == 200
     assert (shown["phase"], shown["loading"]["stage"], shown["loading"]["share"] < 1) == (
         "loading state",
