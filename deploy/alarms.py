@@ -106,7 +106,7 @@ def _task_ended() -> Json:
     return {
         "Type": "AWS::Events::Rule",
         "Properties": {
-            "Description": "A task of trs-stream ended with an error; the README lists the exit codes.",
+            "Description": "A task of trs-stream ended with an error; docs/exit_codes.md lists the exit codes.",
             "EventPattern": {
                 "source": ["aws.ecs"],
                 "detail-type": ["ECS Task State Change"],
