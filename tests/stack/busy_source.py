@@ -93,7 +93,7 @@ def await_the_batch(settings: Settings, features: FeatureSet, folder: Path) -> N
     columns = ", ".join(features.column_names)
     sql = f"SELECT {columns} FROM {features.name} ORDER BY {features.entity_key[0]}"
     wait_until(
-        lambda: query(settings, sql).to_pylist() == expected, timeout_s=90, what=f"{features.name} are the batch job's"
+        lambda: query(settings, sql).to_pylist() == expected, timeout_s=240, what=f"{features.name} are the batch job's"
     )
 
 

@@ -34,7 +34,7 @@ from tests.stack.busy_source import INVOICES_MADE, SEED, await_all_features, cha
 from tests.stack_helpers import environment, query, row_count, trs
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 BIG = 100_000
 
 
@@ -91,7 +91,7 @@ def answer(settings: Settings, *arguments: str) -> Answer:
 
 def assert_equal(settings: Settings, folder: Path, *, restarted: bool = False) -> None:
     """Source and lake are equal, row for row, and so are the features and the batch job's."""
-    reconciled = answer(settings, "reconcile", "--json")
+    reconciled = answer(settings, "reconcile", "--settle", "180", "--json")
     assert reconciled.code == 0, reconciled.err
     tables = json.loads(reconciled.out)["tables"]
     assert all(t["compared"] > 0 and t["missing"] + t["changed"] + t["surplus"] == 0 for t in tables.values()), tables
@@ -101,7 +101,7 @@ def assert_equal(settings: Settings, folder: Path, *, restarted: bool = False) -
 
 def cut_over(settings: Settings) -> dict[str, Any]:
     """A whole cut-over; the settle time is short, so that a quiet source does not make it wait."""
-    shown = json.loads(trs(settings, "cutover", "--settle", "5", "--json", timeout_s=180).stdout)
+    shown = json.loads(trs(settings, "cutover", "--settle", "5", "--json", timeout_s=300).stdout)
     assert shown["finished_at"] is not None
     return dict(shown)
 
@@ -159,13 +159,13 @@ def test_whole_life_of_a_source_ends_with_no_difference(shop: Settings, kafka_co
                 f" SELECT 2000000 + seq, item_id, 1 + seq % 5 FROM seq_1_to_{BIG // 10} JOIN"
                 " (SELECT item_id FROM skus WHERE item_id NOT LIKE 'new-%' ORDER BY item_id LIMIT 10) AS sold",
             )
-            wait_until(lambda: sent(shop) > had + BIG // 10, timeout_s=60, what="the big transaction is being sent")
+            wait_until(lambda: sent(shop) > had + BIG // 10, timeout_s=180, what="the big transaction is being sent")
             with away(kafka_connect):
                 run(
                     shop, "ALTER TABLE skus ADD COLUMN colour VARCHAR(9) NULL", "UPDATE skus SET colour = 'red' LIMIT 5"
                 )
-            wait_until(lambda: sent(shop) > had + BIG, timeout_s=90, what="Kafka Connect goes on")
-            wait_until(lambda: len(after) > 100, timeout_s=60, what="the source has changed")
+            wait_until(lambda: sent(shop) > had + BIG, timeout_s=240, what="Kafka Connect goes on")
+            wait_until(lambda: len(after) > 100, timeout_s=180, what="the source has changed")
         assert_equal(shop, tmp_path)
     counts = query(
         shop,
@@ -201,7 +201,7 @@ def test_purged_binlog_restored_server_and_failover_are_told_and_gone_on_with(
             run(shop, "INSERT INTO invoices VALUES (900002, 1, '2024-01-01', NULL)", "FLUSH BINARY LOGS")
             kept = purge(server)
         name = connector_name(shop)
-        wait_until(lambda: "FAILED" in states(shop, name), timeout_s=60, what="the connector fails")
+        wait_until(lambda: "FAILED" in states(shop, name), timeout_s=180, what="the connector fails")
         told = answer(shop, "connector", "status")
         assert told.code == 1
         assert "FAILED" in told.out
