@@ -27,16 +27,18 @@ from connectors.delta_lake import DeltaLake
 from connectors.fold import fold, rows_due
 from connectors.lake import LakeStore
 from connectors.object_files import read_error
+from connectors.purge import GRACE, TablePurge
 from connectors.results import append_results
 from connectors.table_upkeep import TableUpkeep
 from processors.compaction import CompactionPolicy, FileGroup, compacted_tables, file_groups
+from processors.erasure import ERASED_TABLES
 from processors.errors import QualityError, RetryableError, TrsError, UnavailableError
 from processors.keyed_table import KeyedTable
 from processors.lake_tables import KEYED_TABLES, LAKE_TABLES, UPKEEP, LakeTable
 from processors.state import open_state
 
-Action = Literal["fold", "compact", "checkpoint", "vacuum"]
-ACTIONS: tuple[Action, ...] = ("fold", "compact", "checkpoint", "vacuum")
+Action = Literal["fold", "compact", "checkpoint", "vacuum", "purge"]
+ACTIONS: tuple[Action, ...] = ("fold", "compact", "checkpoint", "vacuum", "purge")
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class _Maintenance:
             *(("compact", table.name, partial(self._compact, table)) for table in compacted_tables()),
             *(("checkpoint", name, partial(self._checkpoint, name)) for name in LAKE_TABLES),
             *(("vacuum", name, partial(self._vacuum, name)) for name in LAKE_TABLES),
+            *(("purge", table.name, partial(self._purge, table.name)) for table in ERASED_TABLES),
         ]
         there = self._lake.store.present()
         steps = [step for step in steps if step[0] in only and step[1] in there]
@@ -234,6 +237,14 @@ class _Maintenance:
             self._add("retention", name, began_at)
         began_at = datetime.now(UTC)
         self._add("vacuum", name, began_at, files=(table.vacuum(dry_run=self._dry_run), 0))
+
+    def _purge(self, name: str) -> None:
+        """What an erasure left in older versions, as far as nobody reads it any more."""
+        began_at, purge = datetime.now(UTC), TablePurge(self._lake.store, name, grace=GRACE)
+        if self._stops() or not purge.look().due:
+            return
+        files = 0 if self._dry_run else purge.run().due
+        self._add("purge", name, began_at, files=(files, 0))
 
     @cached_property
     def _vacuumed_lately(self) -> frozenset[str]:

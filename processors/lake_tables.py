@@ -392,7 +392,7 @@ UPKEEP = LakeTable(
     "What upkeep did to the tables, and what failed; no worker's rows depend on it.",
     pa.schema(
         [
-            _field("action", pa.string(), "'fold', 'compact', 'checkpoint', 'retention' or 'vacuum'."),
+            _field("action", pa.string(), "'fold', 'compact', 'checkpoint', 'retention', 'vacuum' or 'purge'."),
             _field("table_name", pa.string(), "The table."),
             _field("began_at", TIMESTAMP, "When it began."),
             _field("seconds", pa.float64(), "How long it took."),

@@ -30,8 +30,8 @@ def register(app: typer.Typer) -> None:
 @lake.command(epilog="Example: trs lake maintain --only compact,vacuum --dry-run")
 def maintain(
     only: Annotated[
-        str, typer.Option(help="Do these alone, comma-separated: fold, compact, checkpoint, vacuum.")
-    ] = "fold,compact,checkpoint,vacuum",
+        str, typer.Option(help="Do these alone, comma-separated: fold, compact, checkpoint, vacuum, purge.")
+    ] = "fold,compact,checkpoint,vacuum,purge",
     budget_mb: Annotated[
         int | None, typer.Option(min=1, help="MB of files rewritten at most, folds left out. Default: no limit.")
     ] = None,

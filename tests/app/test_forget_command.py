@@ -1,18 +1,28 @@
 """`trs lake forget` on lakes of Delta tables: no byte of an account's personal data stays, and nothing else changes."""
 
 import json
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import obstore
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
+import app.forget
+import app.maintain
 from app.lake_session import LakeSession
 from app.settings import Settings
+from connectors import erasure
+from connectors.compaction import FileRewrite
 from connectors.delta_lake import DeltaLake
 from connectors.lake import STATISTICS, LakeLocation
+from connectors.purge import TablePurge
+from connectors.table_folder import TableFolder
 from processors.erasure import ERASED_TABLES
 from processors.lake_tables import ACCOUNTS_PRIVATE, DEAD_LETTERS, LAKE_TABLES
 from tests.app.commands import trs
@@ -203,3 +213,96 @@ def test_unknown_account_is_said_and_nothing_is_written(lake: SmallLake) -> None
     answer = trs("lake", "forget", "4711", "--apply", TRS_LAKE=lake.uri)
     assert (answer.code, "no account 4711" in answer.err) == (2, True)
     assert rows(lake, "erasures") == []
+
+
+class KilledError(BaseException):
+    """The process dies here."""
+
+
+def dying(patch: pytest.MonkeyPatch, owner: Any, name: str, calls: int) -> None:
+    """The call of that number dies before it does anything."""
+    whole, made = getattr(owner, name), [0]
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        made[0] += 1
+        if made[0] == calls:
+            raise KilledError
+        return whole(*arguments, **named)
+
+    patch.setattr(owner, name, call)
+
+
+def test_run_that_dies_at_any_step_is_ended_by_the_next(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {t.name: others(rows(lake, t.name), 7) for t in ERASED_TABLES}
+    single = TableFolder.delete
+    # One by one, so that it can die between two files.
+    monkeypatch.setattr(TableFolder, "delete", lambda folder, paths: [single(folder, [path]) for path in paths])
+    steps: list[tuple[Any, str, int]] = [
+        (app.forget, "append_results", 2),  # on record, its letters not put aside
+        (erasure, "_rewrite", 1),
+        (erasure, "_rewrite", 3),
+        (FileRewrite, "_commit", 2),  # files written, not committed
+        (TablePurge, "run", 1),
+        (obstore, "delete", 1),
+        (obstore, "delete", 2),
+        (DeltaTable, "create_checkpoint", 1),
+        (obstore, "delete", 8),
+    ]
+    for owner, name, calls in steps:
+        with monkeypatch.context() as patch:
+            dying(patch, owner, name, calls)
+            with pytest.raises(KilledError):
+                trs("lake", "forget", "7", "--apply", "--at-rest", TRS_LAKE=lake.uri)
+        for table in ERASED_TABLES:
+            assert len(rows(lake, table.name)) > CHANGES, (owner, name, calls)
+    assert forget(lake, 7, "--apply", "--at-rest")["done"]
+    assert files_with(lake, "ACCT007") == set()
+    for name, kept in before.items():
+        assert others(rows(lake, name), 7) == [r for r in kept if "marked" not in r]
+
+
+def test_worker_goes_on_with_its_handle_and_upkeep_ends_what_waits(
+    lake: SmallLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = DeltaLake(LakeLocation(lake.uri)).fenced(ACCOUNTS_PRIVATE.name)
+    worker.open({"epoch:accounts:0": 1}, {}, seen={})
+
+    def append(n: int) -> None:
+        blank = dict.fromkeys(ACCOUNTS_PRIVATE.schema.names) | {"deleted": False, "known_date": NOW.date()}
+        table = pa.Table.from_pylist([blank | person(a, n) for a in (7, 8)], schema=ACCOUNTS_PRIVATE.schema)
+        worker.append(table, {"epoch:accounts:0": n})
+
+    append(20)
+    waits = forget(lake, 7, "--apply", code=6)
+    assert waits["tables"][ACCOUNTS_PRIVATE.name]["waiting"] > CHANGES
+    append(21)  # through the handle of before; the account comes again, so it is erased again
+    again = forget(lake, 7, "--apply", code=6)
+    assert again["tables"][ACCOUNTS_PRIVATE.name]["erased"] == 1
+    assert trs("lake", "maintain", "--only", "purge", TRS_LAKE=lake.uri).code == 0
+    assert files_with(lake, "ACCT007"), "too young to be deleted beside readers"
+    monkeypatch.setattr(app.maintain, "GRACE", timedelta(0))
+    assert trs("lake", "maintain", "--only", "purge", TRS_LAKE=lake.uri).code == 0
+    # The erasure changed the table's properties, so the writer began its commit anew: its first file is no version's.
+    (unnamed,) = files_with(lake, "ACCT007")
+    yesterday = NOW.timestamp() - 86_401
+    os.utime(Path(lake.uri) / unnamed, (yesterday, yesterday))
+    assert trs("lake", "maintain", "--only", "purge", TRS_LAKE=lake.uri).code == 0
+    assert files_with(lake, "ACCT007") == set()
+    monkeypatch.setattr("connectors.lake.REOPEN_AFTER_S", 0.0)  # a handle as old as the grace is opened anew
+    append(22)
+    mine = [r["row_order"] for r in rows(lake, ACCOUNTS_PRIVATE.name) if r["account_id"] == 8]
+    assert sorted(int(n) for n in mine) == [*range(1, CHANGES + 1), 20, 21, 22]
+
+
+def test_file_that_is_being_written_is_left_alone_for_a_day(lake: SmallLake) -> None:
+    folder = Path(lake.uri) / ACCOUNTS_PRIVATE.name
+    some = next(f for f in folder.rglob("*.parquet") if "_delta_log" not in f.parts)
+    written = some.with_name("part-of-a-commit-to-come.parquet")
+    shutil.copy(some, written)
+    os.utime(written)
+    assert forget(lake, 7, "--apply", "--at-rest", code=6)["tables"][ACCOUNTS_PRIVATE.name]["waiting"] == 1
+    assert files_with(lake, "ACCT007") == {str(written.relative_to(lake.uri))}
+    yesterday = datetime.now(UTC).timestamp() - 86_401
+    os.utime(written, (yesterday, yesterday))
+    assert forget(lake, 7, "--apply", "--at-rest")["done"]
+    assert files_with(lake, "ACCT007") == set()
