@@ -3,19 +3,20 @@
 CloudWatch makes metrics of log lines in its embedded metric format, so nothing else has to run and no right is needed
 beyond writing the log. One line per minute, of namespace `trs`, with the consumer group as the one dimension:
 
-    Lag                   records that this worker has not worked on yet, at the brokers and in its memory
-    WatermarkAgeSeconds   since the oldest of its stages' last commits; left out while it has no buckets
+    Lag                   records of this worker's partitions that are not committed, as `/metrics` has it
+    WatermarkAgeSeconds   since the moment through which all its stages are complete; left out while it has no buckets
     DeadLetters           records refused since the line before
     Alarms                what needs a person: the source's structure, buckets that are parked
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+
+from app.worker_state import WorkerState
 
 log = structlog.get_logger("trs.metrics")
 
@@ -27,27 +28,25 @@ PERIOD_S = 60.0
 
 
 class CloudWatchMetrics:
-    """Turns the engine's status into one line per call; remembers what was counted already."""
+    """Turns what the pages know into one line per call; remembers what was counted already."""
 
-    def __init__(self, group: str, status: Callable[[], Mapping[str, object]]) -> None:
-        self._group = group
-        self._status = status
+    def __init__(self, state: WorkerState) -> None:
+        self._state = state
         self._dead_told = 0
 
     def line(self, now: datetime) -> dict[str, Any]:
         """The members of the log line: metrics, dimension, and what tells CloudWatch that they are ones."""
-        stages = [s for s in self._status().values() if isinstance(s, Mapping)]
-        dead = sum(s["dead"] for s in stages)
+        looks = [activity.look(0) for activity in self._state.activities.values()]
+        dead = sum(sum(look.totals.dead.values()) for look in looks)
         values: dict[str, float] = {
-            "Lag": sum(s["waiting_records"] + s["behind_records"] for s in stages),
+            "Lag": sum(self._state.lag().values()),
             "DeadLetters": dead - self._dead_told,
-            "Alarms": sum(len(s["alarms"]) + len(s["parked"]) for s in stages),
+            "Alarms": len(self._state.alarms()),
         }
         self._dead_told = dead
-        committed = [s["committed_at"] for s in stages if s["buckets"] and s["committed_at"] is not None]
-        if committed:
-            oldest = min(datetime.fromisoformat(at) for at in committed)
-            values["WatermarkAgeSeconds"] = max(0.0, round((now - oldest).total_seconds(), 1))
+        complete = [look.known_through for look in looks if look.known_through is not None]
+        if complete:
+            values["WatermarkAgeSeconds"] = max(0.0, round((now - min(complete)).total_seconds(), 1))
         return {
             "_aws": {
                 "Timestamp": int(now.timestamp() * 1000),
@@ -59,7 +58,7 @@ class CloudWatchMetrics:
                     }
                 ],
             },
-            DIMENSION: self._group,
+            DIMENSION: self._state.group,
             **values,
         }
 

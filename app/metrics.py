@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, ge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from app.probes import Condition
-from app.web import WorkerState
+from app.worker_state import WorkerState
 from processors.activity import STEPS, EpochTrace
 from processors.reasons import Reason
 

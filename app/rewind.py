@@ -12,27 +12,9 @@ from connectors.lake import LakeStore
 from connectors.rewind import rewind, stored_offsets
 from processors.errors import UsageError
 from processors.lake_tables import STAGE_LOGS
-from processors.tables import (
-    ACCOUNTS,
-    CHARGED_LINES_TOPIC,
-    DEAD_LETTERS_TOPIC,
-    DOCUMENTS_TOPIC,
-    INVOICE_LINE_ITEMS,
-    INVOICES,
-    SKUS,
-    TOPICS,
-    topic_of,
-)
+from processors.tables import STAGE_TOPICS, TOPICS, topic_of
 
-_READ_BY = {
-    SKUS.name: "skus",
-    DEAD_LETTERS_TOPIC: "skus",
-    INVOICES.name: "invoices",
-    INVOICE_LINE_ITEMS.name: "invoices",
-    ACCOUNTS.name: "accounts",
-    DOCUMENTS_TOPIC: "accounts",
-    CHARGED_LINES_TOPIC: "items",
-}
+_READ_BY = {topic: stage for stage, topics in STAGE_TOPICS.items() for topic in topics}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from app.connector import capture_alarms, source_structure
 from app.dead_letters import DeadLetters
 from app.durations import seconds
+from app.epoch_positions import positions_in_epochs
 from app.lake_session import LakeSession
 from app.local_workers import WorkerStatus, local_workers
 from app.settings import Settings
@@ -203,15 +204,7 @@ def _stages(session: LakeSession) -> tuple[StageStatus, ...]:
 
 
 def _partitions(session: LakeSession, settings: Settings) -> tuple[tuple[PartitionStatus, ...], TrsError | None]:
-    rows = session.con.sql(
-        f"""
-        SELECT o.entry.topic, e.bucket, max(o.entry.next_offset)
-        FROM {latest_epochs_sql(EPOCHS.name)} AS e
-        CROSS JOIN UNNEST(e.offsets) AS o (entry)
-        GROUP BY ALL
-        """
-    ).fetchall()
-    lake: dict[tuple[str, int], int] = {(topic, bucket): offset for topic, bucket, offset in rows}
+    lake = positions_in_epochs(session)
     topics = all_topics(settings.topic_prefix)
     kafka: dict[tuple[str, int], tuple[int, int]] = {}
     problem = None
@@ -222,7 +215,7 @@ def _partitions(session: LakeSession, settings: Settings) -> tuple[tuple[Partiti
     partitions = []
     for place in sorted(lake.keys() | kafka.keys()):
         start, end = kafka.get(place, (None, None))
-        next_offset = lake.get(place)
+        next_offset = lake[place].next_offset if place in lake else None
         reached = start if next_offset is None else next_offset
         lag = None if end is None or reached is None else max(0, end - reached)
         partitions.append(PartitionStatus(*place, next_offset, end, lag))

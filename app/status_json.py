@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from app.web import WorkerState
+from app.worker_state import WorkerState
 from processors.activity import RATE_S, Activity, EpochTrace
 from trs import __version__
 

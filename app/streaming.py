@@ -10,7 +10,8 @@ from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
 from app.settings import Settings
-from app.web import Pages, WorkerState, add_pages
+from app.web import Pages, add_pages
+from app.worker_state import WorkerState
 from connectors.faust_transport import BatchConsumer, BatchSchema, BatchTransport, ConsumerOptions, Fetched, Membership
 from processors.ports import Engine
 

@@ -27,8 +27,8 @@ from app.scheduled_check import ScheduledCheck
 from app.scheduled_upkeep import ScheduledUpkeep, UpkeepState
 from app.settings import Settings
 from app.streaming import StreamingApp, build_app
-from app.web import WorkerState
 from app.wiring import kafka_config
+from app.worker_state import WorkerState
 from connectors.faust_transport import BatchConsumer, ConsumerOptions, as_trs_error
 from connectors.kafka import KafkaConfig, ensure_topics, topic_ids
 from connectors.object_files import read_error
@@ -181,7 +181,7 @@ class Worker:
             duties.append(self._until_caught_up())
         else:
             if self._settings.cloudwatch_metrics:
-                duties.append(CloudWatchMetrics(self._settings.group, self._engine.status).run())
+                duties.append(CloudWatchMetrics(self._state).run())
             if self._settings.reconcile_every is not None:
                 check = ScheduledCheck(self._settings, self._settings.reconcile_every, self._leads)
                 duties.append(check.run())
@@ -213,9 +213,7 @@ class Worker:
 
     def _rests(self) -> bool:
         """Whether nothing waits that was fetched, and no state is loaded."""
-        stages = self._engine.status().values()
-        waiting = any(stage["waiting_records"] for stage in stages if isinstance(stage, dict))
-        return self._engine.loading is None and not waiting
+        return self._engine.loading is None and not any(self._state.waiting().values())
 
     def _install_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

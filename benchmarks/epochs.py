@@ -186,8 +186,9 @@ def measure(*, uri: str, changes: int, epochs: int, where: str | None = None) ->
             feed.epoch(feed.invoices, tables)
             seconds.append(time.perf_counter() - started)
             cpu.append(time.process_time() - used)
-            parts.append(feed.accounts.last.seconds)
-            derived.append(feed.accounts.last.derived)
+            (part,) = feed.accounts.activity.look(1).recent
+            parts.append(part.seconds)
+            derived.append(part.derived)
         after = Size(lake)
     fold_whole(lake)
     return {

@@ -7,13 +7,13 @@ from deltalake import DeltaTable
 
 from connectors.delta_log import last_commits
 from connectors.lake import LakeStore, wrapped_errors
-from processors.lake_tables import ACCOUNT_LOG, INVOICE_LOG, SKU_LOG
-from processors.tables import ACCOUNTS, DEAD_LETTERS_TOPIC, INVOICE_LINE_ITEMS, INVOICES, SKUS, topic_of
+from processors.lake_tables import STAGE_LOGS
+from processors.tables import DERIVED_TOPICS, STAGE_TOPICS, topic_of
 
 _READ_BY: dict[str, tuple[str, ...]] = {
-    SKU_LOG.name: (SKUS.name, DEAD_LETTERS_TOPIC),
-    INVOICE_LOG.name: (INVOICES.name, INVOICE_LINE_ITEMS.name),
-    ACCOUNT_LOG.name: (ACCOUNTS.name,),
+    STAGE_LOGS[stage].log: read
+    for stage, topics in STAGE_TOPICS.items()
+    if (read := tuple(topic for topic in topics if topic not in DERIVED_TOPICS)) and stage in STAGE_LOGS
 }
 
 

@@ -24,30 +24,17 @@ import duckdb
 
 from processors.activity import Activity
 from processors.charging import PriceAt
-from processors.dead_letters import dead_from_producer
-from processors.decode import Decoder
-from processors.derived_codec import DerivedDecoder
-from processors.document_codec import DocumentDecoder
+from processors.decoding import Decoding
 from processors.errors import InvariantError
 from processors.feature_stages import AccountStage, FeatureStage, ItemStage
-from processors.inbox import Chunk, Inbox
-from processors.lake_tables import changes_name
-from processors.line_codec import LineDecoder
-from processors.ports import DocumentSink, FencedLog, Lake, LakeProgress, LoadProgress, StoredPosition
+from processors.inbox import Inbox
+from processors.ports import DocumentSink, Lake, LakeProgress, LoadProgress, StoredPosition
+from processors.progress import ProgressLook
 from processors.records import RawBatch
 from processors.stage import Stage, StageContext, utc_now
-from processors.stages import PRICES_ID, PUT_OFF_S, ROWS_ID, InvoiceStage, SkuStage
+from processors.stages import PUT_OFF_S, InvoiceStage, SkuStage
 from processors.state import compress, cursor, open_state
-from processors.tables import (
-    ACCOUNTS,
-    CHARGED_LINES_TOPIC,
-    DEAD_LETTERS_TOPIC,
-    DOCUMENTS_TOPIC,
-    INVOICE_LINE_ITEMS,
-    INVOICES,
-    SKUS,
-    topic_of,
-)
+from processors.tables import STAGE_TOPICS, topic_of
 
 log = logging.getLogger(__name__)
 
@@ -103,36 +90,24 @@ class StreamEngine:
         lake.prepare(self._state)
         self._generation = lake.generation
 
-        topic = {
-            name: topic_of(config.topic_prefix, name)
-            for name in (
-                SKUS.name,
-                DEAD_LETTERS_TOPIC,
-                INVOICES.name,
-                INVOICE_LINE_ITEMS.name,
-                ACCOUNTS.name,
-                DOCUMENTS_TOPIC,
-                CHARGED_LINES_TOPIC,
-            )
-        }
-        self._names = {t: n for n, t in topic.items()}
+        topics = {s: [topic_of(config.topic_prefix, n) for n in names] for s, names in STAGE_TOPICS.items()}
         context = StageContext(lake, topic_ids, writer, now=now, dead_letter_stop=config.dead_letter_stop)
         rows_con, features_con = cursor(self._state), cursor(self._state)
-        self._skus = SkuStage(context, rows_con, [topic[SKUS.name], topic[DEAD_LETTERS_TOPIC]])
+        self._skus = SkuStage(context, rows_con, topics[SkuStage.name])
         self._invoices = InvoiceStage(
             context,
             rows_con,
-            [topic[INVOICES.name], topic[INVOICE_LINE_ITEMS.name]],
+            topics[InvoiceStage.name],
             sink=sink,
             price_at=config.price_at,
             stopping=self._stopping.is_set,
             lines_sink=lines_sink,
         )
-        accounts = AccountStage(context, features_con, [topic[ACCOUNTS.name], topic[DOCUMENTS_TOPIC]])
+        accounts = AccountStage(context, features_con, topics[AccountStage.name])
         self._of_features: tuple[FeatureStage, ...] = (accounts,)
         self._outputs = {accounts.name: self._invoices.documents}
         if self._invoices.charged_lines is not None:
-            items = ItemStage(context, features_con, [topic[CHARGED_LINES_TOPIC]])
+            items = ItemStage(context, features_con, topics[ItemStage.name])
             self._of_features = (accounts, items)
             self._outputs[items.name] = self._invoices.charged_lines
         self._stages: tuple[Stage, ...] = (self._skus, self._invoices, *self._of_features)
@@ -145,7 +120,7 @@ class StreamEngine:
             self._locks[stage.name] = features_lock
         self._inboxes = {stage.name: self._inbox(stage) for stage in self._stages}
         self._by_topic = {t: self._inboxes[s.name] for s in self._stages for t in s.topics}
-        self._watches: dict[str, FencedLog] = {}
+        self._progress = ProgressLook(lake, self._skus, self._invoices, self._of_features, config.partitions)
         self._offered_s = 0.0
         self._sends_taken = dict.fromkeys(self._outputs, 0)
         """How often rows had sent documents and lines when a stage's features were derived the last time."""
@@ -154,37 +129,18 @@ class StreamEngine:
         self._threads: list[threading.Thread] = []
 
     def _inbox(self, stage: Stage) -> Inbox:
-        decoder = Decoder(source_names=self._config.source_names, threads=self._config.threads)
-        derived: dict[str, DerivedDecoder] = {}
-        if isinstance(stage, AccountStage):
-            derived[DOCUMENTS_TOPIC] = DocumentDecoder(generation=self._generation, threads=self._config.threads)
-        if isinstance(stage, ItemStage):
-            derived[CHARGED_LINES_TOPIC] = LineDecoder(generation=self._generation, threads=self._config.threads)
-        names = self._names
-
-        def decode(topic: str, batches: Sequence[RawBatch], positions: Mapping[int, int]) -> Chunk:
-            read = sum(len(b) for b in batches)
-            if names[topic] in derived:
-                rows, ignored, dead = derived[names[topic]].decode(batches)
-                return Chunk(topic, rows, read, positions, dead=dead, ignored=ignored)
-            if names[topic] == DEAD_LETTERS_TOPIC:
-                return Chunk(topic, None, read, positions, dead=dead_from_producer(batches))
-            decoded = decoder.decode(_TABLES[names[topic]], batches)
-            return Chunk(
-                topic,
-                decoded.events,
-                read,
-                positions,
-                dead=decoded.dead,
-                truncates=decoded.truncates,
-                ignored=decoded.ignored,
-            )
-
+        config = self._config
+        decoding = Decoding(
+            dict(zip(stage.topics, STAGE_TOPICS[stage.name], strict=True)),
+            source_names=config.source_names,
+            generation=self._generation,
+            threads=config.threads,
+        )
         return Inbox(
-            decode,
-            max_records=2 * self._config.max_events,
-            decode_records=self._config.max_events,
-            max_bytes=self._config.buffer_bytes,
+            decoding.decode,
+            max_records=2 * config.max_events,
+            decode_records=config.max_events,
+            max_bytes=config.buffer_bytes,
             on_ready=self._wake[stage.name].set,
         )
 
@@ -385,77 +341,38 @@ class StreamEngine:
         chunks = inbox.take(self._config.max_events)
         left = inbox.records + inbox.behind
         much = max(MUCH_LEFT, sum(c.read for c in chunks) // 5)
-        report = stage.run_epoch(chunks, more_soon=left >= much)
+        began_s = time.monotonic()
+        done = stage.run_epoch(chunks, more_soon=left >= much)
         log.log(
-            logging.INFO if report.read else logging.DEBUG,
+            logging.INFO if done.read else logging.DEBUG,
             "stage %s: epoch of %d records, %d log rows, %d derived, %d dead in %.2f s",
             stage.name,
-            report.read,
-            report.log_rows,
-            report.derived,
-            report.dead,
-            report.seconds,
+            done.read,
+            done.log_rows,
+            done.derived,
+            done.dead.total(),
+            time.monotonic() - began_s,
         )
 
     # --- looking at it -------------------------------------------------------------------------------------------
 
     def progress(self) -> LakeProgress:
-        buckets = range(self._config.partitions)
-        positions: dict[tuple[str, int], int] = {}
-        epochs: dict[str, dict[int, int]] = {}
-        sent: dict[int, int] = {}
-        price_rows = 0
-        prices_used: dict[int, int] = {}
-        for stage in self._stages:
-            ids = {f"offset:{t}:{b}": (t, b) for t in stage.topics for b in buckets}
-            fence = {stage.epoch_id(b): b for b in buckets}
-            cursors = {f"{output.name}:{b}": b for output in self._invoices.outputs for b in buckets}
-            row_ids = tuple(f"{ROWS_ID}:{b}" for b in buckets)
-            price_ids = {f"{PRICES_ID}:{b}": b for b in buckets}
-            stored = self._watched(stage.log_name).stored((*ids, *fence, *cursors, *row_ids, *price_ids))
-            positions |= {place: stored[i] for i, place in ids.items() if i in stored}
-            epochs[stage.name] = {b: stored[i] for i, b in fence.items() if i in stored}
-            if stage is self._skus:
-                price_rows = sum(stored.get(i, 0) for i in row_ids)
-            if stage is self._invoices:
-                prices_used = {b: stored.get(i, 0) for i, b in price_ids.items()}
-                sent = {b: min(stored.get(i, 0) for i, of in cursors.items() if of == b) for b in buckets}
-        settled = all(sent[b] >= e and prices_used[b] >= price_rows for b, e in epochs[self._invoices.name].items())
-        derived = True
-        for stage in self._of_features:
-            for feature_set in stage.feature_sets:
-                ids_ = {f"cursor:{b}": b for b in buckets}
-                stored = self._watched(changes_name(feature_set)).stored(tuple(ids_))
-                cursor_of = {b: stored.get(i, 0) for i, b in ids_.items()}
-                derived = derived and all(cursor_of[b] >= e for b, e in epochs[stage.name].items())
-        return LakeProgress(positions=positions, documents_settled=settled, features_settled=derived)
-
-    def _watched(self, table: str) -> FencedLog:
-        """A look at a table that is kept: the next one reads only what was committed since."""
-        if table not in self._watches:
-            self._watches[table] = self._lake.fenced(table)
-        return self._watches[table]
+        return self._progress.look()
 
     def status(self) -> Mapping[str, object]:
+        return {stage.name: self._status_of(stage) for stage in self._stages}
+
+    def _status_of(self, stage: Stage) -> Mapping[str, object]:
+        look = stage.activity.look(0)
         return {
-            stage.name: {
-                "buckets": sorted(stage.buckets),
-                "parked": sorted(stage.parked),
-                "epochs": dict(stage.epochs),
-                "last_epoch_s": round(stage.last.seconds, 3),
-                "last_epoch_rows": stage.last.log_rows,
-                "waiting_records": self._inboxes[stage.name].records,
-                "behind_records": self._inboxes[stage.name].behind,
-                "committed_at": None if stage.committed_at is None else stage.committed_at.isoformat(),
-                "read": stage.total.read,
-                "log_rows": stage.total.log_rows,
-                "derived": stage.total.derived,
-                "dead": stage.total.dead,
-                "alarms": [str(alarm) for alarm in stage.structure.alarms],
-                "ignored": dict(stage.total.ignored),
-            }
-            for stage in self._stages
+            "buckets": sorted(stage.buckets),
+            "parked": sorted(stage.parked),
+            "epochs": dict(stage.epochs),
+            "waiting_records": self._inboxes[stage.name].records,
+            "read": look.totals.read,
+            "log_rows": look.totals.log_rows,
+            "derived": look.totals.derived,
+            "dead": sum(look.totals.dead.values()),
+            "ignored": dict(look.totals.ignored),
+            "alarms": [str(alarm) for alarm in stage.structure.alarms],
         }
-
-
-_TABLES = {t.name: t for t in (SKUS, ACCOUNTS, INVOICES, INVOICE_LINE_ITEMS)}

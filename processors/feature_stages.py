@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from processors import account_features, account_rows, feature_rows, item_features, item_rows
+from processors.activity import EpochNotes
 from processors.document_codec import DOCUMENT_SCHEMA
 from processors.features.declarations import SETS_BY_ACCOUNT, SETS_BY_ARTICLE
 from processors.features.feature_set import FeatureSet
-from processors.inbox import Chunk
+from processors.inbox import Chunk, rows_of
 from processors.lake_tables import (
     ACCOUNT_LOG,
     ACCOUNTS_KEYED,
@@ -28,7 +29,7 @@ from processors.loading import Pass
 from processors.prices import TRUNCATES
 from processors.records import event_schema
 from processors.row_stage import RowStage, bucket_list, epoch_table
-from processors.stage import OWNED, EpochReport, StageContext, rows_of
+from processors.stage import OWNED, StageContext
 from processors.tables import ACCOUNTS
 
 CURSORS = "cursors"
@@ -136,10 +137,10 @@ class FeatureStage(RowStage):
     def known_through(self) -> datetime:
         return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=self._known_from_ms)
 
-    def derive_sets(self, known_from_ms: int, report: EpochReport) -> None:
+    def derive_sets(self, known_from_ms: int, notes: EpochNotes) -> None:
         """Derives every set of what is touched and commits it."""
         for feature_set in self.feature_sets:
-            report.derived += self._derive(feature_set, known_from_ms)
+            notes.derived += self._derive(feature_set, known_from_ms)
 
     def _derive(self, feature_set: FeatureSet, known_from_ms: int, *, whole: bool = False) -> int:
         with self.activity.step("derive", feature_set.name):
@@ -199,12 +200,12 @@ class AccountStage(FeatureStage):
     def derive_rows(self, feature_set: FeatureSet, *, whole: bool) -> int:
         return account_features.derive(self.con, feature_set, owned=OWNED, whole=whole)
 
-    def apply_and_commit(self, chunks: Sequence[Chunk], report: EpochReport) -> None:
+    def apply_and_commit(self, chunks: Sequence[Chunk], notes: EpochNotes) -> None:
         accounts_topic, documents_topic = self.topics
         known_from_ms = self.next_known_from()
         pending = self.control.pending(("accounts",))
         truncated = account_rows.truncate_events(TRUNCATES) if pending else None
-        accounts = self.events(chunks, ACCOUNTS, accounts_topic, report, truncated)
+        accounts = self.events(chunks, ACCOUNTS, accounts_topic, notes, truncated)
         self.con.register("no_accounts", event_schema(ACCOUNTS).empty_table())
         if accounts is not None:
             self._commit_private(accounts, accounts_topic, known_from_ms)
@@ -213,9 +214,9 @@ class AccountStage(FeatureStage):
         self.con.register("document_rows", DOCUMENT_SCHEMA.empty_table() if documents is None else documents)
         account_rows.merge_documents(self.con, documents="document_rows", owned=OWNED)
         rows = self.dated(account_rows.log_rows_sql(), ACCOUNT_LOG.schema)
-        self.commit_log(rows, {}, report)
+        self.commit_log(rows, {}, notes)
         account_features.touch_changed(self.con)
-        self.derive_sets(known_from_ms, report)
+        self.derive_sets(known_from_ms, notes)
 
     def _commit_private(self, events: str, topic: str, known_from_ms: int) -> None:
         """Personal columns leave the stream here, before the log (R5)."""
@@ -270,11 +271,11 @@ class ItemStage(FeatureStage):
     def derive_rows(self, feature_set: FeatureSet, *, whole: bool) -> int:
         return item_features.derive(self.con, feature_set, owned=OWNED, whole=whole)
 
-    def apply_and_commit(self, chunks: Sequence[Chunk], report: EpochReport) -> None:
+    def apply_and_commit(self, chunks: Sequence[Chunk], notes: EpochNotes) -> None:
         known_from_ms = self.next_known_from()
         lines = rows_of(chunks, self.derived_topic)
         self.con.register("line_rows", LINE_SCHEMA.empty_table() if lines is None else lines)
         item_rows.merge_lines(self.con, lines="line_rows", owned=OWNED)
-        self.commit_log(self.dated(item_rows.log_rows_sql(), ITEM_LOG.schema), {}, report)
+        self.commit_log(self.dated(item_rows.log_rows_sql(), ITEM_LOG.schema), {}, notes)
         item_features.touch_changed(self.con)
-        self.derive_sets(known_from_ms, report)
+        self.derive_sets(known_from_ms, notes)

@@ -9,8 +9,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from processors.errors import InvariantError
 from processors.records import DEAD_SCHEMA, RawBatch, Truncate
@@ -196,3 +198,25 @@ class Inbox:
         with self._lock:
             self._stopped = True
             self._lock.notify_all()
+
+
+def reasons_of(chunks: Sequence[Chunk]) -> "Counter[str]":
+    """How many records were refused for each reason."""
+    counts: Counter[str] = Counter()
+    for chunk in chunks:
+        if chunk.dead.num_rows:
+            counts.update({c["values"]: c["counts"] for c in chunk.dead["reason"].value_counts().to_pylist()})
+    return counts
+
+
+def newest_of(chunks: Sequence[Chunk]) -> datetime | None:
+    """The newest commit at the source among the rows, None where none says when it was."""
+    tables = [c.rows for c in chunks if c.rows is not None and "source_ts" in c.rows.schema.names]
+    times = [pc.max(rows["source_ts"]).as_py() for rows in tables]
+    return max((t for t in times if t is not None), default=None)
+
+
+def rows_of(chunks: Sequence[Chunk], topic: str) -> pa.Table | None:
+    """The rows of one topic in all chunks, or None."""
+    tables = [c.rows for c in chunks if c.topic == topic and c.rows is not None and c.rows.num_rows]
+    return pa.concat_tables(tables) if tables else None

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from processors.inbox import Chunk
+from processors.activity import EpochNotes
+from processors.inbox import Chunk, rows_of
 from processors.keyed_table import KeyedTable, current_sql
 from processors.lake_tables import LAKE_TABLES
 from processors.ports import KeyedFiles
 from processors.records import event_schema
-from processors.stage import EpochReport, Stage, rows_of
+from processors.stage import Stage
 from processors.state import count_rows, to_arrow
 from processors.tables import Table
 
@@ -20,7 +21,7 @@ class RowStage(Stage):
     """Events as a relation, truncates applied, log rows dated."""
 
     def events(
-        self, chunks: Sequence[Chunk], table: Table, topic: str, report: EpochReport, truncates: str | None
+        self, chunks: Sequence[Chunk], table: Table, topic: str, notes: EpochNotes, truncates: str | None
     ) -> str | None:
         """The relation of this epoch's events of a table, synthetic deletes of truncates included; None: no event."""
         rows = rows_of(chunks, topic)
@@ -30,7 +31,7 @@ class RowStage(Stage):
         view = f"{EVENTS}_{table.name}"
         self.con.register(view, event_schema(table).empty_table() if rows is None else rows)
         if below is not None and rows is not None:
-            report.ignored["below_truncate"] += count_rows(self.con, f"{view} WHERE row_order < {below}")
+            notes.ignored["below_truncate"] += count_rows(self.con, f"{view} WHERE row_order < {below}")
         if below is None and truncates is None:
             return view
         kept = f"SELECT * FROM {view}" + (f" WHERE row_order >= {below}" if below is not None else "")

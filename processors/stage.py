@@ -11,12 +11,11 @@ derived again from the log.
 """
 
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,17 +27,15 @@ from processors.activity import Activity, EpochNotes
 from processors.alarms import StructureWatch
 from processors.dead_letters import Place, refused_for, stop_at
 from processors.errors import FencedError, InvariantError, MovedError
-from processors.inbox import Chunk
+from processors.inbox import Chunk, newest_of, reasons_of
 from processors.lake_tables import DEAD_LETTER_ACTIONS, DEAD_LETTERS, EPOCHS
 from processors.loading import Loading
 from processors.open_letters import dealt_with_sql
 from processors.ports import FencedLog, Lake, StoredPosition
 from processors.prices import Control
+from processors.recent_commits import RecentCommits
 
 log = logging.getLogger(__name__)
-
-RECENT_COMMITS = (20, 500)
-"""How many commits are looked at for a cursor's metadata: nearly always few, many after a long absence."""
 
 OWNED = "owned"
 """Temporary table (bucket, epoch) of the epoch being made."""
@@ -63,24 +60,14 @@ class StageContext:
     dead_letter_stop: frozenset[str] = frozenset()
 
 
-@dataclass
-class EpochReport:
-    """What one epoch did; shown by the pages and counted by the benchmarks."""
-
-    seconds: float = 0.0
-    read: int = 0
-    log_rows: int = 0
-    derived: int = 0
-    dead: int = 0
-    ignored: Counter[str] = field(default_factory=Counter)
-
-
 class Stage(ABC):
     """One stage of one worker; used by one thread at a time."""
 
     name: str
     log_name: str
     side_tables: tuple[str, ...] = ()
+    recent: RecentCommits
+    """Of the log, as the last opening found it."""
 
     def __init__(self, context: StageContext, con: duckdb.DuckDBPyConnection, topics: Sequence[str]) -> None:
         self.context = context
@@ -98,13 +85,7 @@ class Stage(ABC):
         self.news = False
         self.more_soon = False
         self._stored_topic_ids: dict[str, str] = {}
-        self._recent: Sequence[Mapping[str, Any]] = ()
         self._rows_per_bucket: dict[int, int] = {}
-        self._commit_id = ""
-        self._through: datetime | None = None
-        self.total = EpochReport()
-        self.last = EpochReport()
-        self.committed_at: datetime | None = None
         self._logs: dict[str, FencedLog] = {}
 
     # --- ids -----------------------------------------------------------------------------------------------------
@@ -193,8 +174,9 @@ class Stage(ABC):
             for app_id, place in self._side_ids().items():
                 if app_id in stored[table]:
                     marks[place] = stored[table][app_id]
-        self._recent = ()
-        self._stored_topic_ids = self._topic_ids_of_last_epoch(gained)
+        self.recent = RecentCommits(self.context.lake, stage=self.name, log_name=self.log_name)
+        read = [b for b in sorted(gained) if any((t, b) in self.positions for t in self.topics)]
+        self._stored_topic_ids = self.recent.topic_ids(self.con, read)
         self._own(self.epochs)
         if gained:
             self.control.refresh()
@@ -258,47 +240,6 @@ class Stage(ABC):
             ids += self._side_ids()
         return (*ids, *self.extra_ids(table))
 
-    def metadata_of(self, bucket: int, epoch: int | None) -> Mapping[str, Any]:
-        """The metadata of the commit in which a gained bucket reached the epoch (None: its latest before this opening).
-
-        Empty when that commit is too long ago.
-        """
-        for limit in RECENT_COMMITS:
-            if len(self._recent) < limit:
-                self._recent = self.context.lake.recent_commits(self.log_name, limit)
-            for commit in self._recent:
-                reached = commit.get("epochs", {}).get(str(bucket))
-                if commit.get("stage") != self.name or reached is None:
-                    continue
-                if reached == epoch or (epoch is None and commit["kind"] == "epoch"):
-                    return commit
-            if len(self._recent) < limit:
-                break  # the whole log was read
-        return {}
-
-    def _topic_ids_of_last_epoch(self, gained: frozenset[int]) -> dict[str, str]:
-        """The topic ids that the last commits before this opening spoke of."""
-        read = [b for b in sorted(gained) if any((t, b) in self.positions for t in self.topics)]
-        told = next((found["topic_ids"] for found in (self.metadata_of(b, None) for b in read) if found), None)
-        return dict(told) if told is not None else self._topic_ids_in_epochs(read)
-
-    def _topic_ids_in_epochs(self, buckets: Sequence[int]) -> dict[str, str]:
-        """The same by the rows of `epochs`: the commits are too long ago, or Delta's log was cleaned up since."""
-        if not buckets:
-            return {}
-        rows = self.con.sql(
-            f"""
-            SELECT o.topic, arg_max(o.topic_id, epoch)
-            FROM (
-              SELECT epoch, unnest(offsets) AS o FROM {self.context.lake.relation(EPOCHS.name)}
-              WHERE stage = $stage AND bucket IN ({", ".join(map(str, buckets))})
-            )
-            GROUP BY o.topic
-            """,
-            params={"stage": self.name},
-        ).fetchall()
-        return dict(rows)
-
     def _own(self, epochs: Mapping[int, int]) -> None:
         table = pa.table(
             {
@@ -329,46 +270,40 @@ class Stage(ABC):
         """Whether a cursor waits for the next commit."""
         return False
 
-    def run_epoch(self, chunks: Sequence[Chunk], *, more_soon: bool = False) -> EpochReport:
+    def run_epoch(self, chunks: Sequence[Chunk], *, more_soon: bool = False) -> EpochNotes:
         """Applies the chunks, commits, derives. On an error the state is not to be trusted any more.
 
         `more_soon`: much of a further epoch waits or is on its way; what would be derived twice may wait for it.
         """
         self.epochs = {b: e + 1 for b, e in self.epochs.items()}
+        self.more_soon = more_soon
         with self.activity.epoch(self._epoch_name()) as notes:
-            return self._run_epoch(chunks, notes, more_soon=more_soon)
+            self._run_epoch(chunks, notes)
+        return notes
 
     def _epoch_name(self) -> str:
         """Names the epoch in logs and traces: its commit is the only one in which this bucket reached this epoch."""
         bucket = min(self.epochs, default=0)
         return f"{self.name}:{bucket}:{self.epochs.get(bucket, 0)}"
 
-    def _run_epoch(self, chunks: Sequence[Chunk], notes: EpochNotes, *, more_soon: bool) -> EpochReport:
-        started = time.monotonic()
-        self.more_soon = more_soon
-        report = EpochReport(read=sum(c.read for c in chunks))
-        notes.read = report.read
+    def _run_epoch(self, chunks: Sequence[Chunk], notes: EpochNotes) -> None:
+        notes.read, notes.newest, notes.dead = sum(c.read for c in chunks), newest_of(chunks), reasons_of(chunks)
         notes.decoded = [(c.topic, *c.decoded) for c in chunks if c.decoded is not None]
         for chunk in chunks:
-            report.ignored.update(chunk.ignored)
+            notes.ignored.update(chunk.ignored)
             self._move_positions(chunk)
             for truncate in chunk.truncates:
                 self.context.lake.control.truncate(truncate.table, truncate.row_order, truncate.source_ts_ms)
         if any(c.truncates for c in chunks):
             self.control.refresh()
         self._own(self.epochs)
-        self._commit_dead(chunks, report)
-        self.apply_and_commit(chunks, report)
-        self._commit_epochs_row(report)
+        self._commit_dead(chunks)
+        self.apply_and_commit(chunks, notes)
+        self._commit_epochs_row(notes)
         for alarm in self.structure.look(chunks):
             log.error("alarm: %s", alarm)
         self.news = False
-        report.seconds = time.monotonic() - started
-        notes.log_rows, notes.derived, notes.ignored = report.log_rows, report.derived, report.ignored
-        notes.dead, notes.newest = reasons_of(chunks), newest_of(chunks)
-        notes.commit_id, notes.positions, notes.known_through = self._commit_id, self.positions, self._through
-        self._add(report)
-        return report
+        notes.positions = self.positions
 
     def _move_positions(self, chunk: Chunk) -> None:
         for bucket, position in chunk.positions.items():
@@ -376,9 +311,8 @@ class Stage(ABC):
                 raise InvariantError(f"{chunk.topic}-{bucket}: records of a bucket that is not owned")
             self.positions[chunk.topic, bucket] = position
 
-    def _commit_dead(self, chunks: Sequence[Chunk], report: EpochReport) -> None:
-        report.dead = sum(c.dead.num_rows for c in chunks)
-        if report.dead == 0:
+    def _commit_dead(self, chunks: Sequence[Chunk]) -> None:
+        if not any(c.dead.num_rows for c in chunks):
             return
         rows = pa.concat_tables(
             [self.beyond_side(DEAD_LETTERS.name, c.dead, c.topic, partition="partition") for c in chunks]
@@ -421,15 +355,15 @@ class Stage(ABC):
         with self.activity.step("commit", table):
             self._logs[table].append(rows, self._fence() | ids | dict(extra or {}))
 
-    def commit_log(self, rows: pa.Table, extra: Mapping[str, int], report: EpochReport) -> str:
+    def commit_log(self, rows: pa.Table, extra: Mapping[str, int], notes: EpochNotes) -> None:
         """Commits the stage's log: rows, epochs, positions and cursors in one (R5)."""
         ids = {i: self.positions[p] for i, p in self._offset_ids().items() if p in self.positions}
-        report.log_rows = rows.num_rows
+        notes.log_rows = rows.num_rows
         self._rows_per_bucket = dict(Counter(rows["bucket"].to_pylist())) if rows.num_rows < 1000 else _count(rows)
-        metadata = self._metadata("epoch") | {"ignored": dict(report.ignored), "read": report.read, "dead": report.dead}
+        counts = {"ignored": dict(notes.ignored), "read": notes.read, "dead": notes.dead.total()}
+        metadata = self._metadata("epoch") | counts
         with self.activity.step("commit", self.log_name):
-            self._commit_id = self._logs[self.log_name].append(rows, self._fence() | ids | dict(extra), metadata)
-        return self._commit_id
+            notes.commit_id = self._logs[self.log_name].append(rows, self._fence() | ids | dict(extra), metadata)
 
     def commit_derived(self, table: str, rows: pa.Table, extra: Mapping[str, int]) -> None:
         """Commits derived rows with the cursor that says how far they go (R6)."""
@@ -459,12 +393,12 @@ class Stage(ABC):
         return self.context.now()
 
     @abstractmethod
-    def apply_and_commit(self, chunks: Sequence[Chunk], report: EpochReport) -> None:
+    def apply_and_commit(self, chunks: Sequence[Chunk], notes: EpochNotes) -> None:
         """Merges the chunks into the state, commits the log, derives."""
 
-    def _commit_epochs_row(self, report: EpochReport) -> None:
+    def _commit_epochs_row(self, notes: EpochNotes) -> None:
         now = self.context.now()
-        through = self._through = self.known_through()
+        through = notes.known_through = self.known_through()
         sku_versions = self.extra_metadata().get("sku_versions")
         rows = [
             {
@@ -481,7 +415,7 @@ class Stage(ABC):
                 "control_version": self.control.version,
                 "rows": self._rows_per_bucket.get(b, 0),
                 "writer": self.context.writer,
-                "commit_id": self._commit_id,
+                "commit_id": notes.commit_id,
                 "committed_at": now,
                 "known_date": now.date(),
             }
@@ -489,41 +423,8 @@ class Stage(ABC):
         ]
         with self.activity.step("commit", EPOCHS.name):
             self._logs[EPOCHS.name].append(pa.Table.from_pylist(rows, schema=EPOCHS.schema), self._fence())
-        self.committed_at = now
-
-    def _add(self, report: EpochReport) -> None:
-        self.last = report
-        total = self.total
-        total.seconds += report.seconds
-        total.read += report.read
-        total.log_rows += report.log_rows
-        total.derived += report.derived
-        total.dead += report.dead
-        total.ignored.update(report.ignored)
 
 
 def _count(rows: pa.Table) -> dict[int, int]:
     counts = rows["bucket"].value_counts()
     return {c["values"].as_py(): c["counts"].as_py() for c in counts}
-
-
-def reasons_of(chunks: Sequence[Chunk]) -> "Counter[str]":
-    """How many records were refused for each reason."""
-    counts: Counter[str] = Counter()
-    for chunk in chunks:
-        if chunk.dead.num_rows:
-            counts.update({c["values"]: c["counts"] for c in chunk.dead["reason"].value_counts().to_pylist()})
-    return counts
-
-
-def newest_of(chunks: Sequence[Chunk]) -> datetime | None:
-    """The newest commit at the source among the rows, None where none says when it was."""
-    tables = [c.rows for c in chunks if c.rows is not None and "source_ts" in c.rows.schema.names]
-    times = [pc.max(rows["source_ts"]).as_py() for rows in tables]
-    return max((t for t in times if t is not None), default=None)
-
-
-def rows_of(chunks: Sequence[Chunk], topic: str) -> pa.Table | None:
-    """The rows of one topic in all chunks, or None."""
-    tables = [c.rows for c in chunks if c.topic == topic and c.rows is not None and c.rows.num_rows]
-    return pa.concat_tables(tables) if tables else None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import duckdb
 
 from processors import charged_lines, invoice_documents, invoice_rows, sku_rows
+from processors.activity import EpochNotes
 from processors.charging import PriceAt
 from processors.errors import UnavailableError
 from processors.inbox import Chunk
@@ -16,7 +17,7 @@ from processors.ports import DocumentSink
 from processors.prices import TRUNCATES, PriceTail
 from processors.records import event_schema
 from processors.row_stage import RowStage, bucket_list, epoch_table
-from processors.stage import OWNED, EpochReport, StageContext
+from processors.stage import OWNED, StageContext
 from processors.tables import INVOICE_LINE_ITEMS, INVOICES, SKUS
 
 log = logging.getLogger(__name__)
@@ -54,16 +55,16 @@ class SkuStage(RowStage):
         kept = ", ".join(str(b) for b in self.buckets) or "NULL"
         self.con.execute(f"DELETE FROM {sku_rows.STATE} WHERE (bucket IN ({kept})) IS NOT TRUE")
 
-    def apply_and_commit(self, chunks: Sequence[Chunk], report: EpochReport) -> None:
+    def apply_and_commit(self, chunks: Sequence[Chunk], notes: EpochNotes) -> None:
         truncates = sku_rows.truncate_events(TRUNCATES) if self.control.pending(("skus",)) else None
-        events = self.events(chunks, SKUS, self.topics[0], report, truncates)
+        events = self.events(chunks, SKUS, self.topics[0], notes, truncates)
         if events is not None:
             sku_rows.merge(self.con, events=events, owned=OWNED)
             rows = self.dated(f"SELECT * FROM {sku_rows.ROWS} ORDER BY bucket", SKU_LOG.schema)
         else:
             rows = SKU_LOG.schema.empty_table()
         self._last_rows |= {b: self.epochs[b] for b in rows["bucket"].unique().to_pylist()}
-        self.commit_log(rows, {f"{ROWS_ID}:{b}": e for b, e in self._last_rows.items() if b in self.buckets}, report)
+        self.commit_log(rows, {f"{ROWS_ID}:{b}": e for b, e in self._last_rows.items() if b in self.buckets}, notes)
 
 
 class InvoiceStage(RowStage):
@@ -168,7 +169,7 @@ class InvoiceStage(RowStage):
         for bucket, cursor in cursors.items():
             if cursor == 0:
                 continue
-            used = dict(enumerate(self.metadata_of(bucket, cursor).get("sku_versions", [])))
+            used = dict(enumerate(self.recent.metadata_of(bucket, cursor).get("sku_versions", [])))
             if all(used.get(b, -1) >= v for b, v in self.prices.versions.items()):
                 continue
             lines = f"(SELECT * FROM {invoice_rows.LINES} WHERE bucket = {bucket})"
@@ -180,14 +181,14 @@ class InvoiceStage(RowStage):
         )
         self.sent_through = {b: e for b, e in self.sent_through.items() if b in self.buckets}
 
-    def apply_and_commit(self, chunks: Sequence[Chunk], report: EpochReport) -> None:
+    def apply_and_commit(self, chunks: Sequence[Chunk], notes: EpochNotes) -> None:
         pending = self.control.pending(("invoices", "invoice_line_items"))
         self.prices.refresh()
         invoices_topic, lines_topic = self.topics
         truncated = invoice_rows.truncate_invoice_events(TRUNCATES) if pending else None
-        invoices = self.events(chunks, INVOICES, invoices_topic, report, truncated)
+        invoices = self.events(chunks, INVOICES, invoices_topic, notes, truncated)
         truncated = invoice_rows.truncate_line_events(TRUNCATES) if pending else None
-        lines = self.events(chunks, INVOICE_LINE_ITEMS, lines_topic, report, truncated)
+        lines = self.events(chunks, INVOICE_LINE_ITEMS, lines_topic, notes, truncated)
         empty_invoices, empty_lines = (
             event_schema(INVOICES).empty_table(),
             event_schema(INVOICE_LINE_ITEMS).empty_table(),
@@ -206,7 +207,7 @@ class InvoiceStage(RowStage):
         ids = {f"{o.name}:{b}": e for o in self.outputs for b, e in through.items() if e > 0} | {
             f"{PRICES_ID}:{b}": used for b in self.epochs
         }
-        self.commit_log(rows, ids, report)
+        self.commit_log(rows, ids, notes)
         self._cursor_written = through
         if put_off:
             return
@@ -214,7 +215,7 @@ class InvoiceStage(RowStage):
             self._send(self.outputs)
         invoice_documents.forget_touched(self.con)
         self.sent_through = dict(self.epochs)
-        report.derived = count
+        notes.derived = count
 
     def _derive(self) -> int:
         count = 0

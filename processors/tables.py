@@ -150,6 +150,14 @@ DEAD_LETTERS_TOPIC = "dead_letters"
 DERIVED_TOPICS: tuple[str, ...] = (DOCUMENTS_TOPIC, *((CHARGED_LINES_TOPIC,) if SETS_BY_ARTICLE else ()))
 """What stage A sends to the stages of features; charged lines only where a feature set is derived by article."""
 
+STAGE_TOPICS: dict[str, tuple[str, ...]] = {
+    "skus": (SKUS.name, DEAD_LETTERS_TOPIC),
+    "invoices": (INVOICES.name, INVOICE_LINE_ITEMS.name),
+    "accounts": (ACCOUNTS.name, DOCUMENTS_TOPIC),
+    "items": (CHARGED_LINES_TOPIC,),
+}
+"""What each stage reads. `items` is there only where a feature set is derived by article."""
+
 TOPICS: tuple[str, ...] = (*TABLES_BY_NAME, *DERIVED_TOPICS, DEAD_LETTERS_TOPIC)
 """Every topic of an installation, without its prefix; all have the same number of partitions."""
 

@@ -4,16 +4,15 @@ import time
 from collections.abc import Iterator
 
 from app.doctor.checks import Finding, failed, not_looked_at, ok, warning
+from app.epoch_positions import positions_in_epochs
 from app.lake_session import LakeSession
 from app.settings import Settings
 from app.wiring import kafka_config
 from connectors.kafka import watermarks
 from connectors.kafka_facts import ClusterLook, TopicFacts
 from processors.lake_tables import EPOCHS
-from processors.ports import StoredPosition
 from processors.resume import PartitionLog, gap
 from processors.tables import DERIVED_TOPICS, all_topics, topic_of
-from processors.watermark import latest_epochs_sql
 
 _DAY_MS = 86_400_000
 _LEAST_RETENTION_MS = 3 * _DAY_MS
@@ -101,23 +100,11 @@ def _numbers(partitions: tuple[int, ...]) -> str:
     return shown if len(partitions) <= 8 else f"{shown}, … ({len(partitions)})"
 
 
-def lake_positions(settings: Settings) -> dict[tuple[str, int], StoredPosition]:
-    """Where the lake stands in each topic-partition, as its last epochs tell."""
-    with LakeSession(settings) as session:
-        session.create_views([EPOCHS.name])
-        rows = session.con.sql(
-            f"""
-            SELECT o.entry.topic, e.bucket, max(o.entry.next_offset), arg_max(o.entry.topic_id, e.epoch)
-            FROM {latest_epochs_sql(EPOCHS.name)} AS e CROSS JOIN UNNEST(e.offsets) AS o (entry)
-            GROUP BY ALL
-            """
-        ).fetchall()
-    return {(topic, bucket): StoredPosition(offset, topic_id) for topic, bucket, offset, topic_id in rows}
-
-
 def look_at_positions(settings: Settings) -> list[Finding]:
     """Does Kafka still hold what the lake reads next, and for how long (R9)."""
-    positions = lake_positions(settings)
+    with LakeSession(settings) as session:
+        session.create_views([EPOCHS.name])
+        positions = positions_in_epochs(session)
     look = ClusterLook(kafka_config(settings))
     facts = look.topics(all_topics(settings.topic_prefix))
     held = watermarks(kafka_config(settings), list(facts))

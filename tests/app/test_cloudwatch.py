@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 import structlog
 
+from app.broker_watch import BrokerWatch, Place
 from app.cloudwatch import DIMENSION, NAMESPACE, UNITS, CloudWatchMetrics
 from app.logs import configure_logging
+from app.probes import LagHistory
 from app.settings import Settings
+from app.worker_state import WorkerState
 from connectors.delta_lake import DeltaLake
+from connectors.kafka import KafkaConfig
 from connectors.lake import LakeLocation
+from processors.activity import Activity
 from tests.processors.test_engine import INVOICE, SKU, Shell, Topics, event
 
 
@@ -25,17 +30,23 @@ def topics() -> Topics:
 
 def test_line_has_every_metric_and_counts_a_refused_record_once(tmp_path: Path, topics: Topics) -> None:
     shell = Shell(DeltaLake(LakeLocation(str(tmp_path / "lake"))), topics, tmp_path / "spill")
-    metrics = CloudWatchMetrics("workers", shell.engine.status)
+    activities = shell.engine.activities
+
+    def committed() -> dict[Place, int]:
+        return {place: offset for a in activities.values() for place, offset in a.look(0).positions.items()}
+
+    watch = BrokerWatch(KafkaConfig("127.0.0.1:1"), list, committed, LagHistory(600.0))
+    watch.ends = {("test.invoices", 0): 5, ("test.skus", 0): 1}
+    metrics = CloudWatchMetrics(WorkerState("workers", shell.engine.status, activities=activities, broker=watch))
     try:
-        shell.engine.expect({("test.invoices", 0): 5})
         behind = metrics.line(datetime.now(UTC))
         shell.settle()
         now = datetime.now(UTC) + timedelta(seconds=90)
         settled, later = metrics.line(now), metrics.line(now)
     finally:
         shell.engine.stop()
-    assert behind["Lag"] == 5
-    assert (settled["Lag"], settled["DeadLetters"], settled["Alarms"]) == (0, 2, 0)
+    assert behind["Lag"] == 6
+    assert (settled["Lag"], settled["DeadLetters"], settled["Alarms"]) == (2, 2, 0)
     assert later["DeadLetters"] == 0
     assert 90 <= settled["WatermarkAgeSeconds"] < 90 + 60
     (directive,) = settled["_aws"]["CloudWatchMetrics"]
@@ -46,17 +57,23 @@ def test_line_has_every_metric_and_counts_a_refused_record_once(tmp_path: Path, 
 
 
 def test_worker_without_buckets_tells_no_age() -> None:
-    stage = {"waiting_records": 0, "behind_records": 0, "dead": 0, "alarms": [], "parked": [], "buckets": []}
-    line = CloudWatchMetrics("g", lambda: {"skus": {**stage, "committed_at": "2024-05-01T00:00:00+00:00"}}).line(
-        datetime.now(UTC)
-    )
+    activity = Activity("skus")
+    activity.opened(frozenset({0}), {})
+    with activity.epoch("skus:0:1") as notes:
+        notes.known_through = datetime.now(UTC)
+    metrics = CloudWatchMetrics(WorkerState("g", dict, activities={"skus": activity}))
+    assert metrics.line(datetime.now(UTC))["WatermarkAgeSeconds"] < 60
+    activity.opened(frozenset(), {})
+    line = metrics.line(datetime.now(UTC))
     assert "WatermarkAgeSeconds" not in line
     assert "WatermarkAgeSeconds" not in json.dumps(line["_aws"])
 
 
 def test_json_log_has_the_members_where_cloudwatch_looks_for_them(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(Settings(log_format="json"))
-    structlog.get_logger("trs.test").info("metrics", **CloudWatchMetrics("g", dict).line(datetime.now(UTC)))
+    structlog.get_logger("trs.test").info(
+        "metrics", **CloudWatchMetrics(WorkerState("g", dict)).line(datetime.now(UTC))
+    )
     line = json.loads(capsys.readouterr().err.splitlines()[-1])
     assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == NAMESPACE
     assert (line[DIMENSION], line["Lag"]) == ("g", 0)

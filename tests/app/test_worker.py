@@ -17,8 +17,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from app.local_workers import local_workers
 from app.settings import Settings
-from app.web import WorkerState
 from app.wiring import kafka_config
+from app.worker_state import WorkerState
 from connectors.kafka import ensure_topics, watermarks
 from connectors.lake import LakeLocation, LakeStore
 from tests.app.commands import trs

@@ -9,7 +9,7 @@ import yaml
 
 from app.metrics import Metrics
 from app.probes import Condition
-from app.web import WorkerState
+from app.worker_state import WorkerState
 from deploy.observe.dashboard import PANELS, dashboard
 from processors.activity import Activity
 
