@@ -8,11 +8,11 @@ from difflib import get_close_matches
 from typing import Any
 
 from app.settings import Settings, parse_options
-from app.wiring import kafka_config
+from app.wiring import database_url, kafka_config
 from connectors.connect_rest import ConnectClient, ConnectorState, Problem
 from connectors.debezium import ConnectorPlan, Flavour, Snapshot, captured, flavour_of, redact, render
 from connectors.kafka import ensure_topics
-from connectors.mysql import DatabaseUrl, connect, server_version, wrapped_errors
+from connectors.mysql import connect, server_version, wrapped_errors
 from connectors.mysql_readiness import look_for_position
 from connectors.mysql_schema import check_capture, check_captured_table
 from connectors.source_structure import Structure, read_structure
@@ -63,9 +63,7 @@ def plan_connector(
 
     Raises SettingsError, and SourceError for a server or table that cannot be captured.
     """
-    if settings.database is None:
-        raise SettingsError("no source database is set", hint="set TRS_DATABASE")
-    url = DatabaseUrl.parse(settings.database.get_secret_value())
+    url = database_url(settings)
     kafka = kafka_config(settings)
     notices: list[str] = []
     if version is None:
@@ -170,7 +168,7 @@ def look_for_binlog(settings: Settings, position: Mapping[str, Any] | None) -> t
     """
     if position is None or "file" not in position or settings.database is None:
         return [], []
-    url = DatabaseUrl.parse(settings.database.get_secret_value())
+    url = database_url(settings)
     try:
         with wrapped_errors(url), connect(url) as connection:
             return look_for_position(connection, url, str(position["file"]))
@@ -203,7 +201,7 @@ def source_structure(settings: Settings) -> Structure:
     if settings.database is None:
         return Structure((), ("TRS_DATABASE is not set: the source's tables were not looked at",), is_source=False)
     try:
-        return read_structure(DatabaseUrl.parse(settings.database.get_secret_value()))
+        return read_structure(database_url(settings))
     except TrsError as error:
         notice = f"the source's tables were not looked at: {error}"
         return Structure((), (notice,), is_source=False, problem=str(error))

@@ -23,7 +23,7 @@ from batch_bootstrap.changes import change_price, pay_invoices
 from batch_bootstrap.emit import Touched, emit_rows
 from batch_bootstrap.generate import Generated
 from connectors.kafka import Producer
-from connectors.mysql import Connection, DatabaseUrl, connect, ddl, execute, load_rows, query
+from connectors.mysql import Connection, connect, ddl, execute, load_rows, query
 from connectors.mysql_source import MySqlSource
 from devstack.stack import Stack
 from processors.errors import TrsError
@@ -62,11 +62,10 @@ class Demo:
             self._say(f"the stack goes on: export TRS_HOME={self._home}, then trs status, trs sql …, trs devstack down")
 
     def _main_job(self, settings: Settings) -> None:
-        database = settings.database
-        if database is None:
+        if settings.database is None:
             raise TrsError("the stack names no database")
-        source = MySqlSource(database.get_secret_value(), TABLES, chunk_rows=50_000)
-        connection = connect(DatabaseUrl.parse(database.get_secret_value()), autocommit=False)
+        source = MySqlSource(settings.database.get_secret_value(), TABLES, chunk_rows=50_000)
+        connection = connect(source.url, autocommit=False)
         try:
             self._fill(connection)
             self._step("Bootstrap: every row of the database as a row event on the four Kafka topics (op r)")

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from app.settings import Settings
-from app.wiring import kafka_config
+from app.wiring import database_url, kafka_config
 from connectors.debezium import flavour_of
 from connectors.dms import DmsTranslator, Message, Place
 from connectors.dms_letters import dead_letter_value
@@ -24,7 +24,7 @@ from connectors.kafka import (
     partition_counts,
     watermarks,
 )
-from connectors.mysql import DatabaseUrl, connect, current_position, server_version, wrapped_errors
+from connectors.mysql import connect, current_position, server_version, wrapped_errors
 from connectors.mysql_schema import check_capture, check_captured_table
 from processors.decode_record import BadRecordError
 from processors.errors import FencedError, SettingsError, TrsError, UnavailableError
@@ -51,7 +51,7 @@ def source_schema(settings: Settings) -> str:
         return settings.dms_schema
     if settings.database is None:
         raise SettingsError("nothing says whose rows AWS DMS sends", hint="set TRS_DMS_SCHEMA, or TRS_DATABASE")
-    return DatabaseUrl.parse(settings.database.get_secret_value()).database
+    return database_url(settings).database
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,9 @@ def plan_dms(settings: Settings, *, migration: Migration = "cdc", version: str |
 
     Raises SettingsError, and SourceError for a server or table whose changes cannot be captured.
     """
-    if settings.database is None:
-        raise SettingsError("no source database is set", hint="set TRS_DATABASE")
+    url = database_url(settings)
     if not settings.source_names:
         raise SettingsError("TRS_SOURCE_NAMES is empty, and row events need the name of their source")
-    url = DatabaseUrl.parse(settings.database.get_secret_value())
     notices: list[str] = []
     position = None
     if version is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.settings import Settings
-from app.wiring import kafka_config
+from app.wiring import database_ca_file, kafka_config
 from batch_bootstrap.changes import TrsChanges
 from batch_bootstrap.emit import Touched, emit_rows
 from batch_bootstrap.generate import Generated
@@ -38,9 +38,11 @@ def write_extracts(data: Generated, folder: Path, *, replace: bool, report: Repo
     return written
 
 
-def load_database(data: Generated, url: str, *, replace: bool, report: Report) -> dict[str, int]:
+def load_database(
+    data: Generated, url: str, *, replace: bool, report: Report, ca_file: str | None = None
+) -> dict[str, int]:
     """Fills a database's tables, made where missing; returns the rows. Raises UsageError when they hold rows."""
-    where = DatabaseUrl.parse(url)
+    where = DatabaseUrl.parse(url, ca_file=ca_file)
     loaded = {}
     with wrapped_errors(where), connect(where, autocommit=False) as connection:
         for table in TABLES:
@@ -86,7 +88,7 @@ def simulate(
     With `emit` the rows touched are sent to the topics at least every fifth of a second, the last ones before it
     returns.
     """
-    source = MySqlSource(url, TABLES, chunk_rows=1)
+    source = MySqlSource(url, TABLES, chunk_rows=1, ca_file=database_ca_file(settings))
     source.preflight()
     producer = None
     if emit:

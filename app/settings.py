@@ -89,7 +89,11 @@ class Settings(BaseSettings):
     group: str = Field("trs-worker", description="Kafka consumer group of the workers.")
 
     database: SecretStr | None = Field(
-        None, description="The source database: mysql://USER:PASSWORD@HOST:PORT/DATABASE."
+        None,
+        description="The source database: mysql://USER:PASSWORD@HOST:PORT/DATABASE, by TLS; ?tls=off: in the clear.",
+    )
+    database_ca_file: Path | None = Field(
+        None, description="CA certificates that the database's one chains to. Default: those that the system trusts."
     )
     source_names: Annotated[tuple[str, ...], NoDecode] = Field(
         ("aurora",), description="Names of sources with a binlog, oldest first, comma-separated (R2)."

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from app.settings import Settings
 from connectors.kafka_config import KafkaConfig
-from processors.errors import SettingsError
+from processors.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:
     from batch_bootstrap.source import Source
     from connectors.lake import LakeLocation
+    from connectors.mysql import DatabaseUrl
     from connectors.store_watch import StoreWatch
     from processors.engine import StreamEngine
     from processors.fold import FoldPolicy
@@ -38,6 +39,27 @@ def kafka_config(settings: Settings) -> KafkaConfig:
         ca_file=None if ca_file is None else str(ca_file),
         replication=settings.replication,
     )
+
+
+def database_url(settings: Settings) -> "DatabaseUrl":
+    """The source database. Raises SettingsError where none is set, UsageError for what is no URL."""
+    from connectors.mysql import DatabaseUrl
+
+    if settings.database is None:
+        raise SettingsError("no source database is set", hint="set TRS_DATABASE")
+    ca_file = database_ca_file(settings)
+    try:
+        return DatabaseUrl.parse(settings.database.get_secret_value(), ca_file=ca_file)
+    except UsageError as error:
+        raise SettingsError(f"TRS_DATABASE: {error.message}", hint=error.hint) from None
+
+
+def database_ca_file(settings: Settings) -> str | None:
+    """The certificates that every connection to a database is held against. Raises SettingsError for a missing file."""
+    file = settings.database_ca_file
+    if file is not None and not file.is_file():
+        raise SettingsError(f"TRS_DATABASE_CA_FILE: there is no file {file}")
+    return None if file is None else str(file)
 
 
 def lake_location(settings: Settings) -> "LakeLocation":
@@ -63,7 +85,13 @@ def opened_source(settings: Settings, spec: str, **options: Any) -> "Source":
     from batch_bootstrap.source import open_source
 
     database = None if settings.database is None else settings.database.get_secret_value()
-    return open_source(spec, database=database, s3_options=s3_options(settings), **options)
+    return open_source(
+        spec,
+        database=database,
+        database_ca_file=database_ca_file(settings),
+        s3_options=s3_options(settings),
+        **options,
+    )
 
 
 def fold_policy(settings: Settings) -> "FoldPolicy":

@@ -65,11 +65,13 @@ def open_source(
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     tables: Sequence[str] | None = None,
     s3_options: Mapping[str, str] | None = None,
+    database_ca_file: str | None = None,
 ) -> Source:
     """The source that `spec` names: `csv:FOLDER`, `mysql://user:password@host:port/database`, `mysql` (`database`), or
     `s3-export:s3://BUCKET/PREFIX/EXPORT` (a folder will do too), with `?database=NAME` if it has several.
 
     `tables` names the tables wanted, by default all. `s3_options`: how S3 is reached, as delta-rs names them.
+    `database_ca_file`: the certificates that a database's one chains to, by default those that the system trusts.
     `date_formats` maps `table.column` to a strptime format (CSV only). Raises UsageError for a wrong `spec`.
     """
     wanted = select_tables(tables)
@@ -92,7 +94,7 @@ def open_source(
     if spec.startswith("mysql://"):
         from connectors.mysql_source import MySqlSource
 
-        return MySqlSource(spec, wanted, chunk_rows=chunk_rows)
+        return MySqlSource(spec, wanted, chunk_rows=chunk_rows, ca_file=database_ca_file)
     raise UsageError(
         f"--source {spec.split('@')[-1]!r} is none of csv:FOLDER, mysql://USER:PASSWORD@HOST:PORT/DATABASE,"
         " s3-export:s3://BUCKET/PREFIX/EXPORT",

@@ -47,6 +47,12 @@ class Flavour(StrEnum):
             return "io.debezium.connector.mariadb.MariaDbConnector"
         return "io.debezium.connector.mysql.MySqlConnector"
 
+    def tls_mode(self, *, verified: bool) -> str:
+        """`database.ssl.mode` for TLS with certificate and host name verified, or for none; no word falls back."""
+        if self is Flavour.MARIADB:
+            return "verify-full" if verified else "disable"
+        return "verify_identity" if verified else "disabled"
+
 
 def flavour_of(version: str) -> Flavour:
     """Whose server answers `SELECT VERSION()` so: `9.7.4`, `11.4.5-MariaDB-log`, `8.0.mysql_aurora.3.08.2`."""
@@ -129,6 +135,8 @@ def _source(plan: ConnectorPlan) -> dict[str, str]:
         "database.port": str(plan.database.port),
         "database.user": plan.database.user,
         "database.password": plan.database.password,
+        # what it trusts is on Kafka Connect's machine: Java's own authorities, or database.ssl.truststore
+        "database.ssl.mode": plan.flavour.tls_mode(verified=plan.database.tls),
         # every reader of a binlog needs an id that no replica has; the name decides, so that a restart keeps it
         "database.server.id": str(1 + zlib.crc32(plan.name.encode()) % _SERVER_IDS),
         "database.include.list": database,

@@ -60,6 +60,7 @@ def render(plan: DmsPlan) -> dict[str, dict[str, Any]]:
             "Port": plan.database.port,
             "Username": plan.database.user,
             "Password": plan.database.password,
+            **_source_tls(plan),
             "MySQLSettings": {"EventsPollInterval": 1},  # else an idle database is asked every five seconds
         },
         "target": {
@@ -79,6 +80,12 @@ def render(plan: DmsPlan) -> dict[str, dict[str, Any]]:
             "ReplicationTaskSettings": json.dumps(task_settings()),
         },
     }
+
+
+def _source_tls(plan: DmsPlan) -> dict[str, str]:
+    if not plan.database.tls:
+        return {"SslMode": "none"}
+    return {"SslMode": "verify-full", "CertificateArn": "<ARN of the database's CA, imported into DMS>"}
 
 
 def hide_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """MySQL and MariaDB (Aurora included), through PyMySQL: connections, errors, tables, binlog positions, bulk loads."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
 import pymysql
@@ -12,7 +13,7 @@ from pymysql.constants import CR, ER
 from pymysql.cursors import SSCursor
 
 from connectors.source_rows import BinlogPosition, new_connection
-from processors.errors import AccessDeniedError, SourceError, TrsError, UnavailableError, UsageError
+from processors.errors import AccessDeniedError, SettingsError, SourceError, TrsError, UnavailableError, UsageError
 from processors.tables import Kind, Table
 
 CONNECT_TIMEOUT_S = 8
@@ -28,6 +29,8 @@ _DENIED = frozenset(
     }
 )
 _UNKNOWN_VARIABLE_OR_SYNTAX = frozenset({ER.PARSE_ERROR, ER.UNKNOWN_SYSTEM_VARIABLE})
+_OTHER_NAME = frozenset({62, 64})
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 _UNREACHABLE = frozenset({CR.CR_CONN_HOST_ERROR, CR.CR_CONNECTION_ERROR, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST})
 
 Connection = pymysql.connections.Connection
@@ -35,16 +38,22 @@ Connection = pymysql.connections.Connection
 
 @dataclass(frozen=True)
 class DatabaseUrl:
-    """The parts of `mysql://user:password@host:port/database`."""
+    """The parts of `mysql://user:password@host:port/database`, and how the connection is guarded.
+
+    `tls`: encrypted, the server's certificate and host name verified; with `?tls=off` in the URL all is sent in the
+    clear. `ca_file`: certificates that the server's one chains to, by default those that the system trusts.
+    """
 
     host: str
     port: int
     user: str
     password: str = field(repr=False)
     database: str
+    tls: bool = True
+    ca_file: str | None = None
 
     @classmethod
-    def parse(cls, url: str) -> "DatabaseUrl":
+    def parse(cls, url: str, *, ca_file: str | None = None) -> "DatabaseUrl":
         """Raises UsageError, which never shows the password, for anything else."""
         try:
             parts = urlsplit(url)
@@ -54,17 +63,34 @@ class DatabaseUrl:
         database = parts.path.removeprefix("/")
         if parts.scheme != "mysql" or not parts.hostname or not parts.username or not database or "/" in database:
             raise UsageError("the database's URL is incomplete", hint=_URL_HINT)
-        return cls(parts.hostname, port, unquote(parts.username), unquote(parts.password or ""), unquote(database))
+        options = parse_qsl(parts.query, keep_blank_values=True)
+        if parts.fragment or options not in ([], [("tls", "off")]):
+            raise UsageError("the database's URL ends with what is no option", hint=_URL_HINT)
+        return cls(
+            parts.hostname,
+            port,
+            unquote(parts.username),
+            unquote(parts.password or ""),
+            unquote(database),
+            tls=not options,
+            ca_file=ca_file,
+        )
 
     def __str__(self) -> str:
         return f"mysql://{self.host}:{self.port}/{self.database}"
 
 
-_URL_HINT = "mysql://USER:PASSWORD@HOST:PORT/DATABASE, special characters as %XX"
+_URL_HINT = "mysql://USER:PASSWORD@HOST:PORT/DATABASE, special characters as %XX; ?tls=off connects in the clear"
+_NO_TLS_HINT = "switch TLS on at the server; ?tls=off at the end of the URL sends password hashes and rows in the clear"
+_UNTRUSTED_HINT = "TRS_DATABASE_CA_FILE names the certificates that its own one chains to; of Aurora it is AWS's bundle"
+_OTHER_NAME_HINT = "connect by a host name that the certificate is made for, of Aurora the cluster's endpoint"
 
 
 def connect(url: DatabaseUrl, *, autocommit: bool = True) -> Connection:
-    """A connection in UTC. Raises UnavailableError, AccessDeniedError or SourceError (no such database)."""
+    """A connection in UTC, encrypted to a server that proved who it is unless the URL says `tls=off`.
+
+    Raises UnavailableError, AccessDeniedError, or SourceError: no such database, no TLS, another's certificate.
+    """
     with wrapped_errors(url):
         return pymysql.connect(
             host=url.host,
@@ -78,7 +104,22 @@ def connect(url: DatabaseUrl, *, autocommit: bool = True) -> Connection:
             read_timeout=_READ_TIMEOUT_S,
             write_timeout=_READ_TIMEOUT_S,
             init_command="SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES'",
+            ssl=_tls_context(url) if url.tls else None,
+            ssl_disabled=not url.tls,
         )
+
+
+def _tls_context(url: DatabaseUrl) -> ssl.SSLContext:
+    """What verifies the server; given to PyMySQL whole, it is demanded and verified, without a way around it."""
+    try:
+        context = ssl.create_default_context(cafile=url.ca_file)
+    except OSError as error:
+        raise SettingsError(
+            f"TRS_DATABASE_CA_FILE: {url.ca_file} has no certificates that can be read ({error.strerror or error})"
+        ) from None
+    # of Python 3.13; MySQL's own and RDS's authorities are older than what it asks for
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 @contextmanager
@@ -96,6 +137,15 @@ def wrap_error(error: pymysql.MySQLError, where: object) -> TrsError:
     text = " ".join(str(error.args[1] if len(error.args) > 1 else error).split())
     if code in _DENIED:
         return AccessDeniedError(f"{where}: {text}", hint="check user, password and grants")
+    if code == CR.CR_SSL_CONNECTION_ERROR:
+        return SourceError(f"{where} offers no TLS, and nothing was sent to it", hint=_NO_TLS_HINT)
+    cause = getattr(error, "original_exception", None)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        other_name = cause.verify_code in _OTHER_NAME
+        return SourceError(
+            f"{where} has not proved who it is: {cause.verify_message.rstrip('.')}",
+            hint=_OTHER_NAME_HINT if other_name else _UNTRUSTED_HINT,
+        )
     if code in _UNREACHABLE:
         return UnavailableError(f"{where} does not answer ({text})", hint="check host, port and that the server runs")
     if code == ER.BAD_DB_ERROR:

@@ -40,8 +40,8 @@ class MySqlSource:
 
     origin = "mysql"
 
-    def __init__(self, url: str, tables: tuple[Table, ...], *, chunk_rows: int) -> None:
-        self.url = DatabaseUrl.parse(url)
+    def __init__(self, url: str, tables: tuple[Table, ...], *, chunk_rows: int, ca_file: str | None = None) -> None:
+        self.url = DatabaseUrl.parse(url, ca_file=ca_file)
         self._tables = tables
         self._chunk_rows = chunk_rows
         self._columns: dict[str, SourceColumns] = {}

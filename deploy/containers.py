@@ -56,6 +56,8 @@ def environment(task: Task) -> dict[str, Any]:
             "TRS_REPLICATION": ref("Replication"),
             "TRS_SOURCE_NAMES": ref("SourceNames"),
         }
+    if task.database:
+        values["TRS_DATABASE_CA_FILE"] = ref("DatabaseCaFile")
     if task.kafka or task.writes:
         values["TRS_PARTITIONS"] = ref("Partitions")
     if task is TRANSLATOR:

@@ -30,6 +30,7 @@ from deploy.cloudformation import (
 from processors.tables import TABLES
 
 _NAME, _PREFIX, _DATABASE, _PARTITIONS, _REPLICATION = "connectorname", "topicprefix", "databasename", 811, 812
+TRUST_STORE_PASSWORD = "changeit"  # noqa: S105 - of public certificates; Java wants one, and this is its own default
 _CLUSTER = "arn:${AWS::Partition}:kafka:${AWS::Region}:${AWS::AccountId}"
 _IAM = {
     "security.protocol": "SASL_SSL",
@@ -91,7 +92,8 @@ def connector_configuration() -> dict[str, Any]:
         "database.server.id": ref("ServerId"),
         "database.user": _of_secret("username"),
         "database.password": _of_secret("password"),
-        "database.ssl.mode": "required",
+        "database.ssl.truststore": _of_bucket("TrustStoreKey"),
+        "database.ssl.truststore.password": TRUST_STORE_PASSWORD,
         "config.action.reload": "none",  # else MSK Connect restarts the connector again and again
     }
 
@@ -99,6 +101,11 @@ def connector_configuration() -> dict[str, Any]:
 def _of_secret(key: str) -> Json:
     """A reference that Kafka Connect resolves; of two dollars in one text Fn::Sub would take the wrong brace."""
     return {"Fn::Join": ["", ["${secretManager:", ref("DatabaseSecretName"), f":{key}}}"]]}
+
+
+def _of_bucket(key: str) -> Json:
+    """A reference to a file, which Kafka Connect copies to its own disk."""
+    return {"Fn::Join": ["", ["${s3import:", ref("AWS::Region"), ":", ref("PluginBucket"), "/", ref(key), "}"]]}
 
 
 def _with_parameters(value: str) -> Any:
@@ -135,6 +142,7 @@ def _parameters() -> Json:
         "SecurityGroups": {"Type": "List<AWS::EC2::SecurityGroup::Id>", "Description": "Of the connector."},
         "PluginBucket": text("Bucket with the plugin: Debezium's MySQL connector and the provider of secrets, zipped."),
         "PluginKey": text("Its key; a new version has a new key."),
+        "TrustStoreKey": text("Key in that bucket of the Java trust store with RDS's authorities (docs/deploy.md)."),
         "ConnectVersion": choice("Version of Kafka Connect.", ("3.7.x",)),
         "AlarmTopicArn": text("Topic of SNS that is told (output AlarmTopicArn of the foundation)."),
     }
@@ -168,6 +176,11 @@ def _role() -> Json:
             allow("TopicsOfMskConnect", actions, own),
             allow("Groups", ["kafka-cluster:AlterGroup", "kafka-cluster:DescribeGroup"], groups),
             allow("ReadSecret", ["secretsmanager:GetSecretValue"], [ref("DatabaseSecretArn")]),
+            allow(
+                "ReadTrustStore",
+                ["s3:GetObject"],
+                [sub("arn:${AWS::Partition}:s3:::${PluginBucket}/${TrustStoreKey}")],
+            ),
         ],
         description="Debezium's connector of trs-stream.",
         condition=of_this_account(),
@@ -180,7 +193,8 @@ def _worker_configuration() -> Json:
         "value.converter=org.apache.kafka.connect.json.JsonConverter",
         "key.converter.schemas.enable=false",
         "value.converter.schemas.enable=false",
-        "config.providers=secretManager",
+        "config.providers=secretManager,s3import",
+        "config.providers.s3import.class=com.amazonaws.kafka.config.providers.S3ImportConfigProvider",
         "config.providers.secretManager.class=com.amazonaws.kafka.config.providers.SecretsManagerConfigProvider",
         "config.providers.secretManager.param.aws.region=${AWS::Region}",
     ]

@@ -89,6 +89,9 @@ def _parameters() -> Json:
         "KafkaClusterName": text("Name of the MSK cluster, for an alarm on its own metrics; empty: none.", ""),
         "KafkaSecret": text("ARN of the secret with the brokers' user: JSON with username and password."),
         "DatabaseSecret": text("ARN of the secret with TRS_DATABASE as its whole text: mysql://USER:PASSWORD@HOST/DB."),
+        "DatabaseCaFile": text(
+            "TRS_DATABASE_CA_FILE: where the image has the authorities of RDS (docs/deploy.md).", "/etc/trs/rds-ca.pem"
+        ),
         "SecretsKeyArn": text("Key of KMS of these secrets; empty: AWS's own.", ""),
         "TopicPrefix": text("TRS_TOPIC_PREFIX.", "aurora.trs", AllowedPattern="[A-Za-z0-9._-]+"),
         "Group": text("TRS_GROUP: consumer group of the workers, and dimension of their metrics.", "trs-worker"),

@@ -175,7 +175,7 @@ class Endpoints:
         optional = {} if self.connect is None else {"TRS_CONNECT": f"http://{HOST}:{self.connect}"}
         return {
             "TRS_KAFKA": f"{HOST}:{self.kafka}",
-            "TRS_DATABASE": f"mysql://{DATABASE_USER}:{DATABASE_PASSWORD}@{HOST}:{self.database}/{DATABASE}",
+            "TRS_DATABASE": f"mysql://{DATABASE_USER}:{DATABASE_PASSWORD}@{HOST}:{self.database}/{DATABASE}?tls=off",
             "TRS_SOURCE_NAMES": "aurora",
             "TRS_LAKE": f"s3://{S3_BUCKET}/{S3_PREFIX}",
             "TRS_AWS_REGION": S3_REGION,

@@ -31,6 +31,8 @@ def generate(
 
     from app.cli.source_options import row_bars
     from app.generate import load_database, write_extracts
+    from app.settings import load_settings
+    from app.wiring import database_ca_file
     from batch_bootstrap.generate import Generated
 
     folder = to.removeprefix("csv:") if to.startswith("csv:") else None
@@ -43,7 +45,8 @@ def generate(
         if folder is not None:
             written = write_extracts(data, Path(folder), replace=replace, report=report)
         else:
-            written = load_database(data, str(url), replace=replace, report=report)
+            ca_file = database_ca_file(load_settings())
+            written = load_database(data, str(url), replace=replace, report=report, ca_file=ca_file)
     if as_json:
         typer.echo(json.dumps(written))
     else:

@@ -3,13 +3,12 @@
 import json
 import time
 
-from pydantic import SecretStr
-
 from app.connector import connect_client, connector_name, current_state, look_for_binlog, source_structure
 from app.doctor.checks import Finding, failed, not_looked_at, ok, warning
 from app.doctor.lake import judge_skew
 from app.settings import Settings, origins
-from connectors.mysql import DatabaseUrl, connect, query, server_version, wrapped_errors
+from app.wiring import database_url
+from connectors.mysql import connect, query, server_version, wrapped_errors
 from connectors.mysql_readiness import check_replication_right, retention_notices
 from connectors.mysql_schema import check_capture, check_server
 from processors.errors import TrsError, UnavailableError, UsageError
@@ -18,15 +17,11 @@ _NO_DATABASE = "TRS_DATABASE is not set: rows come from extracts, exports or ano
 _FOR_CDC = "needed for change data capture only: docs/cdc.md"
 
 
-def _url(secret: SecretStr) -> DatabaseUrl:
-    return DatabaseUrl.parse(secret.get_secret_value())
-
-
 def look_at_server(settings: Settings) -> list[Finding]:
     """Does it answer, what is it."""
     if settings.database is None:
         return [not_looked_at(_NO_DATABASE)]
-    url = _url(settings.database)
+    url = database_url(settings)
     with wrapped_errors(url), connect(url) as connection:
         return [ok(f"{url}: {server_version(connection)}")]
 
@@ -35,7 +30,7 @@ def look_at_tables(settings: Settings) -> list[Finding]:
     """Are the tables as declared; may they be read."""
     found = source_structure(settings)
     if settings.database is not None and not found.is_source and found.problem is None:
-        return [warning(f"{_url(settings.database)} has none of the declared tables", "check the name in the URL")]
+        return [warning(f"{database_url(settings)} has none of the declared tables", "check the name in the URL")]
     findings = [failed(f"{alarm.subject}: {alarm.message}", alarm.hint) for alarm in found.alarms]
     findings += [warning(notice, "docs/schema_changes.md") for notice in found.notices]
     return findings or [ok("the declared tables are there, as declared")]
@@ -45,7 +40,7 @@ def look_at_capture(settings: Settings) -> list[Finding]:
     """The binlog: whole rows, the right to read it, kept long enough. Failed only where a connector is registered."""
     if settings.database is None:
         return [not_looked_at(_NO_DATABASE)]
-    url = _url(settings.database)
+    url = database_url(settings)
     with wrapped_errors(url), connect(url) as connection:
         server = check_server(connection, url)
         findings = [warning(notice, _FOR_CDC) for notice in server.notices]
@@ -64,7 +59,7 @@ def look_at_clock(settings: Settings) -> list[Finding]:
     """The database's clock against the one here."""
     if settings.database is None:
         return [not_looked_at(_NO_DATABASE)]
-    url = _url(settings.database)
+    url = database_url(settings)
     with wrapped_errors(url), connect(url) as connection:
         before_s = time.time()
         ((told_s,),) = query(connection, "SELECT UNIX_TIMESTAMP(NOW(6))")

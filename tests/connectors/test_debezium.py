@@ -44,13 +44,14 @@ def test_flavour_follows_from_what_the_server_says(version: str, flavour: Flavou
     assert flavour_of(version) is flavour
 
 
-def test_server_decides_the_connector_class_and_nothing_else() -> None:
+def test_server_decides_the_connector_class_its_word_for_tls_and_nothing_else() -> None:
     of = {flavour: rendered(flavour=flavour) for flavour in Flavour}
     assert {f: c.pop("connector.class") for f, c in of.items()} == {
         Flavour.MARIADB: "io.debezium.connector.mariadb.MariaDbConnector",
         Flavour.MYSQL: "io.debezium.connector.mysql.MySqlConnector",
         Flavour.AURORA: "io.debezium.connector.mysql.MySqlConnector",
     }
+    assert {c.pop("database.ssl.mode") for c in of.values()} == {"verify-full", "verify_identity"}
     assert of[Flavour.MARIADB] == of[Flavour.MYSQL] == of[Flavour.AURORA]
 
 
@@ -120,6 +121,22 @@ def test_server_id_is_one_per_name_and_stays() -> None:
 def test_snapshot_that_reads_no_rows_takes_no_locks(snapshot: Any, locking: str | None) -> None:
     config = rendered(snapshot=snapshot)
     assert (config["snapshot.mode"], config.get("snapshot.locking.mode")) == (snapshot, locking)
+
+
+@pytest.mark.parametrize(
+    ("flavour", "verified", "clear"),
+    [
+        (Flavour.AURORA, "verify_identity", "disabled"),
+        (Flavour.MYSQL, "verify_identity", "disabled"),
+        (Flavour.MARIADB, "verify-full", "disable"),
+    ],
+)
+def test_connector_verifies_the_server_unless_the_url_switches_it_off(
+    flavour: Flavour, verified: str, clear: str
+) -> None:
+    assert rendered(flavour=flavour)["database.ssl.mode"] == verified
+    off = DatabaseUrl.parse("mysql://reader:p@db.example/trs?tls=off")
+    assert rendered(flavour=flavour, database=off)["database.ssl.mode"] == clear
 
 
 @pytest.mark.parametrize("client", ["producer", "consumer"])

@@ -197,10 +197,10 @@ def test_mysql_wrong_password_unknown_database_and_silent_server_each_say_so(url
     parts = DatabaseUrl.parse(url)
     where = f"{parts.host}:{parts.port}"
     with pytest.raises(AccessDeniedError) as denied:
-        opened(f"mysql://{parts.user}:not-the-secret@{where}/{parts.database}")
+        opened(f"mysql://{parts.user}:not-the-secret@{where}/{parts.database}?tls=off")
     assert "not-the-secret" not in str(denied.value)
     with pytest.raises((SourceError, AccessDeniedError), match="no_such_database"):
-        opened(f"mysql://{parts.user}:{parts.password}@{where}/no_such_database")
+        opened(f"mysql://{parts.user}:{parts.password}@{where}/no_such_database?tls=off")
     with pytest.raises(UnavailableError, match=r"mysql://127\.0\.0\.1:1/trs does not answer"):
         opened("mysql://u:p@127.0.0.1:1/trs")
 

@@ -156,7 +156,7 @@ def test_connector_in_msk_connect_is_the_one_that_the_command_registers() -> Non
     assert differing == {"name", "database.user", "database.password", "database.server.id"}
     assert routed["transforms.route.replacement"] == "aurora.trs.$1"
     further = template.keys() - registered.keys() - routed.keys()
-    assert all(
-        n.startswith("schema.history.internal.") or n in ("database.ssl.mode", "config.action.reload") for n in further
-    )
+    own = ("database.ssl.truststore", "database.ssl.truststore.password", "config.action.reload")
+    assert all(n.startswith("schema.history.internal.") or n in own for n in further)
+    assert template["database.ssl.mode"] == "verify_identity"
     assert template["database.password"]["Fn::Join"][1][0] == "${secretManager:"

@@ -41,7 +41,7 @@ def test_compose_file_publishes_the_ports_that_its_settings_name() -> None:
     assert environment["TRS_CONNECT"] == "http://127.0.0.1:4"
     assert "TRS_CONNECT" not in Endpoints(connect=None).environment
     assert environment["TRS_KAFKA"] == "127.0.0.1:1"
-    assert environment["TRS_DATABASE"].endswith("@127.0.0.1:2/trs")
+    assert environment["TRS_DATABASE"].endswith("@127.0.0.1:2/trs?tls=off")
     assert environment["TRS_AWS_ENDPOINT"] == "http://127.0.0.1:3"
 
 

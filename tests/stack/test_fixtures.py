@@ -1,10 +1,10 @@
 """The stack that tests run on: what every other test takes for granted."""
 
 import boto3
-import pymysql
 from confluent_kafka.admin import AdminClient
 
 from app.settings import Settings
+from connectors.mysql import DatabaseUrl, connect
 from devstack.declared import S3_BUCKET
 
 
@@ -21,11 +21,7 @@ def test_stack_when_up_serves_broker_bucket_and_database(stack_settings: Setting
 
 
 def test_database_of_the_stack_has_the_binlog_that_cdc_needs(fresh_database: str) -> None:
-    host, _, rest = fresh_database.rpartition("@")[2].partition(":")
-    port, _, name = rest.partition("/")
-    user, _, password = fresh_database.removeprefix("mysql://").partition("@")[0].partition(":")
-    connection = pymysql.connect(host=host, port=int(port), user=user, password=password, database=name)
-    with connection, connection.cursor() as cursor:
+    with connect(DatabaseUrl.parse(fresh_database)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT @@log_bin, @@binlog_format, @@binlog_row_image, @@server_id")
         assert cursor.fetchall() == ((1, "ROW", "FULL", 1),)
         cursor.execute("SHOW MASTER STATUS")

@@ -59,7 +59,7 @@ def server(tmp_path: Path) -> Iterator[MariaDb]:
 
 def at(settings: Settings, server: MariaDb, **changes: Any) -> Settings:
     """The settings with that server as the source."""
-    url = f"mysql://{DATABASE_USER}:{DATABASE_PASSWORD}@{HOST}:{server.port}/{DATABASE}"
+    url = f"mysql://{DATABASE_USER}:{DATABASE_PASSWORD}@{HOST}:{server.port}/{DATABASE}?tls=off"
     return settings.model_copy(update={"database": SecretStr(url), **changes})
 
 
