@@ -20,6 +20,7 @@ SHORT = {
     "freshness": ["--seconds", "30"],
     "epochs": ["--invoices", "22500", "225000", "--s3"],
     "workers": ["--workers", "1", "2", "4"],
+    "commits": ["--writers", "1", "4", "16", "--seconds", "0"],
     "diff": ["--invoices", "110000"],
 }
 LONG = {
@@ -28,6 +29,7 @@ LONG = {
     "freshness": ["--seconds", "300"],
     "epochs": ["--invoices", "22500", "225000", "2250000", "--s3"],
     "workers": ["--workers", "1", "2", "4", "8"],
+    "commits": ["--writers", "1", "2", "4", "8", "16", "32", "64"],
     "recovery": ["--invoices", "2250000"],
     "upkeep": ["--invoices", "225000", "--epochs", "240"],
     "diff": ["--invoices", "2250000"],

@@ -4,8 +4,8 @@
 
 A synthetic TRS (about five lines per invoice) is put into a lake in a local folder by the stages themselves, without
 Kafka, and folded. Then a process of its own opens all buckets of all stages, as a worker does at its start: seconds
-from the first look at the lake to the last stage, and the process's peak memory. `--lake` keeps the lake for another
-run.
+from the first look at the lake to the last stage, the process's peak memory, and what lies on disk then because
+`--memory-mb` is not enough. `--lake` keeps the lake for another run.
 """
 
 import argparse
@@ -52,6 +52,7 @@ def main() -> None:
         Row("lines", found["lines"], "rows"),
         Row("memory afterwards", found["rss_mb"], "MB"),
         Row("peak memory", found["peak_rss_mb"], "MB"),
+        Row("spilled to disk", found["spilled_mb"], "MB"),
     ]
     publish("recovery", rows, {"memory_mb": arguments.memory_mb, **found}, file=arguments.json)
 
@@ -73,7 +74,9 @@ def recover(lake: Path, memory_mb: int) -> dict[str, float]:
             name: int(con.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0])
             for name, table in (("invoices", "invoice_state"), ("lines", "line_state"))
         }
-        return {"seconds": seconds, **per_stage, **counts, "rss_mb": rss_mb(), "peak_rss_mb": peak_rss_mb()}
+        spilled_mb = sum(f.stat().st_size for f in Path(spill).rglob("*") if f.is_file()) / 1e6
+        memory = {"rss_mb": rss_mb(), "peak_rss_mb": peak_rss_mb(), "spilled_mb": spilled_mb}
+        return {"seconds": seconds, **per_stage, **counts, **memory}
 
 
 if __name__ == "__main__":

@@ -4,13 +4,15 @@
     python -m deploy.costs --markdown      # as docs/deploy.md has it
     python -m deploy.costs --prices FILE   # other prices than deploy/prices.toml
 
-The formulae are the code below; docs/deploy.md says them in words. The constants are of two kinds, measured
-ones and assumptions, which an installation replaces by what it sees. Network between zones, support and taxes are left
+    python -m deploy.costs --lines N --changes-per-day N [--size S] [--workers N] [--interval-s N]  # your own size
+
+What a size needs (workers, requests, hours) is reckoned by processors/capacity.py from measured constants; the formulae
+of dollars are the code below, and docs/deploy.md says them in words. What is assumed, an installation replaces by what
+it sees. Network between zones, support and taxes are left
 out, and so is Aurora, which is there anyhow.
 """
 
 import argparse
-import math
 import re
 import sys
 import tomllib
@@ -24,52 +26,32 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.cloudwatch import UNITS
 from deploy.service import SIZES, service_template
 from deploy.tasks import SCHEDULED, Task
+from processors.capacity import DAY_S, FOLDED_BYTES, KAFKA_COPIES, Plan, planned
 from processors.retention_advice import Prices, load_prices
 
 FILE = Path(__file__).with_name("prices.toml")
 HOURS = 730.0
 DAYS = 30.4
 
-# --- measured (docs/performance.md, docs/dms.md) ---
-EVENT_BYTES = 475
-"""A row event as JSON."""
-LAKE_BYTES = 160
-"""Written to the lake per change, Delta's log included."""
-STATE_BYTES = 180
-"""Memory of a worker per line: 1.8 GB for 10 million lines."""
-LOADS_PER_S = 150_000
-"""Events that one worker takes per second when it catches up: 180,000 less what S3 costs more than a folder."""
-COMPARED_PER_S = 77_000
-"""Lines that a diff or a check compares per second: 10 million in 131 s."""
-PUTS_PER_EPOCH = 12
-"""Of one worker and interval with rows: six files and as many commits."""
-
 # --- assumed ---
-ROWS_PER_LINE = 1.24
-"""Source rows per line: about five lines an invoice, and few accounts and SKUs."""
-KAFKA_SHARE = 1 / 3
-"""What compression leaves of an event on the brokers' disks."""
-FOLDED_BYTES = 100
-"""Of a row in a folded table."""
-FOLDED_PER_S = 100_000
-"""Rows that the daily fold rewrites per second."""
 TOUCHED_PER_CHANGE = 64
 """Folded rows that are rewritten per change, at most: a fold rewrites buckets, not rows."""
-GETS_PER_EPOCH = 60
-"""Looks for newer commits, of prices and control entries each second, and the fence before each commit."""
 READ_SHARE = 1 / 5
 """Of a table's bytes, what a query reads: the columns that it names."""
 LOG_BYTES_PER_HOUR = 3_000_000
 """Of one worker."""
-KEPT_DAYS, TRAVEL_DAYS, UNDO_DAYS = 7, 7, 14
-"""Kafka's retention; TRS_TIME_TRAVEL_DAYS; UndoDays of the foundation."""
+TRAVEL_DAYS, UNDO_DAYS = 7, 14
+"""TRS_TIME_TRAVEL_DAYS; UndoDays of the foundation."""
 IMAGE_GB, IMAGES = 0.25, 30
-BROKERS = 3
+BROKERS = KAFKA_COPIES
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One size. `changes_per_day`: of rows; `queries_per_month`: in Athena; `cdc`: Debezium runs, and no diff."""
+    """One size. `changes_per_day`: of rows; `queries_per_month`: in Athena; `cdc`: Debezium runs, and no diff.
+
+    No `given_workers`, no `interval_s`: as many and as long as fit.
+    """
 
     name: str
     lines: int
@@ -78,16 +60,23 @@ class Scenario:
     interval_s: float
     queries_per_month: int
     cdc: bool
+    given_workers: int = 0
 
     @property
-    def workers(self) -> int:
-        """As many as hold the state in memory, and one at least."""
-        state_mb = SIZES[self.size][1] / 2
-        return max(1, math.ceil(self.lines * STATE_BYTES / 1e6 / state_mb))
-
-    @property
-    def rows(self) -> float:
-        return self.lines * ROWS_PER_LINE
+    def plan(self) -> Plan:
+        """What it needs; half of a worker's memory is for its state."""
+        cpu, memory_mb = SIZES[self.size]
+        return planned(
+            Plan(
+                lines=self.lines,
+                changes_per_s=self.changes_per_day / DAY_S,
+                workers=self.given_workers,
+                interval_s=self.interval_s,
+                cores=cpu // 1024,
+                memory_mb=memory_mb // 2,
+                cdc=self.cdc,
+            )
+        )
 
 
 SCENARIOS = (
@@ -152,19 +141,18 @@ def minutes_per_month(task: Task, scenario: Scenario) -> float:
     assert task.every is not None
     minutes = task.minutes
     if task.database:
-        minutes = max(minutes, scenario.lines / COMPARED_PER_S / 60)
+        minutes = max(minutes, scenario.plan.diff_s / 60)
     total = runs_per_month(task.every) * minutes
     if task.deletes:
-        total += DAYS * scenario.rows / FOLDED_PER_S / 60
+        total += DAYS * scenario.plan.fold_s / 60
     return min(total, HOURS * 60)
 
 
 def lake_gb(scenario: Scenario, *, years: float) -> tuple[float, float]:
     """GB of the lake after some years: what is current, and what time travel and S3's older versions keep besides."""
-    logs = (scenario.rows + scenario.changes_per_day * 365 * years) * LAKE_BYTES
-    folded = scenario.rows * FOLDED_BYTES
+    folded = scenario.plan.rows * FOLDED_BYTES
     replaced = min(folded, scenario.changes_per_day * FOLDED_BYTES * TOUCHED_PER_CHANGE)
-    return (logs + folded) / 1e9, replaced * (TRAVEL_DAYS + UNDO_DAYS) / 1e9
+    return scenario.plan.lake_gb(years=years), replaced * (TRAVEL_DAYS + UNDO_DAYS) / 1e9
 
 
 def estimate(scenario: Scenario, prices: ServicePrices, storage: Prices, *, years: float = 1.0) -> list[Item]:
@@ -182,7 +170,8 @@ def _compute(scenario: Scenario, prices: ServicePrices) -> Iterator[Item]:
     disk = service_template()["Parameters"]["WorkDiskGiB"]["Default"] - 20  # the first 20 are free
     hour = cpu / 1024 * prices.fargate_vcpu_hour + memory / 1024 * prices.fargate_gb_hour
     hour += disk * prices.fargate_disk_gb_hour
-    yield Item(f"workers ({scenario.size})", scenario.workers, "of them", scenario.workers * HOURS * hour)
+    workers = scenario.plan.workers
+    yield Item(f"workers ({scenario.size})", workers, "of them", workers * HOURS * hour)
     hours, dollars = 0.0, 0.0
     for task in SCHEDULED:
         if scenario.cdc and task.name == "diff":
@@ -199,17 +188,16 @@ def _store(scenario: Scenario, prices: ServicePrices, storage: Prices, years: fl
     current, kept = lake_gb(scenario, years=years)
     yield Item("lake on S3", current, "GB", current * storage.storage_gb_month)
     yield Item("time travel and undo", kept, "GB", kept * storage.storage_gb_month)
-    epochs = HOURS * 3600 / scenario.interval_s * scenario.workers
-    puts, gets = epochs * PUTS_PER_EPOCH, epochs * GETS_PER_EPOCH
-    yield Item("writing requests", puts / 1e6, "million", puts / 1000 * prices.put_per_1000)
+    puts, gets = (per_s * HOURS * 3600 for per_s in (scenario.plan.writes_per_s, scenario.plan.gets_per_s))
+    yield Item("writing requests, listings", puts / 1e6, "million", puts / 1000 * prices.put_per_1000)
     yield Item("reading requests", gets / 1e6, "million", gets / 1000 * storage.get_per_1000)
-    read_gb = max(storage.query_min_mb / 1000, scenario.rows * FOLDED_BYTES * READ_SHARE / 1e9)
+    read_gb = max(storage.query_min_mb / 1000, scenario.plan.rows * FOLDED_BYTES * READ_SHARE / 1e9)
     dollars = scenario.queries_per_month * read_gb / 1000 * storage.query_tb_scanned
     yield Item("Athena", scenario.queries_per_month * read_gb / 1000, "TB read", dollars)
 
 
 def _watching(scenario: Scenario, prices: ServicePrices) -> Iterator[Item]:
-    gigabytes = scenario.workers * HOURS * LOG_BYTES_PER_HOUR / 1e9
+    gigabytes = scenario.plan.workers * HOURS * LOG_BYTES_PER_HOUR / 1e9
     yield Item("logs", gigabytes, "GB", gigabytes * (prices.log_gb + prices.log_gb_month))
     alarms = [r for r in service_template()["Resources"].values() if r["Type"] == "AWS::CloudWatch::Alarm"]
     dollars = len(UNITS) * prices.metric_month + len(alarms) * prices.alarm_month + prices.dashboard_month
@@ -221,25 +209,18 @@ def _watching(scenario: Scenario, prices: ServicePrices) -> Iterator[Item]:
 def _kafka(scenario: Scenario, prices: ServicePrices) -> Iterator[Item]:
     """Of a cluster for this alone. One that is there already costs only what its disks hold more."""
     yield Item("Kafka: brokers (m7g.large)", BROKERS, "of them", BROKERS * HOURS * prices.broker_hour)
-    events = scenario.changes_per_day * KEPT_DAYS * 2  # rows, and documents made of them
-    gigabytes = max(1.0, events * EVENT_BYTES * KAFKA_SHARE * BROKERS / 1e9)
+    gigabytes = max(1.0, scenario.plan.kafka_gb)
     yield Item("Kafka: disks", gigabytes, "GB", gigabytes * prices.broker_gb_month)
-
-
-def first_load(scenario: Scenario) -> tuple[float, float]:
-    """Hours until all rows of the source are features, and GB on Kafka's disks meanwhile."""
-    events = scenario.rows
-    hours = events / (LOADS_PER_S * scenario.workers) / 3600
-    return hours, events * 2 * EVENT_BYTES * KAFKA_SHARE * BROKERS / 1e9
 
 
 def as_table(scenario: Scenario, items: Sequence[Item], *, markdown: bool) -> str:
     """The estimate as lines of text."""
     total = sum(i.dollars for i in items)
-    hours, gigabytes = first_load(scenario)
+    plan = scenario.plan
     head = (
         f"{scenario.name}, {scenario.changes_per_day:,} changes a day: ${total:,.0f} a month; the first load takes"
-        f" {max(1, round(hours * 60))} minutes at the worker and {gigabytes:,.0f} GB of Kafka's disks"
+        f" {max(1, round(plan.first_load_s / 60))} minutes at the worker and {plan.first_load_kafka_gb:,.0f} GB of"
+        " Kafka's disks"
     )
     if markdown:
         rows = [f"| {i.name} | {i.quantity:,.1f} {i.unit} | {i.dollars:,.2f} |" for i in items]
@@ -248,11 +229,32 @@ def as_table(scenario: Scenario, items: Sequence[Item], *, markdown: bool) -> st
     return "\n".join([head, *rows])
 
 
+def _own(given: argparse.Namespace) -> Scenario:
+    return Scenario(
+        f"{given.lines:,} lines",
+        given.lines,
+        given.changes_per_day,
+        given.size,
+        given.interval_s,
+        given.queries_per_month,
+        cdc=not given.diff,
+        given_workers=given.workers,
+    )
+
+
 def main(arguments: Sequence[str]) -> int:
     """Prints the estimates; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m deploy.costs", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prices", type=Path, default=FILE, help="TOML file of prices like deploy/prices.toml")
     parser.add_argument("--years", type=float, default=1.0, help="age of the lake")
+    own = parser.add_argument_group("your own size")
+    own.add_argument("--lines", type=int, help="invoice lines; without it, three sizes are printed")
+    own.add_argument("--changes-per-day", type=int, default=100_000, help="of rows")
+    own.add_argument("--size", choices=SIZES, default="medium", help="of a worker")
+    own.add_argument("--workers", type=int, default=0, help="default: as few as fit")
+    own.add_argument("--interval-s", type=float, default=0.0, help="of epochs; default: the shortest that fits")
+    own.add_argument("--queries-per-month", type=int, default=2_000, help="in Athena")
+    own.add_argument("--diff", action="store_true", help="no change data capture: a diff runs every 15 minutes")
     parser.add_argument("--markdown", action="store_true", help="as a document has it")
     given = parser.parse_args(arguments)
     try:
@@ -261,7 +263,8 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"error: {given.prices}: {error}\n")
         return 2
     storage = load_prices(None)
-    parts = [as_table(s, estimate(s, prices, storage, years=given.years), markdown=given.markdown) for s in SCENARIOS]
+    scenarios = SCENARIOS if given.lines is None else (_own(given),)
+    parts = [as_table(s, estimate(s, prices, storage, years=given.years), markdown=given.markdown) for s in scenarios]
     dated = f"Prices of {prices.as_of} ({prices.region}); S3 and Athena of {storage.as_of} ({storage.region})."
     sys.stdout.write("\n\n".join([*parts, dated]) + "\n")
     return 0

@@ -70,6 +70,8 @@ class FaultProxy:
         self.port = port
         self.met: Counter[str] = Counter()
         self.requests = 0
+        self.asked: Counter[str] = Counter()
+        """Requests by method; S3's listings, which are GETs too, as `LIST`."""
         self._upstream_port = upstream_port
         self._shut = False
         self._under_way = 0
@@ -150,6 +152,7 @@ class FaultProxy:
         if request is None or self._shut:
             return False
         self.requests += 1
+        self.asked["LIST" if "list-type=2" in request.first else request.method] += 1
         weather = self.weather
         fault = self._draw(weather)
         if request.header("expect").lower() == "100-continue":

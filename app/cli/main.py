@@ -29,6 +29,7 @@ _GROUPS = (
     "upkeep",
     "quality",
     "retention",
+    "capacity",
     "forget",
     "maintain",
     "repair",

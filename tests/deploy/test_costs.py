@@ -10,7 +10,6 @@ from deploy.costs import (
     Item,
     ServicePrices,
     estimate,
-    first_load,
     lake_gb,
     main,
     minutes_per_month,
@@ -46,9 +45,10 @@ def test_each_size_costs_more_than_the_one_before_and_each_year_more_than_the_la
 
 
 def test_first_load_of_twice_the_rows_takes_twice_as_long_on_as_many_workers() -> None:
-    hours, gigabytes = first_load(SMALL)
-    assert SMALL.workers == 1
-    assert first_load(replace(SMALL, lines=2 * SMALL.lines)) == pytest.approx((2 * hours, 2 * gigabytes))
+    twice = replace(SMALL, lines=2 * SMALL.lines)
+    assert SMALL.plan.workers == twice.plan.workers == 1
+    assert twice.plan.first_load_s == pytest.approx(2 * SMALL.plan.first_load_s)
+    assert twice.plan.first_load_kafka_gb == pytest.approx(2 * SMALL.plan.first_load_kafka_gb)
 
 
 def test_diff_runs_without_change_data_capture_and_debezium_with_it() -> None:
