@@ -13,7 +13,15 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from connectors.lake import COMMIT_RETRIES, WITHOUT_CLEANUP, LakeStore, wrap_error, wrapped_errors
+from connectors.lake import (
+    COMMIT_RETRIES,
+    TIME_TRAVEL_DAYS,
+    WITHOUT_CLEANUP,
+    LakeStore,
+    table_properties,
+    wrap_error,
+    wrapped_errors,
+)
 from processors.errors import StateUnknownError, UnavailableError
 from processors.lake_tables import CONTROL_LOG
 from processors.ports import ControlEntry, OpenRun
@@ -41,14 +49,7 @@ class ControlLog:
                     return None
                 with wrapped_errors("control_log"):
                     number = (handle.transaction_version(_CONTROL_APP) or 0) + 1
-                now = datetime.now(UTC)
-                row = dict.fromkeys(CONTROL_LOG.schema.names) | {
-                    "entry": number,
-                    "kind": kind,
-                    "at": now,
-                    "known_date": now.date(),
-                }
-                row |= values
+                row = _row(number, kind, values)
                 try:
                     write_deltalake(
                         handle,
@@ -104,12 +105,6 @@ class ControlLog:
         """Appends an entry, whatever the others say."""
         self._append(kind, lambda _entries: {"detail": json.dumps(dict(detail))})
 
-    def new_generation(self, detail: Mapping[str, Any]) -> str:
-        """Gives the lake another generation and returns it: documents of earlier ones count no more."""
-        made = uuid.uuid4().hex
-        self.note("generation", {**detail, "generation": made})
-        return made
-
     def skip_runs(self, count: int, *, after: int = 0) -> None:
         """Makes the next run's number greater by so many than all so far, `after` included: those may be in topics."""
 
@@ -118,6 +113,28 @@ class ControlLog:
             return {"run": max([after, *runs]) + count, "detail": json.dumps({"skipped": True})}
 
         self._append("run_closed", beyond)
+
+    def begin(self, former: DeltaTable, detail: Mapping[str, Any], *, skipped_runs: int) -> None:
+        """Makes the control log of a restored lake: the entries of the former one, a leap of runs, a new generation.
+
+        In one commit: the lake is there with all of it, or not there. Raises RetryableError where there is one.
+        """
+        rows = _control_rows(former)
+        number, run = (max((r[name] or 0 for r in rows), default=0) for name in ("entry", "run"))
+        leap = {"run": run + skipped_runs, "detail": json.dumps({"skipped": True})}
+        generation = {"detail": json.dumps({**detail, "generation": uuid.uuid4().hex})}
+        rows += [_row(number + 1, "run_closed", leap), _row(number + 2, "generation", generation)]
+        with wrapped_errors("control_log"):
+            write_deltalake(
+                self._store.location.table(CONTROL_LOG.name),
+                pa.Table.from_pylist(rows, schema=CONTROL_LOG.schema),
+                mode="error",
+                name=CONTROL_LOG.name,
+                description=CONTROL_LOG.doc,
+                configuration=dict[str, str | None](table_properties(CONTROL_LOG, TIME_TRAVEL_DAYS)),
+                storage_options=dict(self._store.location.storage_options) or None,
+                commit_properties=CommitProperties(app_transactions=[Transaction(_CONTROL_APP, number + 2)]),
+            )
 
     def truncate(self, table_name: str, row_order: int, source_ts_ms: int) -> None:
         """Records that rows of a table below an order are gone (R4); a repetition changes nothing."""
@@ -167,6 +184,12 @@ class ControlLog:
             for e in entries
             if e.kind == "run_opened" and e.run is not None and e.run not in closed
         ]
+
+
+def _row(number: int, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    known = {"entry": number, "kind": kind, "at": now, "known_date": now.date()}
+    return dict.fromkeys(CONTROL_LOG.schema.names) | known | dict(values)
 
 
 def _as_entries(rows: list[dict[str, Any]]) -> list[ControlEntry]:

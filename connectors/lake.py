@@ -141,10 +141,11 @@ class LakeStore:
         """Names of the declared tables that there are: an earlier version made fewer."""
         with ThreadPoolExecutor(max_workers=8) as pool:
             names = list(LAKE_TABLES)
-            there = pool.map(self._has, names)
+            there = pool.map(self.has, names)
             return frozenset(name for name, found in zip(names, there, strict=True) if found)
 
-    def _has(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
+        """Whether there is this table."""
         with wrapped_errors(f"table {name}"):
             return is_table(self.location.table(name), self._options)
 

@@ -16,7 +16,7 @@ from connectors.lake import LakeLocation
 from connectors.object_store import s3_store
 
 if TYPE_CHECKING:
-    from obstore import WritableFile
+    from obstore import ObjectMeta, WritableFile
     from obstore.store import S3Store
 
 _PART_BYTES = 10 * 1024 * 1024
@@ -75,6 +75,20 @@ class TableFolder:
         with _store_errors():
             return int(obstore.head(self._store, self._key(path))["size"])
 
+    def copy(self, path: str, other: "TableFolder") -> None:
+        """Puts a file of this folder in the same place of another one, in parts, whole or not at all."""
+        with _store_errors():
+            parts = obstore.get(self._store, self._key(path)).stream(min_chunk_size=_PART_BYTES)
+            target = obstore.open_writer(other._store, other._key(path), buffer_size=_PART_BYTES, max_concurrency=2)
+            for part in parts:
+                target.write(part)
+            target.close()  # not after an error: what is not closed is not there
+
+    def write(self, path: str, content: bytes) -> None:
+        """A small file, in the place of an earlier one."""
+        with _store_errors():
+            obstore.put(self._store, self._key(path), content)
+
     def read(self, path: str) -> bytes | None:
         """A small file, None where there is none."""
         try:
@@ -91,8 +105,15 @@ class TableFolder:
 
     def list(self, folder: str) -> Iterator[tuple[str, datetime]]:
         """Names below a folder of the table with the times of their last change, in no order."""
+        return ((name, meta["last_modified"]) for name, meta in self._listed(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Names below a folder of the table with the sizes of these files in bytes."""
+        return {name: int(meta["size"]) for name, meta in self._listed(folder)}
+
+    def _listed(self, folder: str) -> "Iterator[tuple[str, ObjectMeta]]":
         prefix = self._key(folder).rstrip("/") + "/"
         with _store_errors():
             for chunk in obstore.list(self._store, prefix, chunk_size=1000):
                 for meta in chunk:
-                    yield str(meta["path"]).removeprefix(prefix), meta["last_modified"]
+                    yield str(meta["path"]).removeprefix(prefix), meta

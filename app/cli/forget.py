@@ -132,5 +132,11 @@ def _print(out: "Console", outcome: "Forgetting", *, applied: bool) -> None:
             " next diff, snapshot or change: erase it there first.",
             style="yellow",
         )
+    if any(outcome.erased.values()):
+        out.print(
+            "Topics and backups are not touched: what was made before holds the account until it is deleted"
+            " (docs/security.md).",
+            style="yellow",
+        )
     if not applied and any(f.rows for f in outcome.found):
         out.print(f"Nothing was changed: `trs lake forget {account} --apply` does it.")

@@ -1,6 +1,7 @@
-"""`trs lake prepare | compare | rewind`: new lakes beside the present one, topics that are read again."""
+"""`trs lake backup | restore | prepare | compare | rewind`: copies, new lakes beside the present one, reading again."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,13 +10,70 @@ import typer
 from app.cli.upkeep import lake
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Iterator
+
+    from app.backup import Backup, Watcher
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 
 
 def register(app: typer.Typer) -> None:
     """Nothing: the commands are a part of the group `lake`."""
+
+
+@lake.command(epilog="Example: trs lake backup s3://trs-backups/2026-05")
+def backup(
+    to: Annotated[
+        str, typer.Argument(metavar="PLACE", help="A folder or s3://BUCKET/PREFIX for backups of this lake.")
+    ],
+    as_json: _JSON = False,
+) -> None:
+    """Copy the whole lake, as it is now, while workers go on.
+
+    The tables' versions are noted first, so that together they are one state; then the files that the place has not are
+    copied. Earlier backups at the same place stay as they are. Killed, or told that upkeep removed a file: call again.
+    The history of features is copied, for it is rows; older versions of tables are not. A backup holds personal data:
+    guard it alike, and delete the place when it is old. docs/runbooks/backup-restore.md has the steps.
+    """
+    from app.backup import backup as run
+    from app.settings import load_settings
+
+    settings = load_settings()
+    with _watched() as watcher:
+        made = run(settings, to, watcher=watcher)
+    _tell(made, as_json, f"restore: TRS_LAKE=NEW_PLACE trs lake restore {to}")
+
+
+@lake.command(epilog="Example: TRS_LAKE=s3://trs/lake-2 trs lake restore s3://trs-backups/2026-05")
+def restore(
+    origin: Annotated[str, typer.Argument(metavar="PLACE", help="Where `trs lake backup` put it.")],
+    at: Annotated[
+        str | None, typer.Option(help="The newest backup made at or before this time: ISO-8601, else UTC.")
+    ] = None,
+    as_json: _JSON = False,
+) -> None:
+    """Copy a backup to TRS_LAKE, where there is no lake yet, and make it ready for workers.
+
+    Workers that are started on it read on from Kafka where the backup stood; if Kafka does not hold that any more, they
+    end with exit code 9 and say so. Erasures since the backup must be made again. docs/runbooks/backup-restore.md has
+    the steps.
+    """
+    from datetime import UTC, datetime
+
+    from app.backup import restore as run
+    from app.settings import load_settings
+    from processors.features.as_of import parse_time
+
+    settings = load_settings()
+    time = None if at is None else parse_time(at, now=datetime.now(UTC))
+    with _watched() as watcher:
+        made = run(settings, origin, at=time, watcher=watcher)
+    _tell(
+        made,
+        as_json,
+        "next: `trs doctor`, workers with this TRS_LAKE, and `trs lake verify` once they rest; then `trs lake forget`"
+        " for every account that was erased since the backup",
+    )
 
 
 @lake.command(epilog="Example: trs lake prepare s3://trs/lake-2")
@@ -110,3 +168,36 @@ def rewind(
         typer.echo("nothing to do: the lake stands there, or before it")
     elif dry_run:
         typer.echo("nothing was done (--dry-run)")
+
+
+@contextmanager
+def _watched() -> "Iterator[Watcher]":
+    """One watcher that draws a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task("looking", total=None)
+        yield lambda table, done, total: bars.update(task, description=f"copying {table}", completed=done, total=total)
+
+
+def _tell(made: "Backup", as_json: bool, then: str) -> None:
+    from app.printing import plain
+    from processors.features.as_of import format_time
+
+    if as_json:
+        typer.echo(json.dumps(plain(asdict(made)), indent=2))
+        return
+    through = (
+        "nothing is committed in it"
+        if made.complete_through is None
+        else f"complete through {format_time(made.complete_through)}"
+    )
+    typer.echo(
+        f"{made.place}: {made.tables} tables, {made.rows:,} rows, {made.files:,} files,"
+        f" {made.size_bytes / 1e6:,.1f} MB, {through}"
+    )
+    typer.echo(f"copied: {made.copied_files:,} files, {made.copied_bytes / 1e6:,.1f} MB; the others were there")
+    typer.echo(then)

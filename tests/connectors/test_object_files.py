@@ -1,21 +1,19 @@
 """Reading Delta tables with DuckDB, from a folder and from an S3 server."""
 
-import logging
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-import boto3
 import obstore
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
-from moto.server import ThreadedMotoServer
 
 from connectors.object_files import LakeReader
 from processors.lake_tables import EPOCHS, LAKE_TABLES
+from tests.moto_s3 import s3_server
 
 DAYS = (date(2024, 1, 1), date(2024, 1, 2))
 NO_OPTIONS: Mapping[str, str] = {}
@@ -24,26 +22,8 @@ NO_OPTIONS: Mapping[str, str] = {}
 @pytest.fixture(scope="module")
 def s3() -> Iterator[dict[str, str]]:
     """Options of an S3 server with the bucket `lake`."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }
-    boto3.client(
-        "s3",
-        endpoint_url=options["AWS_ENDPOINT_URL"],
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-        region_name="us-east-1",
-    ).create_bucket(Bucket="lake")
-    yield options
-    server.stop()
+    with s3_server("lake") as options:
+        yield options
 
 
 def epochs(day: date, count: int, *, without: str | None = None) -> pa.Table:

@@ -122,8 +122,8 @@ class Shell:
         self.engine.start()
         if draining:
             self.engine.set_draining()
-        found = self.engine.assign(frozenset({PARTITION}))
-        self.positions = {place[0]: 0 if p is None else p.next_offset for place, p in found.items()}
+        self.stored = self.engine.assign(frozenset({PARTITION}))
+        self.positions = {place[0]: 0 if p is None else p.next_offset for place, p in self.stored.items()}
 
     def offer_all(self, *, without: str = "", until: int | None = None) -> None:
         """What the topics hold, except one of them, which is offered until an offset at most."""
