@@ -6,9 +6,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	--extra worker --extra traces --extra devstack --extra dev --extra docs --extra notebooks pyproject.toml
+	--extra worker --extra msk --extra traces --extra devstack --extra dev --extra docs --extra notebooks pyproject.toml
 COMPILE_IMAGE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-annotate --extra worker --constraint requirements.lock pyproject.toml
+	--no-annotate --extra worker --extra msk --constraint requirements.lock pyproject.toml
 COMPILE_BUILD = $(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], \
 	sep='\n')" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -
 SPARK := .venv-spark

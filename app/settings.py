@@ -74,8 +74,8 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=default_home, description="Folder of all local state.")
 
     kafka: str = Field("localhost:9092", description="Bootstrap servers of the Kafka cluster, comma-separated.")
-    kafka_security: Literal["plaintext", "ssl", "sasl_ssl", "sasl_plaintext"] = Field(
-        "plaintext", description="Security protocol of the brokers."
+    kafka_security: Literal["plaintext", "ssl", "sasl_ssl", "sasl_plaintext", "sasl_iam"] = Field(
+        "plaintext", description="Security protocol of the brokers; sasl_iam: MSK's logins of IAM roles."
     )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
         "SCRAM-SHA-512", description="SASL mechanism, with a sasl_* security protocol."

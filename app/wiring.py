@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.settings import Settings
-from connectors.kafka_config import KafkaConfig
+from connectors.kafka_config import IAM, KafkaConfig
 from processors.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:
@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 def kafka_config(settings: Settings) -> KafkaConfig:
     """How to reach the Kafka cluster. Raises SettingsError for settings that cannot work."""
-    security, ca_file = settings.kafka_security, settings.kafka_ca_file
-    if security.startswith("sasl") and (settings.kafka_user is None or settings.kafka_password is None):
+    security, ca_file, tokens = settings.kafka_security, settings.kafka_ca_file, None
+    if security == IAM:
+        from connectors.msk_iam import IamTokens
+
+        tokens = IamTokens(settings.aws_region)
+    elif security.startswith("sasl") and (settings.kafka_user is None or settings.kafka_password is None):
         raise SettingsError(f"TRS_KAFKA_SECURITY={security} needs TRS_KAFKA_USER and TRS_KAFKA_PASSWORD")
     if ca_file is not None and not ca_file.is_file():
         raise SettingsError(f"TRS_KAFKA_CA_FILE: there is no file {ca_file}")
@@ -38,6 +42,7 @@ def kafka_config(settings: Settings) -> KafkaConfig:
         password=None if settings.kafka_password is None else settings.kafka_password.get_secret_value(),
         ca_file=None if ca_file is None else str(ca_file),
         replication=settings.replication,
+        tokens=tokens,
     )
 
 

@@ -29,6 +29,7 @@ from app.settings import Settings
 from app.streaming import StreamingApp, build_app
 from app.wiring import kafka_config
 from app.worker_state import WorkerState
+from connectors.aiokafka_tokens import TokenProvider
 from connectors.faust_transport import BatchConsumer, ConsumerOptions, as_trs_error
 from connectors.kafka import KafkaConfig, ensure_topics, topic_ids
 from connectors.object_files import read_error
@@ -402,12 +403,15 @@ def limits_of(settings: Settings) -> Limits:
 
 def consumer_options(settings: Settings, kafka: KafkaConfig) -> ConsumerOptions:
     """The consumer's side of the Kafka settings."""
-    security: dict[str, Any] = {"security_protocol": kafka.security.upper()}
-    if kafka.security.startswith("sasl"):
+    security: dict[str, Any] = {"security_protocol": kafka.protocol.upper()}
+    if kafka.tokens is not None:
+        security["sasl_mechanism"] = "OAUTHBEARER"
+        security["sasl_oauth_token_provider"] = TokenProvider(kafka.tokens)
+    elif kafka.security.startswith("sasl"):
         security["sasl_mechanism"] = kafka.sasl_mechanism
         security["sasl_plain_username"] = kafka.user
         security["sasl_plain_password"] = kafka.password
-    if kafka.security.endswith("ssl"):
+    if kafka.protocol.endswith("ssl"):
         security["ssl_context"] = ssl.create_default_context(cafile=kafka.ca_file)
     return ConsumerOptions(
         bootstrap_servers=kafka.bootstrap_servers,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from connectors.kafka_config import KafkaConfig
+from connectors.kafka_config import IAM, KafkaConfig
 from connectors.mysql import DatabaseUrl
 from processors.tables import TABLES, topic_of
 
@@ -30,6 +30,12 @@ _LOGIN_MODULES = {
     "SCRAM-SHA-256": "org.apache.kafka.common.security.scram.ScramLoginModule",
     "SCRAM-SHA-512": "org.apache.kafka.common.security.scram.ScramLoginModule",
 }
+MSK_IAM = {
+    "sasl.mechanism": "AWS_MSK_IAM",
+    "sasl.jaas.config": "software.amazon.msk.auth.iam.IAMLoginModule required;",
+    "sasl.client.callback.handler.class": "software.amazon.msk.auth.iam.IAMClientCallbackHandler",
+}
+"""Of AWS's own library (aws-msk-iam-auth), which Kafka Connect must have beside the connector; no secret in it."""
 _SERVER_IDS = 10**9
 _BEGINNING = frozenset({"snapshot.mode", "snapshot.locking.mode"})
 
@@ -205,8 +211,10 @@ def _client_security(plan: ConnectorPlan) -> dict[str, str]:
     """How the connector's own Kafka clients identify themselves, in Java's names."""
     kafka, options = plan.kafka, {}
     if kafka.security != "plaintext":
-        options["security.protocol"] = kafka.security.upper()
-    if kafka.security.startswith("sasl"):
+        options["security.protocol"] = kafka.protocol.upper()
+    if kafka.security == IAM:
+        options |= MSK_IAM
+    elif kafka.security.startswith("sasl"):
         mechanism = kafka.sasl_mechanism or "SCRAM-SHA-512"
         user, password = (re.sub(r'(["\\])', r"\\\1", text or "") for text in (kafka.user, kafka.password))
         options["sasl.mechanism"] = mechanism

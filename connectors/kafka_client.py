@@ -43,6 +43,8 @@ class ClientErrors:
 def make_client(factory: Callable[..., Any], config: KafkaConfig, **properties: Any) -> tuple[Any, ClientErrors]:
     """A librdkafka client that writes nothing to stderr, and the errors that it will report."""
     errors = ClientErrors()
+    if config.tokens is not None:
+        config.tokens()  # librdkafka would wait ten seconds for one, and not say why it gets none
     try:
         client = factory({**client_config(config), **properties, "error_cb": errors}, logger=_LOG)
     except KafkaException as error:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from deploy.cloudformation import Json, attribute, camel, either, ref, sub
-from deploy.roles import execution_role, log_group_id, task_role
+from deploy.roles import IAM_LOGIN, execution_role, log_group_id, task_role
 from deploy.tasks import HEALTH_CHECK, HOME, STOP_TIMEOUT_S, TRANSLATOR, WORKER, Task
 
 DMS = "WithDms"
@@ -49,7 +49,7 @@ def environment(task: Task) -> dict[str, Any]:
     if task.kafka:
         values |= {
             "TRS_KAFKA": ref("KafkaBootstrap"),
-            "TRS_KAFKA_SECURITY": "sasl_ssl",
+            "TRS_KAFKA_SECURITY": either(IAM_LOGIN, "sasl_iam", "sasl_ssl"),
             "TRS_KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
             "TRS_TOPIC_PREFIX": ref("TopicPrefix"),
             "TRS_GROUP": ref("Group"),
@@ -80,6 +80,12 @@ def secrets(task: Task) -> dict[str, Any]:
     return found
 
 
+def _secret(name: str, value: Any) -> Json:
+    """One entry; of the brokers' user only where there is one."""
+    entry = {"Name": name, "ValueFrom": value}
+    return either(IAM_LOGIN, None, entry) if name.startswith("TRS_KAFKA_") else entry
+
+
 def _definition(task: Task) -> Json:
     container: Json = {
         "Name": task.name,
@@ -90,7 +96,7 @@ def _definition(task: Task) -> Json:
         "StopTimeout": STOP_TIMEOUT_S,
         "LinuxParameters": {"InitProcessEnabled": True, "Capabilities": {"Drop": ["ALL"]}},
         "Environment": [{"Name": name, "Value": value} for name, value in environment(task).items()],
-        "Secrets": [{"Name": name, "ValueFrom": value} for name, value in secrets(task).items()],
+        "Secrets": [_secret(name, value) for name, value in secrets(task).items()],
         "MountPoints": [
             {"SourceVolume": "home", "ContainerPath": HOME},
             {"SourceVolume": "tmp", "ContainerPath": _TMP},

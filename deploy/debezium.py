@@ -12,7 +12,7 @@ docs/deploy.md has the steps in their place. Who wants these commands runs Kafka
 from typing import Any
 
 from connectors.debezium import ConnectorPlan, Flavour, render
-from connectors.kafka_config import KafkaConfig
+from connectors.kafka_config import IAM, KafkaConfig
 from connectors.mysql import DatabaseUrl
 from deploy.cloudformation import (
     Json,
@@ -32,12 +32,6 @@ from processors.tables import TABLES
 _NAME, _PREFIX, _DATABASE, _PARTITIONS, _REPLICATION = "connectorname", "topicprefix", "databasename", 811, 812
 TRUST_STORE_PASSWORD = "changeit"  # noqa: S105 - of public certificates; Java wants one, and this is its own default
 _CLUSTER = "arn:${AWS::Partition}:kafka:${AWS::Region}:${AWS::AccountId}"
-_IAM = {
-    "security.protocol": "SASL_SSL",
-    "sasl.mechanism": "AWS_MSK_IAM",
-    "sasl.jaas.config": "software.amazon.msk.auth.iam.IAMLoginModule required;",
-    "sasl.client.callback.handler.class": "software.amazon.msk.auth.iam.IAMClientCallbackHandler",
-}
 
 
 def debezium_template() -> Json:
@@ -81,9 +75,8 @@ def connector_configuration() -> dict[str, Any]:
         partitions=_PARTITIONS,
         flavour=Flavour.AURORA,
         database=DatabaseUrl("databasehost", 3306, "user", "password", _DATABASE),
-        kafka=KafkaConfig("kafkabootstrap", replication=_REPLICATION),
+        kafka=KafkaConfig("kafkabootstrap", security=IAM, replication=_REPLICATION),
         snapshot="no_data",
-        options={f"kafka.{name}": value for name, value in _IAM.items()},
     )
     rendered = render(plan)
     del rendered["name"]  # a property of its own there

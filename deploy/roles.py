@@ -7,12 +7,13 @@ fetch the image, write the log, read the secrets that the task gets as environme
 from typing import Any
 
 from deploy.cloudformation import Json, allow, camel, either, of_this_account, ref, role, sub
-from deploy.tasks import ALL_TABLES, Task
+from deploy.tasks import ALL_TABLES, DMS_GROUP, Task
 from processors.lake_tables import PERSONAL_TABLES
 
 _TASKS = "ecs-tasks.amazonaws.com"
 _BUCKET = "arn:${AWS::Partition}:s3:::${LakeBucket}"
 _GLUE = "arn:${AWS::Partition}:glue:${AWS::Region}:${AWS::AccountId}"
+_CLUSTER = "arn:${AWS::Partition}:kafka:${AWS::Region}:${AWS::AccountId}"
 CONNECT = ("kafka-cluster:Connect", "kafka-cluster:DescribeCluster")
 TOPICS = (
     "kafka-cluster:AlterTopic",
@@ -22,11 +23,10 @@ TOPICS = (
     "kafka-cluster:WriteData",
 )
 GROUPS = ("kafka-cluster:AlterGroup", "kafka-cluster:DescribeGroup")
-TRANSACTIONS = (
-    "kafka-cluster:AlterTransactionalId",
-    "kafka-cluster:DescribeTransactionalId",
-    "kafka-cluster:WriteDataIdempotently",
-)
+TRANSACTIONS = ("kafka-cluster:AlterTransactionalId", "kafka-cluster:DescribeTransactionalId")
+IDEMPOTENT = "kafka-cluster:WriteDataIdempotently"
+IAM_LOGIN = "IamLogin"
+"""The condition under which tasks sign in to the brokers as their roles."""
 
 
 def task_role(task: Task) -> Json:
@@ -37,12 +37,17 @@ def task_role(task: Task) -> Json:
             sub(f"{_GLUE}:{part}") for part in ("catalog", "database/${GlueDatabase}", "table/${GlueDatabase}/*")
         ]
         statements.append(allow("KeepCatalogue", task.glue, entries))
+    if task.kafka:
+        statements += [either(IAM_LOGIN, statement) for statement in _kafka(task)]
     return role(_TASKS, statements, description=f"trs {task.name}: {task.doc}", condition=of_this_account())
 
 
 def execution_role(task: Task) -> Json:
     """The role in which ECS starts the task."""
-    secrets = [ref("KafkaSecret")] * task.kafka + [ref("DatabaseSecret")] * task.database
+    user = ref("KafkaSecret")
+    secrets: list[Any] = [user] * task.kafka
+    if task.database:
+        secrets = [either(IAM_LOGIN, None, user), ref("DatabaseSecret")]
     statements: list[Any] = [
         allow("SignInToRegistry", ["ecr:GetAuthorizationToken"], ["*"]),
         allow(
@@ -53,7 +58,8 @@ def execution_role(task: Task) -> Json:
         allow("WriteLog", ["logs:CreateLogStream", "logs:PutLogEvents"], [sub(f"${{{log_group_id(task)}.Arn}}")]),
     ]
     if secrets:
-        statements.append(allow("ReadSecrets", ["secretsmanager:GetSecretValue"], secrets))
+        reading = allow("ReadSecrets", ["secretsmanager:GetSecretValue"], secrets)
+        statements.append(reading if task.database else either(IAM_LOGIN, None, reading))
         statements.append(either("SecretsHaveKey", allow("OpenSecrets", ["kms:Decrypt"], [ref("SecretsKeyArn")])))
     return role(_TASKS, statements, description=f"Starts trs {task.name}.", condition=of_this_account())
 
@@ -61,6 +67,23 @@ def execution_role(task: Task) -> Json:
 def log_group_id(task: Task) -> str:
     """The logical id of the task's log group."""
     return f"{camel(task.name)}Log"
+
+
+def _kafka(task: Task) -> list[Json]:
+    """What a role does at the brokers, where it signs in by itself (no `KafkaSecret`)."""
+
+    def named(kind: str, *names: str) -> list[Any]:
+        return [sub(f"{_CLUSTER}:{kind}/${{KafkaClusterName}}/${{KafkaClusterUuid}}{name}") for name in names]
+
+    topics = ["/${TopicPrefix}.*", *(["/${DmsTopicPrefix}.*"] if task.dms else [])]
+    statements = [
+        allow("ConnectToKafka", [*CONNECT, IDEMPOTENT], named("cluster", "")),
+        allow("UseTopics", TOPICS, named("topic", *topics)),
+        allow("UseGroups", GROUPS, named("group", f"/{DMS_GROUP}" if task.dms else "/${Group}")),
+    ]
+    if task.transactions:
+        statements.append(allow("UseTransactions", TRANSACTIONS, named("transactional-id", f"/{task.transactions}")))
+    return statements
 
 
 def _lake(task: Task) -> list[Json]:

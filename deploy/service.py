@@ -21,6 +21,7 @@ from deploy.cloudformation import (
     text,
 )
 from deploy.containers import DMS, task_resources
+from deploy.roles import IAM_LOGIN
 from deploy.scaling import scaling
 from deploy.tasks import SCHEDULED, TASKS, TRANSLATOR, Task
 
@@ -43,6 +44,7 @@ def service_template() -> Json:
             "SecretsHaveKey": {"Fn::Not": [{"Fn::Equals": [ref("SecretsKeyArn"), ""]}]},
             "PagesInVpc": {"Fn::Equals": [ref("PagesListenTo"), "vpc"]},
             "HasCluster": {"Fn::Not": [{"Fn::Equals": [ref("ClusterName"), ""]}]},
+            IAM_LOGIN: {"Fn::Equals": [ref("KafkaSecret"), ""]},
             DMS: {"Fn::Equals": [ref("UseDms"), "true"]},
             "OwnCluster": {"Fn::Equals": [ref("ClusterName"), ""]},
             "HasGroupMetrics": {"Fn::Not": [{"Fn::Equals": [ref("KafkaClusterName"), ""]}]},
@@ -85,9 +87,10 @@ def _parameters() -> Json:
         "LakeKeyArn": text("Key of KMS with which the bucket is encrypted (output LakeKeyArn)."),
         "GlueDatabase": text("TRS_GLUE_DATABASE (output GlueDatabase).", "trs", AllowedPattern="[a-z0-9_]+"),
         "AlarmTopicArn": text("Topic of SNS that is told (output AlarmTopicArn)."),
-        "KafkaBootstrap": text("Brokers, for SASL/SCRAM over TLS: b-1...:9096,b-2...:9096."),
-        "KafkaClusterName": text("Name of the MSK cluster, for an alarm on its own metrics; empty: none.", ""),
-        "KafkaSecret": text("ARN of the secret with the brokers' user: JSON with username and password."),
+        "KafkaBootstrap": text("Brokers, for SASL over TLS: b-1...:9096,... for SCRAM, b-1...:9098,... for IAM."),
+        "KafkaClusterName": text("Name of the MSK cluster, for IAM and for an alarm on its metrics; or empty.", ""),
+        "KafkaClusterUuid": text("Last part of the ARN of the MSK cluster: for IAM.", ""),
+        "KafkaSecret": text("ARN of the secret with username and password; empty: tasks sign in by IAM.", ""),
         "DatabaseSecret": text("ARN of the secret with TRS_DATABASE as its whole text: mysql://USER:PASSWORD@HOST/DB."),
         "DatabaseCaFile": text(
             "TRS_DATABASE_CA_FILE: where the image has the authorities of RDS (docs/deploy.md).", "/etc/trs/rds-ca.pem"

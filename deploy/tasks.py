@@ -18,6 +18,8 @@ HEALTH_CHECK = (
     f"import urllib.request as u; u.urlopen('http://127.0.0.1:{WEB_PORT}/health', timeout=5)",
 )
 """Fails on 503 and on silence. The image has neither a shell's tools nor curl."""
+DMS_GROUP = "trs-dms"
+"""TRS_DMS_GROUP, left at its default."""
 HOME = "/var/lib/trs"
 STOP_TIMEOUT_S = 120
 """The most that Fargate gives; a worker finishes the commit in flight and leaves the group, mostly within seconds."""
@@ -29,7 +31,8 @@ class Task:
 
     `every`: EventBridge Scheduler's expression, None for a service that always runs. `lake`: whether it reads the
     lake; `writes`: tables in which it puts objects; `deletes`: whether it may take objects of these away; `personal`:
-    whether it reads rows of tables with personal data. `kafka`, `database`: what it connects to. `minutes`: what one
+    whether it reads rows of tables with personal data. `kafka`, `database`: what it connects to; `dms`: whether it
+    reads DMS's topics; `transactions`: how its transactional ids begin, with the wildcard. `minutes`: what one
     run is taken to last in the estimate of costs.
     """
 
@@ -43,6 +46,8 @@ class Task:
     personal: bool = False
     kafka: bool = False
     database: bool = False
+    dms: bool = False
+    transactions: str | None = None
     glue: tuple[str, ...] = ()
     cpu: int = 1024
     memory_mb: int = 4096
@@ -73,6 +78,8 @@ TRANSLATOR = Task(
     None,
     lake=False,
     kafka=True,
+    dms=True,
+    transactions=f"${{TopicPrefix}}.{DMS_GROUP}.*",
 )
 
 SCHEDULED = (
@@ -85,6 +92,7 @@ SCHEDULED = (
         personal=True,
         kafka=True,
         database=True,
+        transactions="trs-bootstrap-*",
     ),
     Task(
         "reconcile",
@@ -95,6 +103,7 @@ SCHEDULED = (
         personal=True,
         kafka=True,
         database=True,
+        transactions="trs-bootstrap-*",
         minutes=10.0,
     ),
     Task(

@@ -9,10 +9,12 @@ from app.cloudwatch import UNITS
 from app.settings import Settings, variable
 from deploy.__main__ import FOLDER, TEMPLATES, differences
 from deploy.containers import environment, secrets
+from deploy.roles import task_role
 from deploy.service import SIZES
-from deploy.tasks import SCHEDULED, STOP_TIMEOUT_S, TASKS, WORKER
+from deploy.tasks import SCHEDULED, STOP_TIMEOUT_S, TASKS, TRANSLATOR, WORKER
 from processors.lake_tables import LAKE_TABLES
-from tests.deploy.iam import resolved
+from processors.tables import all_topics
+from tests.deploy.iam import VALUES, allows, resolved
 
 
 def resources(name: str, kind: str) -> dict[str, Any]:
@@ -117,6 +119,46 @@ def test_sizes_are_such_as_fargate_has() -> None:
 def test_every_metric_of_the_worker_is_watched() -> None:
     watched = {a["Properties"]["MetricName"] for a in resources("service.json", "AWS::CloudWatch::Alarm").values()}
     assert UNITS.keys() <= watched
+
+
+def test_role_that_signs_in_to_kafka_by_itself_may_do_what_its_clients_do_and_no_more() -> None:
+    """Held against what the code names: topics, groups, transactional ids."""
+    cluster = "arn:aws:kafka:eu-west-1:123456789012"
+    values = VALUES | {
+        "KafkaClusterName": "c",
+        "KafkaClusterUuid": "u",
+        "TopicPrefix": "aurora.trs",
+        "DmsTopicPrefix": "dms.trs",
+        "Group": "trs-worker",
+    }
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    translator = f"{defaults['topic_prefix']}.{defaults['dms_group']}.0"
+    for task in TASKS:
+        role = task_role(task)
+
+        def may(action: str, resource: str, role: Any = role) -> bool:
+            return allows(role, f"kafka-cluster:{action}", f"{cluster}:{resource}", values=values)
+
+        assert may("Connect", "cluster/c/u") == may("WriteDataIdempotently", "cluster/c/u") == task.kafka
+        for topic in all_topics(defaults["topic_prefix"]):
+            assert may("ReadData", f"topic/c/u/{topic}") == may("CreateTopic", f"topic/c/u/{topic}") == task.kafka
+        assert may("ReadData", "topic/c/u/dms.trs.skus") == (task is TRANSLATOR)
+        assert may("AlterGroup", f"group/c/u/{defaults['dms_group']}") == (task is TRANSLATOR)
+        assert may("AlterGroup", f"group/c/u/{defaults['group']}") == (task.kafka and task is not TRANSLATOR)
+        assert may("AlterTransactionalId", "transactional-id/c/u/trs-bootstrap-9") == task.database
+        assert may("AlterTransactionalId", f"transactional-id/c/u/{translator}") == (task is TRANSLATOR)
+        assert not may("DeleteTopic", f"topic/c/u/{topic}")
+        assert not may("ReadData", "topic/c/u/another")
+
+
+def test_secrets_of_the_brokers_user_are_read_only_where_there_is_one() -> None:
+    body = resources("service.json", "AWS::IAM::Role")["WorkerStartRole"]
+    (reading,) = [
+        s for s in body["Properties"]["Policies"][0]["PolicyDocument"]["Statement"] if "ReadSecrets" in str(s)
+    ]
+    condition, with_iam, with_user = reading["Fn::If"]
+    assert (condition, with_iam) == ("IamLogin", {"Ref": "AWS::NoValue"})
+    assert with_user["Resource"] == [{"Ref": "KafkaSecret"}]
 
 
 def test_worker_is_never_given_the_database() -> None:
