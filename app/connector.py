@@ -16,7 +16,7 @@ from connectors.mysql import connect, server_version, wrapped_errors
 from connectors.mysql_readiness import look_for_position
 from connectors.mysql_schema import check_capture, check_captured_table
 from connectors.source_structure import Structure, read_structure
-from processors.alarms import Alarm
+from processors.alarms import Alarm, AlarmKind
 from processors.errors import (
     ConnectError,
     SettingsError,
@@ -187,12 +187,13 @@ def capture_alarms(settings: Settings) -> list[Alarm]:
             return []
         state, position = current_state(client, name), client.position(name)
     except TrsError as error:
-        return [Alarm(name, error.message, error.hint or "look at Kafka Connect")]
+        return [Alarm(AlarmKind.CONNECT_AWAY, name, error.message, error.hint or "look at Kafka Connect")]
     alarms, _ = look_for_binlog(settings, position)
     if not state.runs:
         found = ", ".join(sorted(state.states)).lower() or "of no state yet"
         reason = "" if state.failure is None else f": {state.failure}"
-        alarms.insert(0, Alarm(name, f"the connector is {found}{reason}", "trs connector status, trs connector resume"))
+        todo = "trs connector status, trs connector resume"
+        alarms.insert(0, Alarm(AlarmKind.CONNECTOR_STANDS, name, f"the connector is {found}{reason}", todo))
     return alarms
 
 

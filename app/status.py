@@ -14,7 +14,7 @@ from app.local_workers import WorkerStatus, local_workers
 from app.settings import Settings
 from app.wiring import kafka_config
 from connectors.kafka import watermarks
-from processors.alarms import Alarm
+from processors.alarms import Alarm, AlarmKind
 from processors.errors import TrsError
 from processors.features.as_of import format_time
 from processors.features.declarations import FEATURE_SETS
@@ -168,6 +168,7 @@ def _overdue(settings: Settings, reconciled: Iterable[TableReconciled], now: dat
         return []
     return [
         Alarm(
+            AlarmKind.RECONCILE_OVERDUE,
             "reconciliation",
             f"was last made {format_time(last.replace(microsecond=0))}, and is to be made every"
             f" {settings.reconcile_every}",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pymysql
 
 from connectors.mysql import Connection, DatabaseUrl, query
-from processors.alarms import Alarm
+from processors.alarms import Alarm, AlarmKind
 from processors.errors import AccessDeniedError
 from processors.order import file_number
 
@@ -91,6 +91,7 @@ def judge_position(file: str, kept: Sequence[str], url: DatabaseUrl) -> tuple[li
     held = f"it keeps {kept[0]} to {kept[-1]}" if kept else "it keeps none"
     return [
         Alarm(
+            AlarmKind.BINLOG_GONE,
             str(url),
             f"the connector goes on in {file}, which the server does not have ({held}): it was purged, or this is"
             " another server",

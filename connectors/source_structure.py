@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from connectors.mysql import Connection, DatabaseUrl, connect, wrapped_errors
 from connectors.mysql_schema import check_captured_table, tables_of
-from processors.alarms import Alarm
+from processors.alarms import Alarm, AlarmKind
 from processors.errors import AccessDeniedError, SourceError
 from processors.tables import TABLES
 
@@ -34,6 +34,7 @@ def compare_structure(connection: Connection, url: DatabaseUrl) -> Structure:
         try:
             notices += check_captured_table(connection, url, table)
         except (SourceError, AccessDeniedError) as error:
-            alarms.append(Alarm(table.name, error.message, error.hint or "see docs/schema_changes.md"))
+            todo = error.hint or "see docs/schema_changes.md"
+            alarms.append(Alarm(AlarmKind.SOURCE_TABLE, table.name, error.message, todo))
     present = tables_of(connection, url)
     return Structure(tuple(alarms), tuple(notices), any(t.name in present for t in TABLES))

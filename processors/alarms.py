@@ -8,12 +8,27 @@ lasts as long as such letters are open (`trs status`), or, in a worker, until a 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from processors.inbox import Chunk
 from processors.reasons import Reason
+
+
+class AlarmKind(StrEnum):
+    """What there are alarms of; docs/runbooks/index.md has a line for each."""
+
+    MISSING_COLUMN = Reason.MISSING_COLUMN
+    UNKNOWN_SOURCE = Reason.UNKNOWN_SOURCE
+    UNKNOWN_TABLE = Reason.UNKNOWN_TABLE
+    SOURCE_TABLE = "source_table"
+    CONNECT_AWAY = "connect_away"
+    CONNECTOR_STANDS = "connector_stands"
+    BINLOG_GONE = "binlog_gone"
+    RECONCILE_OVERDUE = "reconcile_overdue"
+
 
 STRUCTURAL: Mapping[str, str] = {
     Reason.MISSING_COLUMN: "declare its new name as an alias, or the column as optional, and"
@@ -29,18 +44,19 @@ STRUCTURAL: Mapping[str, str] = {
 class Alarm:
     """`subject`: the topic or table concerned; `message`: what is the matter; `hint`: what to do next."""
 
+    kind: AlarmKind
     subject: str
     message: str
     hint: str
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.message} ({self.hint})"
+        return f"{self.subject}: {self.message} ({self.hint}) [{self.kind}]"
 
 
 def parked_alarm(topic: str, reason: str, detail: str, records: int) -> Alarm:
     """The alarm of records that wait in the dead letters for a structural reason; `detail` is the letters' own."""
     wait = "1 record waits" if records == 1 else f"{records} records wait"
-    return Alarm(topic, f"{wait} in the dead letters: {detail}", STRUCTURAL[reason])
+    return Alarm(AlarmKind(reason), topic, f"{wait} in the dead letters: {detail}", STRUCTURAL[reason])
 
 
 class StructureWatch:
