@@ -51,9 +51,9 @@ def connector_name(settings: Settings) -> str:
     return settings.connector or f"trs-{_newest_source(settings)}"
 
 
-def connect_client(settings: Settings) -> ConnectClient:
+def connect_client(settings: Settings, *, patience_s: float | None = None) -> ConnectClient:
     """Kafka Connect at TRS_CONNECT. Raises UsageError for what is no URL."""
-    return ConnectClient(settings.connect.get_secret_value())
+    return ConnectClient(settings.connect.get_secret_value(), patience_s=patience_s)
 
 
 def plan_connector(

@@ -81,9 +81,12 @@ class ConnectorState:
 
 
 class ConnectClient:
-    """One Kafka Connect cluster. `url` is http(s)://[USER:PASSWORD@]HOST:PORT; all errors are ours and name it."""
+    """One Kafka Connect cluster. `url` is http(s)://[USER:PASSWORD@]HOST:PORT; all errors are ours and name it.
 
-    def __init__(self, url: str) -> None:
+    `patience_s`: how long an answer may take, where somebody waits for it; it is asked for twice.
+    """
+
+    def __init__(self, url: str, *, patience_s: float | None = None) -> None:
         try:
             parts = parse_url(url)
         except urllib3.exceptions.LocationParseError:
@@ -95,9 +98,11 @@ class ConnectClient:
         self._headers = {"Accept": "application/json", "Content-Type": "application/json"}
         if parts.auth is not None:
             self._headers |= make_headers(basic_auth=unquote(parts.auth))
-        self._http = urllib3.PoolManager(
-            retries=_RETRY, timeout=Timeout(connect=_CONNECT_TIMEOUT_S, read=_ANSWER_TIMEOUT_S)
-        )
+        if patience_s is None:
+            retries, timeout = _RETRY, Timeout(connect=_CONNECT_TIMEOUT_S, read=_ANSWER_TIMEOUT_S)
+        else:
+            retries, timeout = _RETRY.new(connect=1, status=2), Timeout(patience_s)
+        self._http = urllib3.PoolManager(retries=retries, timeout=timeout)
 
     def plugins(self) -> dict[str, str]:
         """The version of every connector that is installed, by class."""
@@ -271,4 +276,5 @@ def _network_reason(error: urllib3.exceptions.HTTPError) -> str:
     reason: BaseException = error
     if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason is not None:
         reason = error.reason
-    return _one_line(str(reason).rsplit(": ", 1)[-1] or type(reason).__name__)
+    text = str(reason.args[-1]) if reason.args else ""
+    return _one_line(text.rsplit(": ", 1)[-1] or type(reason).__name__)

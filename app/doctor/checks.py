@@ -74,11 +74,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Checked:
-    """A check that was made. `outcome` is the worst of its findings; `seconds` is how long it looked."""
+    """A check that was made. `outcome` is the worst of its findings; `seconds` is how long it looked.
+
+    `hangs`: it did not end in its time, and its thread is still there.
+    """
 
     name: str
     findings: tuple[Finding, ...]
     seconds: float
+    hangs: bool = False
 
     @property
     def outcome(self) -> Outcome:
@@ -129,17 +133,18 @@ def _within_limit(check: Check) -> Checked:
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is this check's outcome
             found.set_exception(error)
 
-    began_s = time.monotonic()
+    began_s, hangs = time.monotonic(), False
     threading.Thread(target=look, name=f"doctor-{check.name}-look", daemon=True).start()
     try:
         findings = tuple(found.result(timeout=check.limit_s))
     except TimeoutError:
         findings = (failed(f"no answer within {check.limit_s:.0f} s", "see whether what it asks hangs"),)
-        if found.done():  # a TimeoutError of the check's own
+        hangs = not found.done()
+        if not hangs:  # a TimeoutError of the check's own
             findings = (_crash(found.exception()),)
     except BaseException as error:  # noqa: BLE001 - as above
         findings = (_crash(error),)
-    return Checked(check.name, findings, time.monotonic() - began_s)
+    return Checked(check.name, findings, time.monotonic() - began_s, hangs)
 
 
 def _crash(error: BaseException | None) -> Finding:

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from functools import partial
 
 from app.doctor import kafka, lake, machine, source
-from app.doctor.checks import Check, Checked, Finding, failed, make_checks, not_looked_at, ok, warning
+from app.doctor.checks import LIMIT_S, Check, Checked, Finding, failed, make_checks, not_looked_at, ok, warning
 from app.local_workers import SILENT, local_workers
 from app.settings import Settings, load_settings
 from processors.errors import SettingsError
 
+REACH_LIMIT_S = 12.0
+"""For whether something answers at all: where nothing does, everything is told within that."""
 _OF_SETTINGS: tuple[tuple[str, Callable[[Settings], list[Finding]], tuple[str, ...]], ...] = (
     ("disk", machine.look_at_disk, ()),
     ("memory", machine.look_at_memory, ()),
@@ -43,7 +45,10 @@ def examine(*, made: Callable[[Checked], None] = lambda _checked: None) -> tuple
         rest = [Check(name, list, ("settings",)) for name, _, _ in _OF_SETTINGS]
     else:
         checks = [Check("settings", partial(machine.look_at_settings, settings))]
-        rest = [Check(name, partial(look, settings), needs) for name, look, needs in _OF_SETTINGS]
+        rest = [
+            Check(name, partial(look, settings), needs, LIMIT_S if needs else REACH_LIMIT_S)
+            for name, look, needs in _OF_SETTINGS
+        ]
         rest.append(Check("workers here", partial(look_at_workers, settings)))
     return make_checks([*checks, Check("packages", machine.look_at_packages), *rest], made=made)
 

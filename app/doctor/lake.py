@@ -11,7 +11,7 @@ from app.wiring import lake_location
 from connectors.control_log import ControlLog
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeStore, wrapped_errors
-from connectors.store_facts import check_writable, store_time
+from connectors.store_facts import check_answers, check_writable, store_time
 from processors.errors import UnavailableError
 from processors.features.declarations import FEATURE_SETS
 from processors.lake_tables import EPOCHS, LAKE_TABLES, QUALITY_RESULTS, RECONCILIATION, UPKEEP, changes_name
@@ -27,8 +27,9 @@ _STALE_FACTOR = 4
 
 def look_at_place(settings: Settings) -> list[Finding]:
     """Does the store answer, and is there a lake."""
-    store = LakeStore(lake_location(settings))
-    if not store.exists():
+    location = lake_location(settings)
+    check_answers(location)
+    if not LakeStore(location).exists():
         raise UnavailableError(f"there is no lake at {settings.lake_uri}", hint="`trs worker` creates it")
     return [ok(f"{settings.lake_uri} answers")]
 
