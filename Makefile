@@ -48,6 +48,7 @@ demo: setup ## Show the whole path on real parts: database, Kafka, worker, lake,
 	$(BIN)/trs demo
 
 docs: setup ## Build the documents as a site in build/site; a link or an anchor that leads nowhere ends it
+	$(BIN)/python -m devstack.diagrams
 	$(BIN)/zensical build --clean --strict
 
 test: setup ## Run all tests but the long ones; those of the stack start it by themselves

@@ -5,13 +5,17 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from selenium import webdriver
 
 from app.settings import ENV_PREFIX, FOR_DEVELOPMENT, Settings
+from devstack.diagrams import mermaid_into
 from tests import named_in_documents as named
+from tests.waiting import wait_until
 
 ROOT = named.ROOT
 PAGES = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("docs/**/*.md"))
@@ -117,16 +121,48 @@ def test_page_is_in_the_navigation_or_linked_from_a_page_that_is() -> None:
     assert [page for page in PAGES if page not in reached] == []
 
 
-def test_site_has_no_dead_link_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make docs` builds it."""
+    folder = tmp_path_factory.mktemp("site")
     config = named.read("zensical.toml").replace('"build/site"', '"site"')
-    (tmp_path / "zensical.toml").write_text(config, encoding="utf-8")
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    (folder / "zensical.toml").write_text(config, encoding="utf-8")
+    shutil.copytree(ROOT / "docs", folder / "docs")
+    mermaid_into(folder / "docs" / "assets")
     build = [Path(sys.executable).with_name("zensical"), "build", "--strict"]
-    done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(build, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    pages = sorted((tmp_path / "site").rglob("*.html"))
+    return folder / "site"
+
+
+def test_site_has_no_dead_link_and_loads_nothing_from_elsewhere(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
     assert len(pages) > len(PAGES)  # and the one that says that there is no such page
     assert {page.name: found for page in pages if (found := _loaded_from_elsewhere(page))} == {}
+
+
+def test_diagrams_are_drawn_where_no_other_server_can_be_reached(site: Path, tmp_path: Path) -> None:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("Chromium and its driver are not installed (Debian: chromium, chromium-driver)")
+    drawn = [page for page in site.rglob("*.html") if 'class="mermaid"' in page.read_text(encoding="utf-8")]
+    assert drawn
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    switches = ("headless", "no-sandbox", "disable-gpu", "host-resolver-rules=MAP * ~NOTFOUND")
+    for switch in (*switches, f"user-data-dir={tmp_path / 'chromium'}"):
+        options.add_argument(f"--{switch}")
+    # The text of a diagram is a <pre>; what is drawn takes its place as a <div>.
+    script = "return ['pre', 'div'].map(tag => document.querySelectorAll(tag + '.mermaid').length)"
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as browser:
+        for page in drawn:
+            browser.get(page.as_uri())
+            wait_until(partial(_is_drawn, browser, script), timeout_s=30, what=f"{page.name} is drawn")
+
+
+def _is_drawn(browser: webdriver.Chrome, script: str) -> bool:
+    waiting, drawn = browser.execute_script(script)
+    return waiting == 0 and drawn > 0
 
 
 def _pages_of(nav: object) -> list[str]:
