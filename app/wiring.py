@@ -123,8 +123,10 @@ def store_watch(settings: Settings) -> "AbstractContextManager[StoreWatch | None
 def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEngine":
     """The worker's engine. Makes the lake's tables where they are missing.
 
-    Raises SettingsError for another number of partitions, or other SQL under a known version, than the lake has.
+    Raises SettingsError for another number of partitions, or other SQL under a known version, than the lake has, and
+    for a place of backups, which a worker would spoil.
     """
+    from app.backup_manifest import BackupPlace
     from connectors.delta_lake import DeltaLake
     from connectors.kafka import KafkaDocumentSink
     from processors.engine import EngineConfig, StreamEngine
@@ -133,10 +135,15 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
     from processors.lake_tables import SKU_LOG
     from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC, topic_of
 
+    location = lake_location(settings)
+    if BackupPlace(location).lake() is not None:
+        raise SettingsError(
+            f"TRS_LAKE: {location.uri} holds backups", hint="`trs lake restore` makes a lake of one, at another place"
+        )
     settings.home.mkdir(parents=True, exist_ok=True)
     spill = Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home))
     atexit.register(shutil.rmtree, spill, ignore_errors=True)
-    lake = DeltaLake(lake_location(settings))
+    lake = DeltaLake(location)
     agree(lake.control, lake.fenced(SKU_LOG.name), partitions=settings.partitions, feature_sets=FEATURE_SETS)
     sinks = {
         name: KafkaDocumentSink(kafka_config(settings), topic_of(settings.topic_prefix, name))

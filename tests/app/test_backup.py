@@ -15,12 +15,13 @@ from app import backup as module
 from app.backup import SKIPPED_RUNS, backup, pin_order, restore
 from app.settings import Settings
 from app.verify import verify
+from app.wiring import build_engine
 from connectors.control_log import ControlLog
 from connectors.delta_lake import DeltaLake
 from connectors.fold import fold_all
 from connectors.lake import FencedTable, LakeLocation, LakeStore
 from connectors.table_folder import TableFolder
-from processors.errors import DamagedLakeError, OffsetGapError, RetryableError, UsageError
+from processors.errors import DamagedLakeError, OffsetGapError, RetryableError, SettingsError, UsageError
 from processors.fold import all_that_waits
 from processors.lake_tables import KEYED_TABLES, LAKE_TABLES
 from processors.resume import PartitionLog, start_offset
@@ -376,6 +377,12 @@ def test_a_backup_goes_to_s3_and_comes_back(world: World, s3: dict[str, str]) ->
     assert backup(world.settings("lake", **s3), "s3://lake/backups").copied_files == 0
     restore(world.settings("again", **s3), "s3://lake/backups")
     assert world.current("again") == world.current("lake")
+
+
+def test_a_worker_does_not_start_on_a_place_of_backups(world: World, place: str) -> None:
+    backup(world.settings(), place)
+    with pytest.raises(SettingsError, match="holds backups"):
+        build_engine(world.settings("backups"), {})
 
 
 def test_the_commands_say_what_they_did(world: World, place: str) -> None:
