@@ -26,7 +26,8 @@ from pydantic_settings import (
 )
 
 from app.durations import PATTERN
-from processors.errors import SettingsError
+from connectors.secret_references import is_reference, resolve
+from processors.errors import SettingsError, TrsError
 from processors.reasons import Reason, parse_reasons
 
 ENV_PREFIX = "TRS_"
@@ -255,7 +256,7 @@ class Settings(BaseSettings):
     @field_validator("connector_options")
     @classmethod
     def _json_object(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
+        if value is not None and not is_reference(value.get_secret_value()):
             parse_options(value.get_secret_value())
         return value
 
@@ -306,19 +307,38 @@ def variable(field_name: str) -> str:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """The settings of this process. Raises SettingsError that names every wrong variable.
+    """The settings of this process, secrets in place of references to them (docs/security.md).
+
+    Raises SettingsError that names every wrong variable, AccessDeniedError or UnavailableError for a secret.
 
     A variable that looks like a setting but is none is told once per process, on stderr.
     """
     _warn_of_unknown_variables()
     try:
-        return Settings(**overrides)
+        settings = Settings(**overrides)
+        secrets = _referred_to(settings)
+        return Settings(**(overrides | secrets)) if secrets else settings
     except ValidationError as error:
         wrong = [
             f"{variable(str(e['loc'][0])) if e['loc'] else ENV_PREFIX + '*'}: {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors(include_url=False, include_input=False)
         ]
         raise SettingsError("; ".join(wrong), hint="`trs settings --describe` lists every setting") from None
+
+
+def _referred_to(settings: Settings) -> dict[str, str]:
+    """The secrets that settings name instead of holding them. Raises what `resolve` does, with the variable's name."""
+    found = {}
+    for name in (n for n, f in Settings.model_fields.items() if n == "kafka_user" or "SecretStr" in str(f.annotation)):
+        value = getattr(settings, name)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if text is not None and is_reference(text):
+            try:
+                found[name] = resolve(text, settings.aws_region)
+            except TrsError as error:
+                error.message = f"{variable(name)}: {error.message}"
+                raise
+    return found
 
 
 @dataclass(frozen=True)

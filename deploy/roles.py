@@ -13,6 +13,8 @@ from processors.lake_tables import PERSONAL_TABLES
 _TASKS = "ecs-tasks.amazonaws.com"
 _BUCKET = "arn:${AWS::Partition}:s3:::${LakeBucket}"
 _GLUE = "arn:${AWS::Partition}:glue:${AWS::Region}:${AWS::AccountId}"
+REFERENCES = "HasSettingsSecrets"
+REFERENCE_ACTIONS = ("secretsmanager:GetSecretValue", "ssm:GetParameter")
 _CLUSTER = "arn:${AWS::Partition}:kafka:${AWS::Region}:${AWS::AccountId}"
 CONNECT = ("kafka-cluster:Connect", "kafka-cluster:DescribeCluster")
 TOPICS = (
@@ -37,6 +39,7 @@ def task_role(task: Task) -> Json:
             sub(f"{_GLUE}:{part}") for part in ("catalog", "database/${GlueDatabase}", "table/${GlueDatabase}/*")
         ]
         statements.append(allow("KeepCatalogue", task.glue, entries))
+    statements += [either(REFERENCES, statement) for statement in _referred_to()] if task.kafka or task.database else []
     if task.kafka:
         statements += [either(IAM_LOGIN, statement) for statement in _kafka(task)]
     return role(_TASKS, statements, description=f"trs {task.name}: {task.doc}", condition=of_this_account())
@@ -67,6 +70,11 @@ def execution_role(task: Task) -> Json:
 def log_group_id(task: Task) -> str:
     """The logical id of the task's log group."""
     return f"{camel(task.name)}Log"
+
+
+def _referred_to() -> list[Json]:
+    """Secrets and parameters that settings refer to by name, which the program itself reads (`SettingsSecrets`)."""
+    return [allow("ReadSettings", sorted(REFERENCE_ACTIONS), [ref("SettingsSecrets")])]
 
 
 def _kafka(task: Task) -> list[Json]:

@@ -21,7 +21,7 @@ from deploy.cloudformation import (
     text,
 )
 from deploy.containers import DMS, task_resources
-from deploy.roles import IAM_LOGIN
+from deploy.roles import IAM_LOGIN, REFERENCES
 from deploy.scaling import scaling
 from deploy.tasks import SCHEDULED, TASKS, TRANSLATOR, Task
 
@@ -44,6 +44,7 @@ def service_template() -> Json:
             "SecretsHaveKey": {"Fn::Not": [{"Fn::Equals": [ref("SecretsKeyArn"), ""]}]},
             "PagesInVpc": {"Fn::Equals": [ref("PagesListenTo"), "vpc"]},
             "HasCluster": {"Fn::Not": [{"Fn::Equals": [ref("ClusterName"), ""]}]},
+            REFERENCES: {"Fn::Not": [{"Fn::Equals": [ref("SettingsSecrets"), ""]}]},
             IAM_LOGIN: {"Fn::Equals": [ref("KafkaSecret"), ""]},
             DMS: {"Fn::Equals": [ref("UseDms"), "true"]},
             "OwnCluster": {"Fn::Equals": [ref("ClusterName"), ""]},
@@ -95,6 +96,7 @@ def _parameters() -> Json:
         "DatabaseCaFile": text(
             "TRS_DATABASE_CA_FILE: where the image has the authorities of RDS (docs/deploy.md).", "/etc/trs/rds-ca.pem"
         ),
+        "SettingsSecrets": text("ARN of secrets that settings refer to (secretsmanager:NAME, ssm:NAME); or empty.", ""),
         "SecretsKeyArn": text("Key of KMS of these secrets; empty: AWS's own.", ""),
         "TopicPrefix": text("TRS_TOPIC_PREFIX.", "aurora.trs", AllowedPattern="[A-Za-z0-9._-]+"),
         "Group": text("TRS_GROUP: consumer group of the workers, and dimension of their metrics.", "trs-worker"),

@@ -17,7 +17,9 @@ VALUES = {
 
 
 def resolved(value: Any, values: dict[str, str]) -> Any:
-    """The template's value with references filled in: by `values`, else by their own names. Conditions all hold."""
+    """The template's value with references filled in: by `values`, else by their own names. Conditions all hold, except
+    those that would leave something out.
+    """
     if isinstance(value, list):
         return [r for r in (resolved(v, values) for v in value) if r is not None]
     if not isinstance(value, dict):
@@ -25,7 +27,8 @@ def resolved(value: Any, values: dict[str, str]) -> Any:
     if "Fn::Sub" in value:
         return re.sub(r"\$\{([^}]+)\}", lambda m: values.get(m[1], m[1]), value["Fn::Sub"])
     if "Fn::If" in value:
-        return resolved(value["Fn::If"][1], values)
+        yes, no = (resolved(branch, values) for branch in value["Fn::If"][1:])
+        return no if yes is None else yes
     if "Fn::GetAtt" in value:
         return ".".join(value["Fn::GetAtt"])
     if "Ref" in value:

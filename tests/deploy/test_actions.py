@@ -3,7 +3,16 @@
 import pytest
 
 from deploy.actions import LAKE, START, UnknownServiceError, actions_of, boto3_actions
-from deploy.roles import execution_role, task_role
+from deploy.roles import (
+    CONNECT,
+    GROUPS,
+    IDEMPOTENT,
+    REFERENCE_ACTIONS,
+    TOPICS,
+    TRANSACTIONS,
+    execution_role,
+    task_role,
+)
 from deploy.tasks import GLUE_ACTIONS, SCHEDULED, TASKS, Task
 from processors.lake_tables import LAKE_TABLES, PERSONAL_TABLES
 from tests.deploy.iam import VALUES, actions, allows
@@ -15,7 +24,8 @@ def test_every_call_of_boto3_is_some_tasks_right_and_every_declared_one_is_calle
     called = frozenset().union(*boto3_actions().values())
     assert "glue:GetTables" in called, "found in connectors/glue.py"
     declared = {action for task in TASKS for action in task.glue}
-    assert called - NOT_AT_WORK.keys() == declared == set(GLUE_ACTIONS)
+    assert called - NOT_AT_WORK.keys() - set(REFERENCE_ACTIONS) == declared == set(GLUE_ACTIONS)
+    assert called >= set(REFERENCE_ACTIONS)
     assert NOT_AT_WORK.keys() <= called
 
 
@@ -45,7 +55,12 @@ def test_role_has_the_actions_of_its_facts_and_no_other(task: Task) -> None:
         expected |= {"s3:PutObject", "s3:AbortMultipartUpload", "kms:GenerateDataKey"}
     if task.deletes:
         expected |= {"s3:DeleteObject"}
+    if task.kafka:
+        expected |= {*CONNECT, IDEMPOTENT, *TOPICS, *GROUPS, *(TRANSACTIONS if task.transactions else ())}
+    if task.kafka or task.database:
+        expected |= {*REFERENCE_ACTIONS}
     assert actions(task_role(task)) == expected
+    expected -= {*REFERENCE_ACTIONS} | {action for action in expected if action.startswith("kafka-cluster:")}
     assert expected <= LAKE.keys() | set(GLUE_ACTIONS)
     secret = task.kafka or task.database
     of_secrets = {"secretsmanager:GetSecretValue", "kms:Decrypt"}
@@ -54,7 +69,8 @@ def test_role_has_the_actions_of_its_facts_and_no_other(task: Task) -> None:
 
 def test_every_declared_action_is_used_by_some_role() -> None:
     used = {action for task in TASKS for action in actions(task_role(task))}
-    assert used == LAKE.keys() | set(GLUE_ACTIONS)
+    of_kafka = {*CONNECT, IDEMPOTENT, *TOPICS, *GROUPS, *TRANSACTIONS}
+    assert used == LAKE.keys() | set(GLUE_ACTIONS) | of_kafka | set(REFERENCE_ACTIONS)
 
 
 def test_no_role_has_an_action_by_pattern() -> None:
