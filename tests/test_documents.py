@@ -121,6 +121,26 @@ def test_page_is_in_the_navigation_or_linked_from_a_page_that_is() -> None:
     assert [page for page in PAGES if page not in reached] == []
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What happens if a worker dies?",
+        "How old is what I query?",
+        "How do I add a feature?",
+        "What does a month of history cost?",
+        "How do we switch change data capture on?",
+    ],
+)
+def test_stranger_finds_question_on_the_first_page_and_a_figure_behind_it(question: str) -> None:
+    ((page, anchor),) = re.findall(
+        rf"\| \[{re.escape(question)}\]\(([a-z_]+\.md)#([a-z-]+)\)", named.read("docs/index.md")
+    )
+    answers = dict(re.findall(r"^### (.+)\n((?:(?!#).*\n)+)", named.read(f"docs/{page}"), re.MULTILINE))
+    assert anchor in named.anchors(f"# {question}\n")
+    assert named.links(answers[question])
+    assert re.search(r"\d", answers[question])
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site as `make docs` builds it."""
