@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from connectors.lake import LakeLocation, wrapped_errors
+from connectors.lake import LakeLocation, LakeStore, wrapped_errors
 from connectors.table_folder import TableFolder
-from processors.errors import UsageError
+from processors.errors import RetryableError, SettingsError, UsageError
 
 _FOLDER, _LAKE, _RESTORED = "backup", "lake.json", "restored.json"
 _FORMAT = 1
@@ -49,6 +49,17 @@ class Manifest:
     @property
     def made(self) -> datetime:
         return datetime.fromisoformat(self.made_at)
+
+
+def check_is_for_workers(location: LakeLocation) -> None:
+    """Raises SettingsError for a place of backups, RetryableError for a lake that is not restored to the end yet."""
+    place = BackupPlace(location)
+    if place.lake() is not None:
+        raise SettingsError(
+            f"TRS_LAKE: {location.uri} holds backups", hint="`trs lake restore` makes a lake of one, at another place"
+        )
+    if place.restored() is not None and not LakeStore(location).exists():
+        raise RetryableError(f"{location.uri} is being restored", hint="the same `trs lake restore` goes on")
 
 
 class BackupPlace:
@@ -106,7 +117,8 @@ class BackupPlace:
             return None if content is None else json.loads(content)
         except ValueError:
             raise UsageError(
-                f"{self.location.uri}/{_FOLDER}/{name} is not JSON", hint="take an earlier backup: --at"
+                f"{self.location.uri}/{_FOLDER}/{name} is not JSON",
+                hint="move it away: that backup is lost, others are not",
             ) from None
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:

@@ -123,10 +123,9 @@ def store_watch(settings: Settings) -> "AbstractContextManager[StoreWatch | None
 def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEngine":
     """The worker's engine. Makes the lake's tables where they are missing.
 
-    Raises SettingsError for another number of partitions, or other SQL under a known version, than the lake has, and
-    for a place of backups, which a worker would spoil.
+    Raises SettingsError for another number of partitions, or other SQL under a known version, than the lake has.
     """
-    from app.backup_manifest import BackupPlace
+    from app.backup_manifest import check_is_for_workers
     from connectors.delta_lake import DeltaLake
     from connectors.kafka import KafkaDocumentSink
     from processors.engine import EngineConfig, StreamEngine
@@ -136,10 +135,7 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
     from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC, topic_of
 
     location = lake_location(settings)
-    if BackupPlace(location).lake() is not None:
-        raise SettingsError(
-            f"TRS_LAKE: {location.uri} holds backups", hint="`trs lake restore` makes a lake of one, at another place"
-        )
+    check_is_for_workers(location)
     settings.home.mkdir(parents=True, exist_ok=True)
     spill = Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home))
     atexit.register(shutil.rmtree, spill, ignore_errors=True)

@@ -372,8 +372,12 @@ def s3() -> Iterator[dict[str, str]]:
 
 
 def test_a_backup_goes_to_s3_and_comes_back(world: World, s3: dict[str, str]) -> None:
-    made = backup(world.settings("lake", **s3), "s3://lake/backups")
-    assert made.copied_files == made.files > 0
+    bar: list[tuple[int, int]] = []
+    made = backup(
+        world.settings("lake", **s3), "s3://lake/backups", watcher=lambda _table, done, of: bar.append((done, of))
+    )
+    assert made.copied_files == made.files == len(bar)
+    assert bar[-1] == (made.copied_bytes, made.size_bytes)
     assert backup(world.settings("lake", **s3), "s3://lake/backups").copied_files == 0
     restore(world.settings("again", **s3), "s3://lake/backups")
     assert world.current("again") == world.current("lake")
@@ -406,6 +410,8 @@ def test_a_restore_killed_anywhere_goes_on_and_no_lake_is_there_before(world: Wo
 
     def no_lake_and_none_of_another_backup() -> None:
         assert not world.exists("again")
+        with pytest.raises(RetryableError, match="is being restored"):
+            build_engine(again, {})
         with pytest.raises(UsageError, match="holds a part of the backup of"):
             restore(again, place, at=first.made_at)
 
