@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -37,7 +37,7 @@ class Planned:
     """A connector's configuration, secrets included, and what to tell about it."""
 
     plan: ConnectorPlan
-    config: dict[str, str]
+    config: dict[str, str] = field(repr=False)
     server: str
     notices: list[str]
 

@@ -58,7 +58,7 @@ def source_schema(settings: Settings) -> str:
 class PlannedDms:
     """What DMS is to be told, secrets included; the server's version, and what somebody should know."""
 
-    arguments: dict[str, dict[str, Any]]
+    arguments: dict[str, dict[str, Any]] = field(repr=False)
     server: str
     position: str | None
     notices: list[str]

@@ -85,7 +85,7 @@ class LakeLocation:
     """Where a lake is: `s3://bucket/prefix` or a folder, and delta-rs storage options (empty on AWS with a role)."""
 
     uri: str
-    storage_options: Mapping[str, str] = field(default_factory=dict)
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def table(self, name: str) -> str:
         return f"{self.uri}/{name}"
