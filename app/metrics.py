@@ -73,6 +73,8 @@ class _Collector:
         yield from self._probes()
         yield from self._stages()
         yield from self._partitions()
+        yield from self._state_memory()
+        yield from self._lake()
 
     def _probes(self) -> Iterable[Metric]:
         state = self._state
@@ -144,6 +146,51 @@ class _Collector:
         for (table, outcome), count in sorted(self._state.conflicts().items()):
             refused.add_metric([table, outcome], count)
         yield refused
+
+    def _state_memory(self) -> Iterable[Metric]:
+        memory = self._state.memory()
+        if memory is None:
+            return
+        yield _gauge("trs_state_bytes", "Memory that the state takes.", memory.used_bytes)
+        yield _gauge("trs_state_budget_bytes", "Memory that it may take, TRS_MEMORY_MB.", memory.budget_bytes)
+        yield _gauge("trs_state_spilled_bytes", "What it keeps on disk beyond that.", memory.spilled_bytes)
+
+    def _lake(self) -> Iterable[Metric]:
+        watch = self._state.lake
+        look = None if watch is None else watch.last
+        if look is None:
+            return
+        seen = "The lake was looked at then, in seconds since 1970."
+        yield _gauge("trs_lake_look_timestamp_seconds", seen, look.at.timestamp())
+        debt = GaugeMetricFamily(
+            "trs_fold_debt_rows", "Rows of its log that a folded table has not taken in.", labels=["table"]
+        )
+        rows = GaugeMetricFamily("trs_table_rows", "Rows of the table, former versions left out.", labels=["table"])
+        files = GaugeMetricFamily("trs_table_files", "Data files of the table.", labels=["table"])
+        size = GaugeMetricFamily("trs_table_bytes", "Size of the table's data files.", labels=["table"])
+        version = GaugeMetricFamily("trs_table_version", "Delta's version of the table.", labels=["table"])
+        for table in look.tables:
+            for family, value in ((rows, table.rows), (files, table.files), (size, table.size_bytes)):
+                family.add_metric([table.name], value)
+            version.add_metric([table.name], table.version)
+            if table.fold_debt is not None:
+                debt.add_metric([table.name], table.fold_debt)
+        yield from (debt, rows, files, size, version)
+        checked = GaugeMetricFamily(
+            "trs_reconciliation_timestamp_seconds",
+            "When it was last compared with its source.",
+            labels=["table"],
+        )
+        differing = GaugeMetricFamily(
+            "trs_reconciliation_differing_rows", "Rows that differed then and were not corrected.", labels=["table"]
+        )
+        for compared in look.reconciled:
+            checked.add_metric([compared.table], compared.checked_at.timestamp())
+            differing.add_metric([compared.table], look.differing[compared.table])
+        yield from (checked, differing)
+        yield _gauge("trs_quality_checks", "Declared checks that were made.", len(look.checks))
+        yield _gauge("trs_quality_checks_failed", "Those that failed when made last.", len(look.failed_checks))
+        yield _gauge("trs_upkeep_failed", "Tables and actions of upkeep that failed last.", len(look.failed_upkeep))
 
 
 def _known(reason: str) -> str:

@@ -204,6 +204,9 @@ class Settings(BaseSettings):
         600.0, gt=0, description="Seconds of a lag that grows and grows that make /ready fail (docs/observe.md)."
     )
     lag_records: int = Field(10_000, ge=0, description="Records that may wait, whether they become more or not.")
+    lake_look_s: float = Field(
+        60.0, gt=0, description="Seconds between two looks at the lake's tables by the worker that owns bucket 0."
+    )
     session_timeout_s: float = Field(45.0, gt=0, description="Kafka session time-out of a worker.")
     web_port: int = Field(6066, ge=0, le=65535, description="Port of the worker's pages; 0 picks a free one.")
     web_host: str = Field("127.0.0.1", description="Address that the worker's pages listen on.")

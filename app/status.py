@@ -9,6 +9,7 @@ from app.connector import capture_alarms, source_structure
 from app.dead_letters import DeadLetters
 from app.durations import seconds
 from app.epoch_positions import positions_in_epochs
+from app.findings import LastCheck, TableReconciled, failed_checks, last_reconciled
 from app.lake_session import LakeSession
 from app.local_workers import WorkerStatus, local_workers
 from app.settings import Settings
@@ -22,29 +23,6 @@ from processors.lake_tables import EPOCHS, LAKE_TABLES, QUALITY_RESULTS, RECONCI
 from processors.open_letters import Selection
 from processors.tables import all_topics
 from processors.watermark import latest_epochs_sql
-
-
-@dataclass(frozen=True)
-class TableReconciled:
-    """What the last `trs reconcile` found of one table: rows that differ, and corrections that were sent."""
-
-    table: str
-    checked_at: datetime
-    compared: int
-    differing: int
-    repaired: int
-    source: str
-
-
-@dataclass(frozen=True)
-class FailedCheck:
-    """A declared check that failed when it was made last."""
-
-    name: str
-    at: datetime
-    detail: str
-    holds_fold: bool
-
 
 _COUNTED_VIEWS = ("skus", "accounts", "invoices", *(f.name for f in FEATURE_SETS))
 
@@ -95,7 +73,7 @@ class Status:
     source_problem: str | None = None
     workers: tuple[WorkerStatus, ...] = ()
     reconciled: tuple[TableReconciled, ...] = ()
-    failed_checks: tuple[FailedCheck, ...] = ()
+    failed_checks: tuple[LastCheck, ...] = ()
 
     @property
     def lag(self) -> int | None:
@@ -146,19 +124,6 @@ def read_status(settings: Settings) -> Status:
         )
 
 
-def last_reconciled(session: LakeSession) -> tuple[TableReconciled, ...]:
-    """The last check of each table; the session shows the table of them already."""
-    rows = session.con.sql(
-        f"""
-        SELECT table_name, checked_at, compared, missing + changed + surplus, repaired, source
-        FROM {RECONCILIATION.name}
-        QUALIFY row_number() OVER (PARTITION BY table_name ORDER BY checked_at DESC) = 1
-        ORDER BY table_name
-        """
-    ).fetchall()
-    return tuple(TableReconciled(*row) for row in rows)
-
-
 def _overdue(settings: Settings, reconciled: Iterable[TableReconciled], now: datetime) -> list[Alarm]:
     """An alarm where TRS_RECONCILE_EVERY is set and the last check was more than twice that ago."""
     last = max((check.checked_at for check in reconciled), default=None)
@@ -175,21 +140,6 @@ def _overdue(settings: Settings, reconciled: Iterable[TableReconciled], now: dat
             "`trs reconcile` says why it cannot be made; the worker's log said so, too",
         )
     ]
-
-
-def failed_checks(session: LakeSession) -> tuple[FailedCheck, ...]:
-    """Checks that failed when they were made last; the session shows the table of them already."""
-    rows = session.con.sql(
-        f"""
-        SELECT check_name, "at", detail, coalesce(holds_fold, FALSE)
-        FROM (
-          FROM {QUALITY_RESULTS.name} QUALIFY row_number() OVER (PARTITION BY check_name ORDER BY "at" DESC) = 1
-        )
-        WHERE NOT passed
-        ORDER BY check_name
-        """
-    ).fetchall()
-    return tuple(FailedCheck(*row) for row in rows)
 
 
 def _stages(session: LakeSession) -> tuple[StageStatus, ...]:

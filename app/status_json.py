@@ -15,7 +15,8 @@ _EPOCHS = 20
 def worker_json(state: WorkerState) -> dict[str, object]:
     """JSON-like; times are ISO-8601 in UTC, durations seconds."""
     loading, troubles = state.loading(), state.troubles()
-    broker, now = state.broker, datetime.now(UTC)
+    broker, now, memory = state.broker, datetime.now(UTC), state.memory()
+    look = None if state.lake is None else state.lake.last
     return {
         "at": _iso(now),
         "version": __version__,
@@ -31,6 +32,9 @@ def worker_json(state: WorkerState) -> dict[str, object]:
         "conditions": [str(t.condition) for t in troubles],
         "alarms": state.alarms(),
         "upkeep": state.upkeep(),
+        "lake": None if look is None else look.as_json(),
+        "lake_failure": None if state.lake is None else state.lake.failure,
+        "memory": None if memory is None else asdict(memory),
         "broker": None if broker is None else {"silent_s": round(broker.silent_s, 1), "reason": broker.reason},
         "store": None if state.store is None else {"away": state.store.away},
         "lag": [{"topic": t, "partition": p, "records": n} for (t, p), n in sorted(state.lag().items())],

@@ -20,6 +20,7 @@ from app.broker_watch import BrokerWatch, Place
 from app.catch_up import catch_up
 from app.cloudwatch import CloudWatchMetrics
 from app.faults import known_fault
+from app.lake_watch import LakeWatch
 from app.logs import configure_logging
 from app.membership import EngineMembership
 from app.probes import LagHistory, Limits, Store
@@ -137,6 +138,7 @@ class Worker:
         limits = limits_of(settings)
         history = LagHistory(limits.lag_grows_s)
         self._broker = BrokerWatch(kafka, self._read_places, self._committed, history)
+        self._lake = LakeWatch(settings, owns=self._leads)
         self._state = WorkerState(
             settings.group,
             engine.status,
@@ -148,6 +150,8 @@ class Worker:
             history=history,
             broker=self._broker,
             store=store,
+            lake=self._lake,
+            memory=lambda: engine.memory,
         )
         self._address_file = settings.home / f"worker-{os.getpid()}.json"
 
@@ -181,6 +185,7 @@ class Worker:
         if until_caught_up:
             duties.append(self._until_caught_up())
         else:
+            duties.append(self._lake.run())
             if self._settings.cloudwatch_metrics:
                 duties.append(CloudWatchMetrics(self._state).run())
             if self._settings.reconcile_every is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from app.broker_watch import BrokerWatch, Place
+from app.lake_watch import LakeWatch
 from app.probes import (
     EVENT_LOOP_S,
     Condition,
@@ -18,7 +19,7 @@ from app.probes import (
     stage_troubles,
 )
 from processors.activity import Activity
-from processors.ports import LoadProgress
+from processors.ports import LoadProgress, StateMemory
 
 LOADING = "loading state"
 
@@ -27,7 +28,7 @@ LOADING = "loading state"
 class WorkerState:
     """What the pages may know of the worker. Written by the worker, read by the web server's thread.
 
-    `status`, `loading` and `upkeep` are asked when a page is. `beat` is the monotonic time at which the event
+    `status`, `loading`, `upkeep` and `memory` are asked when a page is. `beat` is the monotonic time at which the event
     loop last turned.
     """
 
@@ -41,6 +42,8 @@ class WorkerState:
     history: LagHistory = field(default_factory=lambda: LagHistory(600.0))
     broker: BrokerWatch | None = None
     store: Store | None = None
+    lake: LakeWatch | None = None
+    memory: Callable[[], StateMemory | None] = lambda: None
     phase: str = "starting"
     buckets: frozenset[int] | None = None
     failure: str | None = None

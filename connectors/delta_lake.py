@@ -90,7 +90,7 @@ class DeltaLake:
             opened = pool.submit(self.store.open, table.log)
             folded = self.store.open(table.folded)
             with wrapped_errors(f"table {table.folded}"):
-                log_rows_folded = _log_rows_folded(folded)
+                rows_folded = log_rows_folded(folded)
             log = opened.result()
         log_files, column = active_files(log), f"partition.{table.home_bucket}"
         folded_files = [f for f in active_files(folded) if homes is None or f[column] in homes]
@@ -98,7 +98,7 @@ class DeltaLake:
             log=self._reader.relation(table.log, self._reader.addresses(table.log, log_files)),
             folded=self._reader.relation(table.folded, self._reader.addresses(table.folded, folded_files)),
             folded_rows=_rows(folded_files),
-            log_rows=max(0, _rows(log_files) - log_rows_folded),
+            log_rows=max(0, _rows(log_files) - rows_folded),
         )
 
     def fenced(self, name: str) -> FencedTable:
@@ -119,8 +119,10 @@ class DeltaLake:
         return [json.loads(c.get("trs", "{}")) for c in commits]
 
 
-def _log_rows_folded(folded: DeltaTable) -> int:
-    """Every fold repeats its ids in its commit; to ask delta-rs for one would read the table's log anew.
+def log_rows_folded(folded: DeltaTable) -> int:
+    """How many rows of its log the folded table has taken in.
+
+    Every fold repeats its ids in its commit; to ask delta-rs for one would read the table's log anew.
 
     A few commits may follow that fold nothing: columns or properties that were set, a vacuum.
     """

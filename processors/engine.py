@@ -28,12 +28,12 @@ from processors.decoding import Decoding
 from processors.errors import InvariantError
 from processors.feature_stages import AccountStage, FeatureStage, ItemStage
 from processors.inbox import Inbox
-from processors.ports import DocumentSink, Lake, LakeProgress, LoadProgress, StoredPosition
+from processors.ports import DocumentSink, Lake, LakeProgress, LoadProgress, StateMemory, StoredPosition
 from processors.progress import ProgressLook
 from processors.records import RawBatch
 from processors.stage import Stage, StageContext, utc_now
 from processors.stages import PUT_OFF_S, InvoiceStage, SkuStage
-from processors.state import compress, cursor, open_state
+from processors.state import compress, cursor, memory_of, open_state
 from processors.tables import STAGE_TOPICS, topic_of
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,7 @@ class StreamEngine:
 
         topics = {s: [topic_of(config.topic_prefix, n) for n in names] for s, names in STAGE_TOPICS.items()}
         context = StageContext(lake, topic_ids, writer, now=now, dead_letter_stop=config.dead_letter_stop)
+        self._memory_con, self._memory_lock = cursor(self._state), threading.Lock()
         rows_con, features_con = cursor(self._state), cursor(self._state)
         self._skus = SkuStage(context, rows_con, topics[SkuStage.name])
         self._invoices = InvoiceStage(
@@ -209,6 +210,12 @@ class StreamEngine:
     @property
     def loading(self) -> LoadProgress | None:
         return next((found for found in (stage.loading.look() for stage in self._stages) if found is not None), None)
+
+    @property
+    def memory(self) -> StateMemory | None:
+        with self._memory_lock, suppress(duckdb.ConnectionException):  # closed: the worker ends
+            return memory_of(self._memory_con, budget_mb=self._config.memory_mb)
+        return None
 
     @property
     def parked(self) -> frozenset[int]:

@@ -55,6 +55,15 @@ class LoadProgress:
     seconds: float
 
 
+@dataclass(frozen=True)
+class StateMemory:
+    """What an engine's state takes, and its share of the budget TRS_MEMORY_MB. `spilled_bytes`: on disk."""
+
+    used_bytes: int
+    budget_bytes: int
+    spilled_bytes: int
+
+
 class Engine(Protocol):
     """The stages of one worker, driven by the shell that owns the Kafka consumer.
 
@@ -86,6 +95,10 @@ class Engine(Protocol):
     @property
     def loading(self) -> LoadProgress | None:
         """How far the stage is that loads state just now, within `assign`; None when none does. Does not wait."""
+
+    @property
+    def memory(self) -> StateMemory | None:
+        """What the state takes now; None where that is not known. Does not wait."""
 
     def revoke(self) -> None:
         """A rebalance begins: finishes the commit in flight and accepts nothing until the next `assign`."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from processors.ports import StateMemory
+
 _CATALOG = "state"
 
 
@@ -36,6 +38,14 @@ def compress(con: duckdb.DuckDBPyConnection, *, beyond_mb: int) -> None:
     )
     if int(used.fetchall()[0][0]) > beyond_mb * 1_000_000:
         con.execute(f"CHECKPOINT {_CATALOG}")
+
+
+def memory_of(con: duckdb.DuckDBPyConnection, *, budget_mb: int) -> StateMemory:
+    """What the database takes of its memory and its disk."""
+    ((used, spilled),) = con.sql(
+        "SELECT sum(memory_usage_bytes), sum(temporary_storage_bytes) FROM duckdb_memory()"
+    ).fetchall()
+    return StateMemory(int(used), budget_mb * 1_000_000, int(spilled))
 
 
 def cursor(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:

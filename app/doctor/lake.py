@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 from app.dead_letters import DeadLetters
 from app.doctor.checks import Finding, failed, not_looked_at, ok, warning
+from app.findings import failed_checks, last_reconciled
 from app.lake_session import LakeSession
 from app.settings import Settings
-from app.status import failed_checks, last_reconciled
 from app.wiring import lake_location
 from connectors.control_log import ControlLog
 from connectors.delta_lake import DeltaLake

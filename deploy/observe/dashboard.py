@@ -33,6 +33,17 @@ PANELS: tuple[tuple[str, str, str, str], ...] = (
         "sum by (table, outcome) (increase(trs_commit_conflicts_total[5m]))",
         "{{table}} {{outcome}}",
     ),
+    ("Rows that wait for a fold", "short", "max by (table) (trs_fold_debt_rows)", "{{table}}"),
+    ("Files per table", "short", "max by (table) (trs_table_files)", "{{table}}"),
+    (
+        "Rows that differ from the source",
+        "short",
+        "max by (table) (trs_reconciliation_differing_rows)",
+        "{{table}}",
+    ),
+    ("Checks that failed", "short", "max(trs_quality_checks_failed)", "checks"),
+    ("Upkeep that failed", "short", "max(trs_upkeep_failed)", "tables"),
+    ("State, share of its budget", "percentunit", "trs_state_bytes / trs_state_budget_bytes", "{{instance}}"),
     ("Memory", "bytes", "process_resident_memory_bytes", "{{instance}}"),
     ("Processor", "percentunit", "rate(process_cpu_seconds_total[5m])", "{{instance}}"),
 )

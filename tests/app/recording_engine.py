@@ -24,7 +24,7 @@ from app.settings import Settings, load_settings
 from app.worker import run_worker
 from processors.activity import Activity
 from processors.errors import FencedError, InvariantError, TrsError
-from processors.ports import LakeProgress, LoadProgress, StoredPosition
+from processors.ports import LakeProgress, LoadProgress, StateMemory, StoredPosition
 from processors.records import RawBatch
 from processors.tables import DOCUMENTS_TOPIC, all_topics
 
@@ -97,6 +97,10 @@ class RecordingEngine:
     @property
     def conflicts(self) -> Mapping[tuple[str, str], int]:
         return {}
+
+    @property
+    def memory(self) -> StateMemory | None:
+        return None
 
     @property
     def topics(self) -> tuple[str, ...]:

@@ -2,39 +2,67 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
+from app.broker_watch import BrokerWatch
+from app.findings import TableReconciled
+from app.lake_watch import LakeLook, LakeWatch
 from app.metrics import Metrics
-from app.probes import Condition
+from app.probes import Condition, LagHistory
+from app.settings import Settings
 from app.worker_state import WorkerState
+from connectors.kafka import KafkaConfig
+from connectors.table_looks import TableLook
 from deploy.observe.dashboard import PANELS, dashboard
 from processors.activity import Activity
+from processors.ports import StateMemory
 
 _ROOT = Path(__file__).parents[2]
 _METRIC = re.compile(r"\b(?:trs|process)_[a-z_]+\b")
 _PROMETHEUS_OWN = ("_bucket", "_sum", "_count")
 
 
+Metric = dict[str, set[str]]
+"""Names of metrics as Prometheus stores them, with their labels."""
+
+
 @pytest.fixture(scope="module")
-def metrics() -> set[str]:
-    """Names as Prometheus stores them, of every metric that a worker has."""
+def metrics() -> Metric:
+    """Every metric that a worker has, with at least one sample each."""
     activity = Activity("invoices")
-    shown = Metrics(WorkerState("g", dict, activities={"invoices": activity}), version="0")
+    kafka = BrokerWatch(KafkaConfig("127.0.0.1:1"), list, dict, LagHistory(600.0))
+    kafka.ends = {("aurora.trs.invoices", 0): 1}
+    lake = LakeWatch(Settings(lake="lake"), owns=lambda: True)
+    now = datetime.now(UTC)
+    compared = TableReconciled("skus", now, 1, 0, 0, "csv")
+    lake.last = LakeLook(now, (TableLook("sku_log_folded", 1, 1, 1, 1, 1),), (compared,), (), ())
+    state = WorkerState(
+        "g",
+        lambda: {"invoices": {"waiting_records": 1}},
+        conflicts=lambda: {("invoice_log", "again"): 1},
+        activities={"invoices": activity},
+        broker=kafka,
+        lake=lake,
+        memory=lambda: StateMemory(1, 2, 0),
+    )
+    shown = Metrics(state, version="0")
     activity.on_epoch.append(shown.note)
-    with activity.epoch("invoices:0:1"):
-        pass
-    families = list(shown.registry.collect())
-    assert families
-    names = set()
-    for family in families:
+    activity.opened(frozenset({0}), {})
+    with activity.epoch("invoices:0:1") as notes:
+        notes.known_through, notes.dead["not_json"], notes.ignored["tombstone"] = now, 1, 1
+    found: Metric = {}
+    for family in text_string_to_metric_families(shown.text().decode()):
+        assert family.samples, f"{family.name} has no sample here"
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
         if family.type == "histogram":
-            names |= {family.name, *(family.name + suffix for suffix in _PROMETHEUS_OWN)}
-        else:
-            names.add(family.name + {"counter": "_total", "info": "_info"}.get(family.type, ""))
-    return names | {"trs_broker_silent_seconds"}  # only with a broker
+            found.setdefault(family.name, set())
+    return found
 
 
 def rules() -> list[dict[str, str]]:
@@ -44,10 +72,15 @@ def rules() -> list[dict[str, str]]:
     return found
 
 
-def test_dashboard_and_rules_use_metrics_that_there_are(metrics: set[str]) -> None:
-    used = {n for _, _, expression, _ in PANELS for n in _METRIC.findall(expression)}
-    used |= {n for rule in rules() for n in _METRIC.findall(rule["expr"])}
-    assert used - metrics == set()
+def test_dashboard_and_rules_use_metrics_that_there_are_with_labels_that_they_have(metrics: Metric) -> None:
+    for expression in [*(expression for _, _, expression, _ in PANELS), *(rule["expr"] for rule in rules())]:
+        used = set(_METRIC.findall(expression))
+        assert used, expression
+        assert used - metrics.keys() == set(), expression
+        grouped = {label for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(", ")}
+        selected = set(re.findall(r"(\w+)!?=\"", expression))
+        for name in used:
+            assert (grouped | selected) - metrics[name] == set(), expression
 
 
 def test_dashboard_file_is_the_one_that_is_written() -> None:
@@ -59,11 +92,11 @@ def test_rules_speak_of_conditions_that_there_are() -> None:
     assert named <= {str(c) for c in Condition}
 
 
-def test_page_of_docs_has_every_metric_condition_and_alert(metrics: set[str]) -> None:
+def test_page_of_docs_has_every_metric_condition_and_alert(metrics: Metric) -> None:
     text = (_ROOT / "docs/observe.md").read_text()
     told = set(re.findall(r"`([a-z_A-Z]+)", text))
-    ours = {n for n in metrics if n.startswith("trs_") and not n.endswith(_PROMETHEUS_OWN)}
+    ours = {n for n in metrics if n.startswith("trs_") and not n.endswith((*_PROMETHEUS_OWN, "_created"))}
     assert ours - told == set()
     assert {str(c) for c in Condition} - told == set()
     assert {rule["alert"] for rule in rules()} - told == set()
-    assert {n for n in told if n.startswith("trs_")} - metrics == set()
+    assert {n for n in told if n.startswith("trs_")} - metrics.keys() == set()

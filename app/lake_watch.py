@@ -1,0 +1,110 @@
+"""What the worker that owns bucket 0 knows of the whole lake: tables, what waits for a fold, checks, upkeep.
+
+It looks once in TRS_LAKE_LOOK_S, in a thread, so that no page view and no scrape asks the store; the small tables of
+results are read again only when something was committed to them. The other workers say nothing of it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import duckdb
+import structlog
+
+from app.findings import LastCheck, LastUpkeep, TableReconciled, last_checks, last_reconciled, last_upkeep
+from app.lake_session import LakeSession
+from app.settings import Settings
+from app.wiring import lake_location
+from connectors.lake import LakeStore
+from connectors.object_files import read_error
+from connectors.table_looks import TableLook, TableLooks
+from processors.errors import TrsError
+from processors.lake_tables import QUALITY_RESULTS, RECONCILIATION, UPKEEP
+
+log = structlog.get_logger("trs.lake")
+_RESULTS = (RECONCILIATION.name, QUALITY_RESULTS.name, UPKEEP.name)
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class LakeLook:
+    """The lake at one time."""
+
+    at: datetime
+    tables: tuple[TableLook, ...]
+    reconciled: tuple[TableReconciled, ...]
+    checks: tuple[LastCheck, ...]
+    upkeep: tuple[LastUpkeep, ...]
+
+    @property
+    def differing(self) -> dict[str, int]:
+        """Rows that differed from the source and were not corrected, by table."""
+        return {r.table: max(0, r.differing - r.repaired) for r in self.reconciled}
+
+    @property
+    def failed_checks(self) -> tuple[LastCheck, ...]:
+        """Checks that failed when they were made last."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def failed_upkeep(self) -> tuple[LastUpkeep, ...]:
+        """What upkeep could not do when it tried last."""
+        return tuple(done for done in self.upkeep if done.failure is not None)
+
+    def as_json(self) -> dict[str, object]:
+        """For `/status.json`; times are ISO-8601."""
+        found = asdict(self)
+        for entry in (*found["reconciled"], *found["checks"], *found["upkeep"], found):
+            for name in ("at", "checked_at"):
+                if name in entry:
+                    entry[name] = entry[name].astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return found
+
+
+class LakeWatch:
+    """`run` is one of the worker's duties. `owns`: whether this worker owns bucket 0 now.
+
+    `last` is the last look, None before it and while another worker looks; `failure` why the last try failed.
+    """
+
+    def __init__(self, settings: Settings, *, owns: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._owns = owns
+        self._tables = TableLooks(LakeStore(lake_location(settings)))
+        self._versions: dict[str, int] = {}
+        self.last: LakeLook | None = None
+        self.failure: str | None = None
+
+    async def run(self) -> None:
+        """Never returns; cancelled when the worker stops."""
+        due_s = 0.0
+        while True:
+            await asyncio.sleep(_POLL_S)
+            if not self._owns():
+                self.last, self.failure, due_s = None, None, 0.0
+            elif time.monotonic() >= due_s:
+                due_s = time.monotonic() + self._settings.lake_look_s
+                await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Looks once. A lake that cannot be read is told on the page: no reason for a worker to end."""
+        try:
+            self.last, failure = self._read(), None
+        except (TrsError, duckdb.Error, OSError) as error:
+            failure = str(read_error(error) or error)
+        if failure is not None and self.failure is None:
+            log.warning("the lake's tables could not be looked at; it is tried again", reason=failure)
+        self.failure = failure
+
+    def _read(self) -> LakeLook:
+        at, tables, last = datetime.now(UTC), self._tables.read(), self.last
+        versions = {table.name: table.version for table in tables if table.name in _RESULTS}
+        if last is not None and versions == self._versions:
+            return LakeLook(at, tables, last.reconciled, last.checks, last.upkeep)
+        with LakeSession(self._settings) as session:
+            session.create_views(_RESULTS)
+            found = LakeLook(at, tables, last_reconciled(session), last_checks(session), last_upkeep(session))
+        self._versions = versions
+        return found
