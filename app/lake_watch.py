@@ -54,13 +54,31 @@ class LakeLook:
         return tuple(done for done in self.upkeep if done.failure is not None)
 
     def as_json(self) -> dict[str, object]:
-        """For `/status.json`; times are ISO-8601."""
-        found = asdict(self)
-        for entry in (*found["reconciled"], *found["checks"], *found["upkeep"], found):
-            for name in ("at", "checked_at"):
-                if name in entry:
-                    entry[name] = entry[name].astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        return found
+        """For `/status.json`: names, counts and times. What a check says of rows, and addresses, are left out."""
+        return {
+            "at": _iso(self.at),
+            "tables": [asdict(table) for table in self.tables],
+            "reconciled": [
+                {
+                    "table": r.table,
+                    "checked_at": _iso(r.checked_at),
+                    "compared": r.compared,
+                    "differing": r.differing,
+                    "repaired": r.repaired,
+                }
+                for r in self.reconciled
+            ],
+            "checks": [
+                {"name": c.name, "at": _iso(c.at), "passed": c.passed, "holds_fold": c.holds_fold} for c in self.checks
+            ],
+            "upkeep": [
+                {"action": u.action, "table": u.table, "at": _iso(u.at), "failure": u.failure} for u in self.upkeep
+            ],
+        }
+
+
+def _iso(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 class LakeWatch:
