@@ -13,7 +13,7 @@ from connectors.kafka import KafkaConfig, PartitionEnds
 from processors.errors import TrsError
 
 Place = tuple[str, int]
-_LOOK_S = 5.0
+LOOK_S = 5.0
 
 
 class BrokerWatch:
@@ -29,7 +29,7 @@ class BrokerWatch:
         committed: Callable[[], Mapping[Place, int]],
         history: LagHistory,
         *,
-        every_s: float = _LOOK_S,
+        every_s: float = LOOK_S,
     ) -> None:
         self._kafka = PartitionEnds(kafka)
         self._places = places

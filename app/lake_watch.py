@@ -1,10 +1,10 @@
 """What the worker that owns bucket 0 knows of the whole lake: tables, what waits for a fold, checks, upkeep.
 
-It looks once in TRS_LAKE_LOOK_S, in a thread, so that no page view and no scrape asks the store; the small tables of
-results are read again only when something was committed to them. The other workers say nothing of it.
+It looks once in TRS_LAKE_LOOK_S, in a thread of its own, so that no page view and no scrape asks the store; the small
+tables of results are read again only when something was committed to them. The other workers say nothing of it.
 """
 
-import asyncio
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -82,7 +82,7 @@ def _iso(at: datetime) -> str:
 
 
 class LakeWatch:
-    """`run` is one of the worker's duties. `owns`: whether this worker owns bucket 0 now.
+    """Looks from `start` to `stop`. `owns`: whether this worker owns bucket 0 now.
 
     `last` is the last look, None before it and while another worker looks; `failure` why the last try failed.
     """
@@ -92,19 +92,32 @@ class LakeWatch:
         self._owns = owns
         self._tables = TableLooks(LakeStore(lake_location(settings)))
         self._versions: dict[str, int] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lake-watch", daemon=True)
         self.last: LakeLook | None = None
         self.failure: str | None = None
 
-    async def run(self) -> None:
-        """Never returns; cancelled when the worker stops."""
+    @property
+    def at_rest(self) -> bool:
+        """Whether no look is under way any more, or ever was."""
+        return not self._thread.is_alive()
+
+    def start(self) -> None:
+        """The first look follows once the worker owns bucket 0."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No look begins any more; one that is under way is not waited for: the store may hang."""
+        self._ended.set()
+
+    def _run(self) -> None:
         due_s = 0.0
-        while True:
-            await asyncio.sleep(_POLL_S)
+        while not self._ended.wait(_POLL_S):
             if not self._owns():
                 self.last, self.failure, due_s = None, None, 0.0
             elif time.monotonic() >= due_s:
                 due_s = time.monotonic() + self._settings.lake_look_s
-                await asyncio.to_thread(self.look)
+                self.look()
 
     def look(self) -> None:
         """Looks once. A lake that cannot be read is told on the page: no reason for a worker to end."""

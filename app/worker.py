@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from rich.console import Console
 
-from app.broker_watch import BrokerWatch, Place
+from app.broker_watch import LOOK_S, BrokerWatch, Place
 from app.catch_up import catch_up
 from app.cloudwatch import CloudWatchMetrics
 from app.faults import known_fault
@@ -49,6 +49,8 @@ _WAIT_FOR_BROKER_S = 5.0
 _GROUP_IS_SLOW_S = 4.0
 """Brokers let the first member of a group wait for 3 s already (group.initial.rebalance.delay.ms)."""
 _STILL_SLOW_S = 10.0
+_LOOKS_AT_LAG = 20
+"""Of the lag within TRS_LAG_GROWS_S at least, so that they tell whether it grows."""
 _LOADS_LONG_S = 1.0
 _STILL_LOADS_S = 5.0
 _STOP_S = 5.0
@@ -81,9 +83,9 @@ def run_worker(
     worker = Worker(settings, kafka, engine, accept_gap=accept_gap, store=store)
     code = asyncio.run(worker.run(until_caught_up=until_caught_up))
     flush_traces()
-    if not worker.membership.shut_down() or not worker.left_group:
-        # The engine still loads state, or the group a rebalance, in a thread that cannot be interrupted: it is not
-        # waited for. The engine has stopped and commits nothing any more.
+    if not worker.membership.shut_down() or not worker.left_group or not worker.lake.at_rest:
+        # The engine still loads state, the group a rebalance, or the pages' look at the lake waits for the store, in a
+        # thread that cannot be interrupted: it is not waited for. The engine has stopped and commits nothing any more.
         logging.shutdown()
         sys.stderr.flush()
         os._exit(code)
@@ -137,8 +139,9 @@ class Worker:
         self._upkeep = UpkeepState()
         limits = limits_of(settings)
         history = LagHistory(limits.lag_grows_s)
-        self._broker = BrokerWatch(kafka, self._read_places, self._committed, history)
-        self._lake = LakeWatch(settings, owns=self._leads)
+        looks_s = min(LOOK_S, limits.lag_grows_s / _LOOKS_AT_LAG)
+        self._broker = BrokerWatch(kafka, self._read_places, self._committed, history, every_s=looks_s)
+        self.lake = LakeWatch(settings, owns=self._leads)
         self._state = WorkerState(
             settings.group,
             engine.status,
@@ -150,7 +153,7 @@ class Worker:
             history=history,
             broker=self._broker,
             store=store,
-            lake=self._lake,
+            lake=self.lake,
             memory=lambda: engine.memory,
         )
         self._address_file = settings.home / f"worker-{os.getpid()}.json"
@@ -185,7 +188,7 @@ class Worker:
         if until_caught_up:
             duties.append(self._until_caught_up())
         else:
-            duties.append(self._lake.run())
+            self.lake.start()
             if self._settings.cloudwatch_metrics:
                 duties.append(CloudWatchMetrics(self._state).run())
             if self._settings.reconcile_every is not None:
@@ -359,6 +362,7 @@ class Worker:
         began = time.monotonic()
         self._state.phase = "stopping"
         self._broker.stop()
+        self.lake.stop()
         self.membership.stopping = True
         consumer = app.consumer
         assert isinstance(consumer, BatchConsumer)

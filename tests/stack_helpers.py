@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
@@ -26,6 +27,7 @@ from connectors.object_files import LakeReader
 from processors.features.declarations import FeatureSet
 from processors.order import BATCH_SOURCE_NAME
 from processors.tables import TABLES, all_topics, topic_of
+from tests.waiting import wait_until
 
 _REPOSITORY = Path(__file__).parent.parent
 
@@ -67,6 +69,24 @@ def start_worker(settings: Settings, log: Path, *arguments: str) -> subprocess.P
             stdout=out,
             stderr=out,
         )
+
+
+def get(url: str) -> tuple[int, str]:
+    """Status and body of a page. Raises URLError when nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def pages_of(settings: Settings, worker: "subprocess.Popen[bytes]", log: Path) -> str:
+    """The address of the worker's pages, once it has them."""
+    address = settings.home / f"worker-{worker.pid}.json"
+    wait_until(lambda: address.exists() or worker.poll() is not None, timeout_s=60, what="the worker has its pages")
+    assert worker.poll() is None, log.read_text()
+    where = json.loads(address.read_text(encoding="utf-8"))
+    return f"http://127.0.0.1:{where['port']}"
 
 
 def owned_buckets(settings: Settings, worker: "subprocess.Popen[bytes]") -> set[int]:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from app.lake_watch import LakeWatch
+from app.metrics import Metrics
 from app.settings import Settings
+from app.worker_state import WorkerState
 from connectors.delta_lake import DeltaLake
 from connectors.fold import fold_all
 from connectors.lake import LakeLocation
@@ -74,6 +76,9 @@ def test_last_outcome_of_each_check_counts_and_is_read_once_it_is_committed(watc
     assert watch.last.differing == {"skus": 2}
     assert [check.name for check in watch.last.failed_checks] == ["late"]
     assert [done.failure for done in watch.last.failed_upkeep] == ["no right"]
+    shown = Metrics(WorkerState("g", dict, lake=watch), version="0").text().decode().splitlines()
+    assert 'trs_reconciliation_differing_rows{table="skus"} 2.0' in shown
+    assert {"trs_quality_checks_failed 1.0", "trs_upkeep_failed 1.0"} <= set(shown)
     written.append(UPKEEP.name, {"action": "vacuum", "table_name": "epochs", "began_at": later})
     written.append(RECONCILIATION.name, {**compared, "checked_at": later, "repaired": 3})
     looked(watch)

@@ -83,5 +83,6 @@ def test_worker_whose_commit_does_not_end_is_not_ready_and_says_which(
         assert "committing batches" in trouble["sentence"]
         assert value(samples(worker), "trs_trouble", condition="stuck_epoch") == 1.0
         wait_until(lambda: worker.get("/health")[0] == 503, timeout_s=30, what="a restart is asked for in the end")
+        assert value(samples(worker), "trs_live") == 0.0
     finally:
         worker.kill()

@@ -92,6 +92,7 @@ def test_zombie_whose_bucket_moved_is_refused_for_good(lake: DeltaLake) -> None:
     with pytest.raises(FencedError):
         zombie.append(one_row(0, 5), {"a": 5})
     assert committed_rows(lake.store) == [(0, 2), (0, 4)]
+    assert {outcome: count for (_, outcome), count in lake.store.conflicts.items()} == {"fenced": 3}
 
 
 def test_zombie_is_refused_even_for_the_bucket_that_stayed_its_own(any_lake: DeltaLake) -> None:

@@ -10,6 +10,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.broker_watch import BrokerWatch
+from app.cloudwatch import NAMESPACE
 from app.findings import TableReconciled
 from app.lake_watch import LakeLook, LakeWatch
 from app.metrics import Metrics
@@ -100,3 +101,23 @@ def test_page_of_docs_has_every_metric_condition_and_alert(metrics: Metric) -> N
     assert {str(c) for c in Condition} - told == set()
     assert {rule["alert"] for rule in rules()} - told == set()
     assert {n for n in told if n.startswith("trs_")} - metrics.keys() == set()
+
+
+def test_every_alarm_has_a_row_that_says_which_test_makes_it_happen() -> None:
+    _, _, after = (_ROOT / "docs/observe.md").read_text().partition("## Tests\n")
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in after.splitlines() if line.startswith("| `")]
+    assert sorted(name.strip("`") for name, _, _ in rows) == sorted(
+        [rule["alert"] for rule in rules()] + list(_of_cloudwatch())
+    )
+    for name, made, by in rows:
+        ours = name.startswith("`Trs") or _of_cloudwatch()[name.strip("`")].get("Namespace") == NAMESPACE
+        assert ("::" in by) == bool(made) == ours, f"{name}: what we measure ourselves is made to happen by a test"
+
+
+def _of_cloudwatch() -> dict[str, dict[str, object]]:
+    """What tells somebody, in the templates, with its properties; the alarms that scale tell nobody."""
+    found: dict[str, dict[str, object]] = {}
+    for template in ("foundation", "service", "debezium"):
+        resources = json.loads((_ROOT / f"deploy/{template}.json").read_text())["Resources"]
+        found |= {n: r["Properties"] for n, r in resources.items() if "AlarmTopicArn" in json.dumps(r)}
+    return found

@@ -1,10 +1,13 @@
-"""Kafka Connect for the tests of this folder that need it."""
+"""Kafka Connect, and a browser, for the tests of this folder that need them."""
 
+import shutil
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from selenium import webdriver
 
 from app.connector import connect_client
 from app.settings import Settings
@@ -13,6 +16,8 @@ from devstack import ports, processes
 from devstack.connect import Connect
 from devstack.stack import start_part
 from processors.tables import TABLES
+
+_CHROMIUM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 class OwnConnect(Connect):
@@ -57,3 +62,20 @@ def captured_settings(local_settings: Settings, connect_url: str) -> Iterator[Se
     for registered in client.names():
         if registered == f"trs-{name}":
             client.delete(registered)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    if _CHROMIUM is None or _DRIVER is None:
+        pytest.skip("Chromium and its driver are not installed (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = _CHROMIUM
+    switches = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
+    for switch in (*switches.split(), "disable-sync", f"user-data-dir={tmp_path / 'chromium'}"):
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(_DRIVER))
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    yield driver
+    driver.quit()

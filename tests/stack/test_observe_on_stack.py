@@ -1,10 +1,7 @@
 """A worker in real trouble, seen in its metrics, by its probes, and on its page in a real browser."""
 
 import json
-import shutil
-import subprocess
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +16,8 @@ from connectors.kafka_topics import TopicEnds
 from devstack import ports, processes
 from devstack.kafka import Kafka
 from devstack.stack import start_part
-from tests.stack_helpers import start_worker
+from tests.stack_helpers import get, pages_of, start_worker
 from tests.waiting import wait_until
-
-_CHROMIUM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 @pytest.fixture
@@ -42,39 +37,6 @@ def broker(tmp_path: Path) -> Iterator[Kafka]:
 def settings(broker: Kafka, tmp_path: Path) -> Settings:
     own = {"kafka": f"127.0.0.1:{broker.port}", "home": tmp_path / "home", "lake": str(tmp_path / "lake")}
     return Settings(**own, web_port=0, partitions=2, epoch_interval_s=0.2, broker_lost_s=3.0)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    if _CHROMIUM is None or _DRIVER is None:
-        pytest.skip("Chromium and its driver are not installed (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = _CHROMIUM
-    switches = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
-    for switch in (*switches.split(), "disable-sync", f"user-data-dir={tmp_path / 'chromium'}"):
-        options.add_argument(f"--{switch}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(_DRIVER))
-    phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    yield driver
-    driver.quit()
-
-
-def get(url: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def pages_of(settings: Settings, worker: "subprocess.Popen[bytes]", log: Path) -> str:
-    address = settings.home / f"worker-{worker.pid}.json"
-    wait_until(lambda: address.exists() or worker.poll() is not None, timeout_s=60, what="the worker has its pages")
-    assert worker.poll() is None, log.read_text()
-    where = json.loads(address.read_text(encoding="utf-8"))
-    return f"http://127.0.0.1:{where['port']}"
 
 
 def test_dead_letter_lost_broker_and_silent_worker_are_seen_in_metrics_probes_and_page(
@@ -119,6 +81,8 @@ def test_dead_letter_lost_broker_and_silent_worker_are_seen_in_metrics_probes_an
         worker.kill()
         worker.wait()
         wait_until(lambda: shown("The worker does not answer"), timeout_s=30, what="the page notices its end")
+        with pytest.raises(urllib.error.URLError):  # so no sample of `trs_ready` is left
+            get(f"{root}/metrics")
         sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
         asked = {m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"}
         assert {url for url in asked if not url.startswith(("chrome", "data:"))} <= {

@@ -1,0 +1,172 @@
+"""Conditions of alarms, made to happen to a real worker; seen by its probes, in its metrics, on its page in a browser.
+
+A proxy in front of the store makes it slow, or lets it be away.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from app.settings import Settings
+from app.wiring import kafka_config
+from connectors.kafka import Producer, ensure_topics
+from devstack.fault_proxy import Fault, FaultProxy, Weather
+from processors.errors import FencedError
+from processors.tables import all_topics, topic_of
+from tests.stack_helpers import get, pages_of, start_worker
+from tests.waiting import wait_until
+
+_SLOW = Weather((Fault.SLOW,), rate=1.0, wait_s=0.2)
+_AWAY = Weather((Fault.SLOW,), rate=1.0, wait_s=5.0)
+"""No answer for longer than who watches the store waits, though a commit gets its answer in the end."""
+
+
+@pytest.fixture
+def proxy(stack_settings: Settings) -> Iterator[FaultProxy]:
+    """In front of the store."""
+    port = urlsplit(str(stack_settings.aws_endpoint)).port
+    assert port is not None
+    proxy = FaultProxy(upstream_port=port, seed=1)
+    proxy.start()
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def settings(stack_settings: Settings, proxy: FaultProxy) -> Settings:
+    """Small limits, and the store behind the proxy."""
+    limits = {"epoch_max_events": 100, "idle_epoch_s": 1.0, "lag_grows_s": 4.0, "lag_records": 100, "lake_look_s": 1.0}
+    own = stack_settings.model_copy(update={"aws_endpoint": proxy.url, "partitions": 1, **limits})
+    ensure_topics(kafka_config(own), all_topics(own.topic_prefix), own.partitions)
+    return own
+
+
+@dataclass
+class Seen:
+    """What a worker shows of itself."""
+
+    root: str
+    browser: webdriver.Chrome
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """One number of /metrics."""
+        families = text_string_to_metric_families(get(f"{self.root}/metrics")[1])
+        return next((s.value for f in families for s in f.samples if s.name == name and s.labels == labels), None)
+
+    def ready(self) -> bool:
+        return get(f"{self.root}/ready")[0] == 200
+
+    def page(self, text: str) -> None:
+        """Returns once the page says so, without a reload."""
+        main = self.browser.find_element(By.TAG_NAME, "main")
+        wait_until(lambda: text in main.text, timeout_s=20, what=f"the page says {text!r}")
+
+    def trouble(self, condition: str, sentence: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Returns once the condition is seen everywhere, as one that no restart mends."""
+
+        def told(path: str, text: str) -> None:
+            def holds() -> bool:
+                meanwhile()
+                return text in get(f"{self.root}{path}")[1]
+
+            wait_until(holds, timeout_s=60, what=f"{path} says {text}")
+
+        told("/ready", condition)
+        told("/metrics", f'trs_trouble{{condition="{condition}"}} 1.0')
+        told("/metrics", "trs_ready 0.0")
+        told("/status.json", f'"{condition}"')
+        self.page(sentence)
+        assert get(f"{self.root}/health")[0] == 200
+
+
+class Rows:
+    """Sends invoices, ever new ones."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topic = topic_of(settings.topic_prefix, "invoices")
+        self._producer = Producer(kafka_config(settings))
+        self._sent = 0
+
+    def send(self, count: int, *, source: str = "aurora") -> None:
+        """So many rows at once; `source`: the server that they are said to come from."""
+        numbers = range(self._sent, self._sent + count)
+        self._sent += count
+        keys = [json.dumps({"invoice_id": number}).encode() for number in numbers]
+        self._producer.send(self._topic, keys, [self._event(number, source) for number in numbers])
+        self._producer.flush()
+
+    def close(self) -> None:
+        self._producer.close()
+
+    @staticmethod
+    def _event(number: int, source: str) -> bytes:
+        row = {"invoice_id": number, "account_id": 7, "date_issued": 18010, "payment_dates": None}
+        place = {"name": source, "table": "invoices", "file": "binlog.000001", "pos": number, "row": 0, "ts_ms": 1}
+        return json.dumps({"before": None, "after": row, "op": "c", "ts_ms": 1, "source": place}).encode()
+
+
+def test_each_condition_is_seen_in_probes_metrics_and_page_while_it_lasts(
+    settings: Settings, proxy: FaultProxy, browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    log, rows = tmp_path / "worker.log", Rows(settings)
+    worker = start_worker(settings, log)
+    others = []
+    try:
+        seen = Seen(pages_of(settings, worker, log), browser)
+        assert "not_assigned" in get(f"{seen.root}/ready")[1]
+        assert seen.value("trs_ready") == 0
+        browser.get(f"{seen.root}/")
+        wait_until(seen.ready, timeout_s=60, what="the worker is ready")
+
+        rows.send(3)
+        wait_until(
+            lambda: (seen.value("trs_fold_debt_rows", table="invoice_log_folded") or 0) >= 3,
+            timeout_s=30,
+            what="the rows are said to wait for a fold",
+        )
+        seen.page("rows wait")
+        assert seen.value("trs_alarms") == 0
+        rows.send(2, source="elsewhere")
+        wait_until(lambda: seen.value("trs_alarms") == 1, timeout_s=30, what="a source that is not declared alarms")
+        assert seen.value("trs_dead_letters_total", stage="invoices", reason="unknown_source") == 2
+        assert seen.ready(), "all else goes on"
+        seen.page("2 records wait in the dead letters")
+        seen.page("refused: unknown_source")
+
+        proxy.set(_SLOW)
+        seen.trouble("lag_grows", "the lag grows", meanwhile=lambda: rows.send(20))
+        proxy.clear()
+
+        proxy.set(_AWAY)
+        seen.trouble("store_away", "has not answered for")
+        wait_until(
+            lambda: (seen.value("trs_freshness_seconds", stage="invoices") or 0) > 5,
+            timeout_s=30,
+            what="the metrics say that the lake is not fresh",
+        )
+        proxy.clear()
+        wait_until(seen.ready, timeout_s=120, what="the worker goes on by itself")
+        wait_until(
+            lambda: (seen.value("trs_freshness_seconds", stage="invoices") or 9) < 5, timeout_s=60, what="it is fresh"
+        )
+
+        own = {"group": f"{settings.group}-2", "home": tmp_path / "home-2"}
+        others.append(start_worker(settings.model_copy(update=own), tmp_path / "other.log"))
+        assert worker.wait(60) == FencedError.exit_code
+        assert "another worker committed" in log.read_text()
+        with pytest.raises(URLError):
+            get(f"{seen.root}/metrics")
+        seen.page("The worker does not answer")
+    finally:
+        rows.close()
+        for process in (worker, *others):
+            process.kill()
+            process.wait()
