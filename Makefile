@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Arguments for pytest, e.g. make test ARGS="tests/app -k settings"
 ARGS ?=
 
-.PHONY: help setup setup-spark demo docs test test-long laws chaos check lint types imports agreement format bench bench-long \
+.PHONY: help setup setup-spark demo docs test test-long laws chaos check lint types imports agreement dependencies format bench bench-long \
 	lock clean
 
 help: ## Show this list
@@ -64,7 +64,7 @@ laws: setup ## Play RUNS (default 100) times 60 random histories through the law
 chaos: setup ## Hurt workers, Kafka and S3 while the source changes (SEED=n FAULTS=n); the lake must be right
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
 
-check: lint types imports agreement ## Lint, format, types, import rules, lock file and compose file
+check: lint types imports agreement dependencies ## Lint, format, types, import rules, lock files, vulnerabilities
 
 lint: setup
 	$(BIN)/ruff check .
@@ -89,6 +89,9 @@ agreement: setup
 	@echo "deploy/*.json agree with the declarations, and with CloudFormation" && $(BIN)/python -m deploy --check && \
 		$(BIN)/cfn-lint --regions eu-west-1 us-east-1 -- deploy/*.json
 	@! docker compose version > /dev/null 2>&1 || docker compose config --quiet
+
+dependencies: setup ## Look for known vulnerabilities in the image's packages; its bill of materials into build/sbom.json
+	$(BIN)/python -m deploy.dependencies
 
 format: setup ## Sort imports and format the code
 	$(BIN)/ruff check --fix --select I .
