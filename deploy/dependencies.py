@@ -1,8 +1,8 @@
 """What the image holds, by `python -m deploy.dependencies`: known vulnerabilities, and the bill of materials.
 
-Both are of `requirements-worker.lock`, which is all that is installed besides our own wheel. pip-audit asks PyPI for its
-advisories; where they are not to be had, nothing was audited, which is said and is no failure. The bill (CycloneDX) goes
-to `build/sbom.json`; the same lock gives the same bytes.
+Both are of `requirements-worker.lock`, all that is installed besides our own wheel. pip-audit asks PyPI for its
+advisories; where they are not to be had, nothing was audited, which is said and is no failure. The bill (CycloneDX)
+goes to `build/sbom.json`; the same lock gives the same bytes.
 """
 
 import json
@@ -28,7 +28,6 @@ ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements-worker.lock"
 BILL = ROOT / "build" / "sbom.json"
 _PINNED = re.compile(r"^(?P<name>[a-z0-9.-]+)==(?P<version>\S+)(?P<rest>(?:.*\\\n)+.*)$", re.MULTILINE)
-_SERVICE = "https://pypi.org/pypi/duckdb/json"
 _PATIENCE_S = 120
 
 
@@ -72,10 +71,10 @@ def verdict(packages: list[dict[str, Any]]) -> tuple[bool, list[str]]:
     return not found, told
 
 
-def answers() -> bool:
-    """Whether PyPI's advisories can be asked for at all; a mirror of packages has none, and pip-audit asks 70 times."""
+def answers(name: str, version: str) -> bool:
+    """Whether PyPI tells a package's advisories; a mirror of packages does not, and pip-audit would ask 70 times."""
     try:
-        with urllib.request.urlopen(_SERVICE, timeout=5) as answer:
+        with urllib.request.urlopen(f"https://pypi.org/pypi/{name}/{version}/json", timeout=5) as answer:
             return "vulnerabilities" in json.load(answer)
     except (OSError, ValueError):
         return False
@@ -83,8 +82,9 @@ def answers() -> bool:
 
 def audit() -> tuple[bool, list[str]]:
     """Asks the service."""
-    if not answers():
-        return True, [f"requirements-worker.lock was not audited: {_SERVICE} has no advisories"]
+    name, version, _ = next(pinned(LOCK.read_text(encoding="utf-8")))
+    if not answers(name, version):
+        return True, [f"requirements-worker.lock was not audited: PyPI's advisories do not answer for {name}"]
     command = ["pip-audit", "--disable-pip", "--require-hashes", "--timeout", "5", "--progress-spinner", "off"]
     command += ["--format", "json", "--requirement", str(LOCK)]
     try:
