@@ -278,11 +278,15 @@ class Quantity:
     unit: str
 
     def __str__(self) -> str:
+        return " ".join(part for part in self.told() if part)
+
+    def told(self) -> tuple[str, str]:
+        """Figure and unit; long times in minutes or hours."""
         value, unit = self.value, self.unit
         if unit == "s" and value >= 120:
             value, unit = (value / 60, "min") if value < 7_200 else (value / 3_600, "h")
         digits = 0 if value >= 100 or value == round(value) else 1 if value >= 1 else 2
-        return f"{value:,.{digits}f} {unit}".rstrip()
+        return f"{value:,.{digits}f}", unit
 
 
 def quantities(plan: Plan) -> list[Quantity]:
@@ -315,8 +319,8 @@ SIZES = {
     "10 million": planned(Plan(lines=10_000_000, changes_per_s=10)),
     "100 million": planned(Plan(lines=100_000_000, changes_per_s=100)),
     "1 billion": planned(Plan(lines=10**9, changes_per_s=1_000, cores=8, memory_mb=30_720)),
-    "the same on smaller ones": planned(Plan(lines=10**9, changes_per_s=1_000, cores=4, memory_mb=8_192)),
-    "on 100": planned(Plan(lines=10**9, changes_per_s=1_000, workers=100, partitions=128)),
+    "1 billion, smaller workers": planned(Plan(lines=10**9, changes_per_s=1_000, cores=4, memory_mb=8_192)),
+    "1 billion, 100 workers": planned(Plan(lines=10**9, changes_per_s=1_000, workers=100, partitions=128)),
 }
 """Of docs/capacity.md; memory and cores as of Fargate's sizes in deploy/service.py."""
 GROWTH = (1, 2, 4, 8, 16, 32, 64, 100)
@@ -327,28 +331,24 @@ def tables() -> str:
     """The tables of docs/capacity.md: what sizes need, and what commits cost by the number of workers."""
     plans = list(SIZES.values())
     rows = [["lines", *SIZES], ["---", *("---:" for _ in plans)]]
-    rows.append(["changes", *(f"{p.changes_per_s:,g} per s" for p in plans)])
+    rows.append(["changes, per s", *(f"{p.changes_per_s:,g}" for p in plans)])
     rows.append(["memory for state, cores", *(f"{p.memory_mb / 1024:,g} GB, {p.cores}" for p in plans)])
-    rows += [[of[0].name, *map(str, of)] for of in zip(*map(quantities, plans), strict=True)]
+    for line in zip(*map(quantities, plans), strict=True):
+        first = line[0]
+        timed = first.unit in ("", "s")
+        name = first.name if timed else f"{first.name}, {first.unit}"
+        rows.append([name, *(str(q) if timed else q.told()[0] for q in line)])
     firsts = [limits(p)[0] for p in plans]
-    rows.append(["the first limit", *(f"{limit.name}: {limit.use:.0%}" for limit in firsts)])
-    head = [
-        "workers",
-        "interval",
-        "commits to `epochs`",
-        "reads of its log",
-        "reads of all",
-        "writes",
-        "the first limit",
-    ]
-    grown = [head, ["---:"] * 6 + ["---"]]
+    rows.append(["the first limit", *(f"{limit.name}<br>{limit.use:.0%}" for limit in firsts)])
+    per_s = ("commits to `epochs`", "reads of its log", "reads of all", "writes")
+    grown = [["workers", "interval", *(f"{n}, per s" for n in per_s), "the first limit"], ["---:"] * 6 + ["---"]]
     for workers in GROWTH:
         plan = Plan(lines=10**8, changes_per_s=100, workers=workers, partitions=128, memory_mb=30_720, cores=8)
         for each in {s: replace(plan, interval_s=s) for s in (10.0, planned(plan).interval_s)}.values():
-            first = limits(each)[0]
+            limit = limits(each)[0]
             numbers = (each.commits_per_s, each.gets_of_epochs_per_s, each.gets_per_s, each.writes_per_s)
-            told = [str(Quantity("", n, "per s")) for n in numbers]
-            grown.append([str(workers), f"{each.interval_s:g} s", *told, f"{first.name}: {first.use:.0%}"])
+            told = [Quantity("", n, "").told()[0] for n in numbers]
+            grown.append([str(workers), f"{each.interval_s:g} s", *told, f"{limit.name}: {limit.use:.0%}"])
     return f"{_markdown(rows)}\n\n{_markdown(grown)}\n"
 
 
