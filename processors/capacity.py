@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from processors.engine import look_every_s
+
 DAY_S = 86_400.0
 
 # --- measured; docs/performance.md has the runs and the machine (2 cores) ---
@@ -63,9 +65,9 @@ S3_GETS_PER_S = 5_500
 """Reads per second of one prefix of S3 that AWS promises at least ("Best practices design patterns", S3's manual)."""
 OTHERS_FOLLOWED = 50
 """Of others' commits the fence reads no more: `_FOLLOWED` in connectors/lake.py."""
-LOOKS_PER_S = 4
-"""Of a worker, for newer prices (A) and control entries (SKUs, A and B); each is a read and a listing, found or not.
-`Engine` in processors/engine.py."""
+LOOKS = 4
+"""Of a worker every `look_every_s`, for newer prices (A) and control entries (SKUs, A and B); each is a read and a
+listing, found or not."""
 COMMITS_OF_EPOCHS = 2
 """Per worker and interval to `epochs`, the table with most commits: of A and of B."""
 COMPACTED_EVERY_S = 1_800.0
@@ -129,6 +131,11 @@ class Plan:
         return floor / self.interval_s + self.changes_per_s / self.workers / (EVENTS_PER_CORE_S * self.cores)
 
     @property
+    def looks_per_s(self) -> float:
+        """Of all workers for news of each other."""
+        return self.workers * LOOKS / look_every_s(self.interval_s)
+
+    @property
     def commits_per_s(self) -> float:
         """To `epochs`; half as many to each other table."""
         return COMMITS_OF_EPOCHS * self.workers / self.interval_s
@@ -142,13 +149,13 @@ class Plan:
     def gets_per_s(self) -> float:
         """Reads of all workers: of `epochs`, of the tables with one commit of each worker, and looks for news."""
         commits = (FILES_PER_EPOCH - COMMITS_OF_EPOCHS) * self.workers / self.interval_s
-        return commits * gets_per_commit(self.workers) + self.gets_of_epochs_per_s + self.workers * LOOKS_PER_S
+        return commits * gets_per_commit(self.workers) + self.gets_of_epochs_per_s + self.looks_per_s
 
     @property
     def writes_per_s(self) -> float:
         """Writing requests of all workers, listings included."""
         commits = self.workers * FILES_PER_EPOCH / self.interval_s
-        return commits * (WRITES_PER_COMMIT + LISTS_PER_COMMIT) + self.workers * LOOKS_PER_S
+        return commits * (WRITES_PER_COMMIT + LISTS_PER_COMMIT) + self.looks_per_s
 
     @property
     def files_per_hour(self) -> float:

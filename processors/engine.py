@@ -45,6 +45,11 @@ COMPRESS_ABOVE_PERCENT = 40
 """Of the memory budget: state beyond it is compressed. The rest is for the work of epochs."""
 
 
+def look_every_s(interval_s: float) -> float:
+    """How often a stage looks for others' prices and control entries; each look reads and lists in the store."""
+    return min(interval_s, max(1.0, interval_s / 4))
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """What the engine is told. Times in seconds, sizes in the unit that they name."""
@@ -275,13 +280,14 @@ class StreamEngine:
 
     def _loop(self, stages: Sequence[Stage]) -> None:
         """Runs epochs of its stages when they are due; sleeps in between until something arrives."""
-        poll_s = min(self._config.interval_s, 1.0)
+        interval_s = self._config.interval_s
         polled_s = 0.0
         wake = self._wake[stages[0].name]
         while not self._stopping.is_set():
-            wake.wait(timeout=min(0.05, poll_s))
+            wake.wait(timeout=min(0.05, interval_s))
             wake.clear()
-            poll = time.monotonic() - polled_s >= poll_s
+            every_s = min(interval_s, 1.0) if self._draining else look_every_s(interval_s)
+            poll = time.monotonic() - polled_s >= every_s
             if poll:
                 polled_s = time.monotonic()
             with self._locks[stages[0].name]:

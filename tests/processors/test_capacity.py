@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from processors import capacity
 from processors.capacity import HEADROOM, SIZES, Plan, gets_per_commit, limits, planned, quantities, tables
+from processors.engine import look_every_s
 
 PAGE = Path(__file__).parents[2] / "docs" / "capacity.md"
 MEASURED = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -88,6 +89,13 @@ def test_limits_come_in_their_order_and_a_diff_only_without_change_data_capture(
     found = limits(plan)
     assert [limit.use for limit in found] == sorted((limit.use for limit in found), reverse=True)
     assert any(limit.name == "diff within its interval" for limit in found) is not plan.cdc
+
+
+@pytest.mark.parametrize(("interval_s", "every_s"), [(0.2, 0.2), (1.0, 1.0), (3.0, 1.0), (10.0, 2.5), (60.0, 15.0)])
+def test_looks_for_news_are_rarer_where_epochs_are_and_never_rarer_than_they(interval_s: float, every_s: float) -> None:
+    assert look_every_s(interval_s) == every_s
+    plan = Plan(lines=1_000_000, changes_per_s=1, workers=3, interval_s=interval_s)
+    assert plan.looks_per_s == pytest.approx(3 * 4 / every_s)
 
 
 def test_sizes_of_the_page_work() -> None:
