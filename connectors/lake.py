@@ -39,6 +39,7 @@ from processors.errors import (
     StateUnknownError,
     TrsError,
     UnavailableError,
+    UsageError,
 )
 from processors.lake_tables import CONTROL_LOG, LAKE_TABLES, LakeTable
 
@@ -80,12 +81,25 @@ def table_properties(table: LakeTable, time_travel_days: int) -> dict[str, str]:
     return properties
 
 
+_MISREAD = re.compile(r"[\[\]^|*?\\\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
+"""Parts of a pattern, and what delta-rs refuses, decodes or takes for a separator in a path."""
+
+
 @dataclass(frozen=True)
 class LakeLocation:
     """Where a lake is: `s3://bucket/prefix` or a folder, and delta-rs storage options (empty on AWS with a role)."""
 
     uri: str
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a name that would lead elsewhere, or end delta-rs in a panic."""
+        misread = _MISREAD.search(self.uri)
+        if misread is not None:
+            raise UsageError(
+                f"the lake's place {self.uri!r} has {misread[0]!r} in it, which Delta or DuckDB take for something else",
+                hint="name another in TRS_LAKE",
+            )
 
     def table(self, name: str) -> str:
         return f"{self.uri}/{name}"

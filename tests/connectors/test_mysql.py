@@ -27,6 +27,17 @@ from processors.errors import AccessDeniedError, SourceError, UnavailableError, 
 from processors.tables import ACCOUNTS, INVOICE_LINE_ITEMS, INVOICES, SKUS, TABLES, Table
 
 ODD_TEXT = ['"q"', "back\\slash", "line\nline\r\n\ttab", "Ünï 漢", "\U0001f600", "'", "%s {} \x01\x7f", ""]
+HOSTILE = [
+    "x'; DROP TABLE skus; -- ",
+    "\\'; DROP TABLE skus; -- ",
+    "\\",
+    "'\\''",
+    "`; DROP TABLE skus; #",
+    "\x00'\x1a",
+    "\u02bc; \u2019\uff07) --",
+    "\u202e'\u0000",
+    "/*!50000 DROP TABLE skus */",
+]
 
 
 @pytest.fixture
@@ -74,7 +85,7 @@ def test_mysql_rows_read_back_as_loaded(url: str) -> None:
                 "gender": None if n % 2 else "F",
                 "joining_date": date(1000 + n, 2, 28),
             }
-            for n, text in enumerate(ODD_TEXT)
+            for n, text in enumerate([*ODD_TEXT, *HOSTILE])
         ],
     )
     prices = ["-1.5", "0.0000000001", "1234567890.1234567890", "0", "9999999999.9999999999"]
@@ -97,6 +108,19 @@ def test_mysql_rows_read_back_as_loaded(url: str) -> None:
         (chunk,) = source.chunks(table)
         assert chunk.rejects == []
         assert chunk.rows == written
+
+
+@pytest.mark.parametrize(
+    "name", ["x'; DROP TABLE skus; -- ", '`a"b`', "back\\slash", "%s {0}", "\u202eevil", "p' OR '1'='1"]
+)
+def test_mysql_column_whose_name_is_hostile_is_read_under_its_name(url: str, name: str) -> None:
+    quoted = "`" + name.rstrip().replace("`", "``") + "`"
+    with open_connection(url) as connection, connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE skus ADD COLUMN {quoted} VARCHAR(20)")
+        cursor.execute("INSERT INTO skus VALUES ('i', 'n', 'd', 1, 2, 'kept')")
+        connection.commit()
+    (chunk,) = opened(url).chunks(SKUS)
+    assert [json.loads(extra) for extra in chunk.rows["extra"].to_pylist()] == [{name.rstrip(): "kept"}]
 
 
 def test_mysql_chunks_follow_the_compound_key_and_resume_after_it(url: str) -> None:
