@@ -97,7 +97,7 @@ class LakeLocation:
         misread = _MISREAD.search(self.uri)
         if misread is not None:
             raise UsageError(
-                f"the lake's place {self.uri!r} has {misread[0]!r} in it, which Delta or DuckDB take for something else",
+                f"the lake's place {self.uri!r} has {misread[0]!r} in it, which tools take for something else",
                 hint="name another in TRS_LAKE",
             )
 
