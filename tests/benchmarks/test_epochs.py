@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -27,6 +28,15 @@ def feed(lake: DeltaLake, tmp_path: Path) -> Iterator[Feed]:
     feed = Feed(lake, tmp_path)
     yield feed
     feed.invoices.con.close()
+
+
+def test_filled_lake_is_folded_whole(lake: DeltaLake) -> None:
+    folded = {}
+    for name in ("invoice_log_folded", "account_log_folded"):
+        files = pa.table(lake.store.open(name).get_add_actions(flatten=True))
+        folded[name] = pc.sum(files["num_records"]).as_py()
+    assert folded["invoice_log_folded"] > 4 * INVOICES  # with their lines
+    assert folded["account_log_folded"] > INVOICES  # their documents
 
 
 def test_events_of_a_day_have_the_shares_of_the_mix_and_concern_recent_invoices(feed: Feed) -> None:
