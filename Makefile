@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Arguments for pytest, e.g. make test ARGS="tests/app -k settings"
 ARGS ?=
 
-.PHONY: help setup setup-spark demo docs test test-long laws chaos check lint types imports agreement dependencies format bench bench-long \
+.PHONY: help setup setup-spark demo docs test test-long laws chaos soak check lint types imports agreement dependencies format bench bench-long \
 	lock clean
 
 help: ## Show this list
@@ -63,6 +63,9 @@ laws: setup ## Play RUNS (default 100) times 60 random histories through the law
 
 chaos: setup ## Hurt workers, Kafka and S3 while the source changes (SEED=n FAULTS=n); the lake must be right
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
+
+soak: setup ## Keep workers busy for MINUTES (default 30): memory, files, freshness must stay flat, the lake right
+	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 check: lint types imports agreement dependencies ## Lint, format, types, import rules, lock files, vulnerabilities
 

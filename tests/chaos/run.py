@@ -12,6 +12,7 @@ from pathlib import Path
 from app.generate import load_database
 from app.settings import Settings
 from app.verify import verify
+from batch_bootstrap.changes import TrsChanges
 from batch_bootstrap.generate import Generated
 from devstack.fault_proxy import FaultProxy
 from devstack.stack import Stack
@@ -19,7 +20,7 @@ from processors.errors import TrsError
 from tests.chaos.checks import compare_with_source, worker_problems
 from tests.chaos.faults import Kind, plan
 from tests.chaos.workers import Workers
-from tests.chaos.workload import Workload
+from tests.chaos.workload import LastingSkus, Workload
 from tests.chaos.world import SESSION_TIMEOUT_S, World, can_mount, settings_of
 from tests.stack_helpers import environment, row_count
 from tests.waiting import wait_until
@@ -88,7 +89,8 @@ class Run:
         outcome.left_out = tuple(f"{kind}: this user may not mount a small disk" for kind in without)
         try:
             self._fill(settings)
-            workload = Workload(settings, seed=self._seed, rate=self._rate, keep_skus=outcome.price_at == "current")
+            changes = LastingSkus if outcome.price_at == "current" else TrsChanges
+            workload = Workload(settings, seed=self._seed, rate=self._rate, changes=changes)
             world.workers.start(WORKERS)
             workload.start()
             wait_until(

@@ -16,7 +16,7 @@ from processors.tables import TABLES
 _EMIT_EVERY_S = 0.2
 
 
-class _LastingSkus(TrsChanges):
+class LastingSkus(TrsChanges):
     """Changes that leave every SKU in place: of a removed one the source forgets the price, the lake does not."""
 
     def remove_sku(self) -> list[Touched]:
@@ -26,13 +26,13 @@ class _LastingSkus(TrsChanges):
 class Workload:
     """Random changes in a thread, `rate` per second. Rows that the broker did not acknowledge are sent again."""
 
-    def __init__(self, settings: Settings, *, seed: int, rate: float, keep_skus: bool) -> None:
+    def __init__(self, settings: Settings, *, seed: int, rate: float, changes: type[TrsChanges] = TrsChanges) -> None:
         assert settings.database is not None
         self._settings = settings
         self._source = MySqlSource(settings.database.get_secret_value(), TABLES, chunk_rows=1)
         self._source.preflight()
         self._connection = connect(self._source.url, autocommit=False)
-        self._trs = (_LastingSkus if keep_skus else TrsChanges)(self._connection, self._source, seed)
+        self._trs = changes(self._connection, self._source, seed)
         self._rate = rate
         self._stop = threading.Event()
         self._pending: list[Touched] = []

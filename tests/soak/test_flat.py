@@ -1,0 +1,57 @@
+"""What the soak calls flat, on series made up with and without a leak."""
+
+import numpy as np
+import pytest
+
+from tests.soak.flat import Bound, trend
+from tests.soak.samples import Series
+
+MEMORY = Bound("memory", "MB", share=0.1, absolute=20)
+AT_S = np.arange(0, 1350, 2.0)
+NOISE = np.random.default_rng(7).normal(0, 15, AT_S.size)
+
+
+@pytest.mark.parametrize("seconds", [60, 1350])
+def test_noise_about_a_level_is_flat(seconds: int) -> None:
+    at_s = AT_S[: seconds // 2]
+    found = trend(MEMORY, at_s, 400 + NOISE[: at_s.size])
+    assert found.flat
+    assert found.allowed == pytest.approx(60, abs=1)
+
+
+def test_leak_beyond_the_bound_is_found_with_its_slope() -> None:
+    found = trend(MEMORY, AT_S, 400 + NOISE + 300 * AT_S / 3600)
+    assert not found.flat
+    assert found.per_hour == pytest.approx(300, rel=0.1)
+    assert found.rise == pytest.approx(300 * AT_S[-1] / 3600, rel=0.1)
+
+
+def test_small_leak_passes_a_short_run_and_fails_a_long_one() -> None:
+    leak_per_s = 120 / 3600
+    long_s = np.arange(0, 4 * 3600, 10.0)
+    assert trend(MEMORY, AT_S, 400 + NOISE + leak_per_s * AT_S).flat
+    assert not trend(MEMORY, long_s, 400 + leak_per_s * long_s).flat
+
+
+def test_peak_in_the_middle_and_saw_teeth_are_flat_and_so_is_what_falls() -> None:
+    peak = np.where(abs(AT_S - AT_S.mean()) < 60, 300.0, 0.0)
+    assert trend(MEMORY, AT_S, 400 + NOISE + peak).flat
+    assert trend(Bound("files", "", share=0, absolute=5), AT_S, AT_S % 64).flat
+    assert trend(MEMORY, AT_S, 1000 - AT_S / 10).flat
+
+
+def test_step_that_stays_after_the_peak_is_a_leak() -> None:
+    assert not trend(MEMORY, AT_S, 400 + NOISE + np.repeat([0.0, 100.0], [337, 338])).flat
+
+
+def test_two_samples_are_no_trend() -> None:
+    with pytest.raises(ValueError, match="memory: 2 samples"):
+        trend(MEMORY, [0.0, 1.0], [1.0, 2.0])
+
+
+def test_part_of_a_series_leaves_out_the_warm_up_and_the_peak() -> None:
+    series = Series()
+    for at_s in range(10):
+        series.add(at_s, at_s * 10.0)
+    assert series.within(2, 8, without=(4, 6)).at_s == [2, 3, 7, 8]
+    assert series.within(2, 8, without=(4, 6)).values == [20, 30, 70, 80]
