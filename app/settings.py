@@ -161,6 +161,12 @@ class Settings(BaseSettings):
     memory_mb: int = Field(
         2000, ge=64, description="Memory for the worker's state in MB; beyond it, it spills to disk."
     )
+    memory_budget_mb: int | None = Field(
+        None,
+        ge=1,
+        description="Memory of the whole worker in MB, in place of TRS_MEMORY_MB: divided among state, what waits, "
+        "is fetched and is sent. Default: the container's limit where TRS_MEMORY_MB is not set.",
+    )
     threads: int = Field(default_factory=lambda: os.cpu_count() or 2, ge=1, description="Threads for computation.")
     fold_min_rows: int = Field(100_000, ge=1, description="New rows in a log before the worker folds it.")
     fold_share_percent: float = Field(
@@ -208,6 +214,9 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Seconds between two looks at the lake's tables by the worker that owns bucket 0."
     )
     session_timeout_s: float = Field(45.0, gt=0, description="Kafka session time-out of a worker.")
+    stop_timeout_s: float = Field(
+        90.0, ge=1, description="Seconds that a worker that is told to stop may take to end its commit and its sends."
+    )
     web_port: int = Field(6066, ge=0, le=65535, description="Port of the worker's pages; 0 picks a free one.")
     web_host: str = Field("127.0.0.1", description="Address that the worker's pages listen on.")
     traces: str | None = Field(

@@ -19,6 +19,23 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 """The page is one file: a browser that is told so loads nothing else."""
 
 
+def health_answer(state: WorkerState) -> tuple[int, dict[str, object]]:
+    """What /health says, with its status."""
+    troubles = [trouble.sentence for trouble in state.troubles() if trouble.live]
+    return 503 if troubles else 200, {"healthy": not troubles, "troubles": troubles}
+
+
+def ready_answer(state: WorkerState) -> tuple[int, dict[str, object]]:
+    """What /ready says, with its status."""
+    troubles = state.troubles()
+    answer = {
+        "ready": not troubles,
+        "phase": state.shown_phase(state.loading()),
+        "troubles": [{"condition": t.condition, "sentence": t.sentence} for t in troubles],
+    }
+    return 503 if troubles else 200, answer
+
+
 class Pages(Web):
     """Faust's web server with our pages only; `on_listening` is told host and port once it listens."""
 
@@ -53,19 +70,14 @@ def add_pages(app: faust.App, state: WorkerState) -> None:
     @app.page("/health")
     async def health(view: Any, _: Any) -> Any:
         """200 while all is well, 503 with the reasons otherwise: restart the worker then."""
-        troubles = [trouble.sentence for trouble in state.troubles() if trouble.live]
-        return view.json({"healthy": not troubles, "troubles": troubles}, status=503 if troubles else 200)
+        status, answer = health_answer(state)
+        return view.json(answer, status=status)
 
     @app.page("/ready")
     async def ready(view: Any, _: Any) -> Any:
         """200 while the worker has its buckets and their state, takes records and commits them; else 503 and why."""
-        troubles = state.troubles()
-        answer = {
-            "ready": not troubles,
-            "phase": state.shown_phase(state.loading()),
-            "troubles": [{"condition": t.condition, "sentence": t.sentence} for t in troubles],
-        }
-        return view.json(answer, status=503 if troubles else 200)
+        status, answer = ready_answer(state)
+        return view.json(answer, status=status)
 
     @app.page("/metrics")
     async def show_metrics(view: Any, _: Any) -> Any:

@@ -15,6 +15,7 @@ from connectors.kafka_config import IAM, KafkaConfig
 from processors.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:
+    from app.memory import MemoryPlan
     from batch_bootstrap.source import Source
     from connectors.lake import LakeLocation
     from connectors.mysql import DatabaseUrl
@@ -120,14 +121,16 @@ def store_watch(settings: Settings) -> "AbstractContextManager[StoreWatch | None
     return StoreWatch(location.uri, location.storage_options)
 
 
-def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEngine":
+def build_engine(settings: Settings, topic_ids: Mapping[str, str], plan: "MemoryPlan") -> "StreamEngine":
     """The worker's engine. Makes the lake's tables where they are missing.
 
-    Raises SettingsError for another number of partitions, or other SQL under a known version, than the lake has.
+    Raises UnavailableError while the store does not answer, and SettingsError for another number of partitions, or
+    other SQL under a known version, than the lake has.
     """
     from app.backup_manifest import check_is_for_workers
     from connectors.delta_lake import DeltaLake
     from connectors.kafka import KafkaDocumentSink
+    from connectors.store_check import check_store
     from processors.engine import EngineConfig, StreamEngine
     from processors.features.declarations import FEATURE_SETS
     from processors.installation import agree
@@ -135,6 +138,7 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
     from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC, topic_of
 
     location = lake_location(settings)
+    check_store(location)
     check_is_for_workers(location)
     settings.home.mkdir(parents=True, exist_ok=True)
     spill = Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home))
@@ -142,7 +146,9 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
     lake = DeltaLake(location)
     agree(lake.control, lake.fenced(SKU_LOG.name), partitions=settings.partitions, feature_sets=FEATURE_SETS)
     sinks = {
-        name: KafkaDocumentSink(kafka_config(settings), topic_of(settings.topic_prefix, name))
+        name: KafkaDocumentSink(
+            kafka_config(settings), topic_of(settings.topic_prefix, name), queue_kbytes=plan.queue_kbytes
+        )
         for name in DERIVED_TOPICS
     }
 
@@ -153,9 +159,10 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str]) -> "StreamEng
             source_names=settings.source_names,
             price_at=settings.price_at,
             interval_s=settings.epoch_interval_s,
-            max_events=settings.epoch_max_events,
+            max_events=plan.max_events,
             idle_s=settings.idle_epoch_s,
-            memory_mb=settings.memory_mb,
+            memory_mb=plan.state_mb,
+            inbox_bytes=plan.inbox_bytes,
             threads=settings.threads,
             spill=spill,
             dead_letter_stop=frozenset(settings.dead_letter_stop),

@@ -2,7 +2,6 @@
 
 import asyncio
 import faulthandler
-import json
 import logging
 import os
 import signal
@@ -11,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from rich.console import Console
@@ -23,18 +22,22 @@ from app.faults import known_fault
 from app.lake_watch import LakeWatch
 from app.logs import configure_logging
 from app.membership import EngineMembership
+from app.memory import MemoryPlan
+from app.pages_file import PagesFile
 from app.probes import LagHistory, Limits, Store
 from app.scheduled_check import ScheduledCheck
 from app.scheduled_upkeep import ScheduledUpkeep, UpkeepState
 from app.settings import Settings
+from app.start_up import StartUp, StoppedEarlyError
 from app.streaming import StreamingApp, build_app
 from app.wiring import kafka_config
 from app.worker_state import WorkerState
 from connectors.aiokafka_tokens import TokenProvider
 from connectors.faust_transport import BatchConsumer, ConsumerOptions, as_trs_error
+from connectors.hosts import all_unknown
 from connectors.kafka import KafkaConfig, ensure_topics, topic_ids
 from connectors.object_files import read_error
-from processors.errors import InvariantError, TrsError, UnavailableError
+from processors.errors import InvariantError, SettingsError, TrsError
 from processors.ports import Engine
 from processors.tables import DERIVED_TOPICS, all_topics, topic_of
 
@@ -45,7 +48,6 @@ EngineFactory = Callable[[dict[str, str]], Engine]
 
 _BEAT_S = 0.5
 _REPORT_S = 30.0
-_WAIT_FOR_BROKER_S = 5.0
 _GROUP_IS_SLOW_S = 4.0
 """Brokers let the first member of a group wait for 3 s already (group.initial.rebalance.delay.ms)."""
 _STILL_SLOW_S = 10.0
@@ -67,28 +69,31 @@ def run_worker(
     accept_gap: bool = False,
     wait: bool = False,
     store: Store | None = None,
+    plan: MemoryPlan | None = None,
 ) -> int:
     """Runs until a signal, a failure, or (`until_caught_up`) until everything there was is done; returns the exit code.
 
     0 after a signal or when caught up. A failure inside is logged as one line and gives its TrsError's exit code; what
-    is not a TrsError is a fault of the program: logged with its traceback, 70. `wait`: brokers that do not answer at
-    the start are waited for. `store`: what is known of the lake's object store. Missing topics are
-    made. Raises TrsError for whatever prevents the start.
+    is not a TrsError is a fault of the program: logged with its traceback, 70. `wait`: brokers, or a store, that do not
+    answer at the start are waited for. `store`: what is known of the lake's object store. `plan`: how much may be
+    fetched. Missing topics are made. Raises TrsError for whatever prevents the start.
     """
     configure_logging(settings)
     kafka = kafka_config(settings)
-    ids = _prepare_topics(settings, kafka, wait=wait)
-    engine = engine_factory(ids)
+    try:
+        with StartUp(settings, wait=wait, store=store) as start_up:
+            ids = start_up.until_there("Kafka", lambda: _prepare_topics(settings, kafka))
+            engine = start_up.until_there("the lake", lambda: engine_factory(ids))
+    except StoppedEarlyError:
+        _leave_at_once(0)
     flush_traces = _send_traces(settings, engine)
-    worker = Worker(settings, kafka, engine, accept_gap=accept_gap, store=store)
+    worker = Worker(settings, kafka, engine, accept_gap=accept_gap, store=store, plan=plan)
     code = asyncio.run(worker.run(until_caught_up=until_caught_up))
     flush_traces()
     if not worker.membership.shut_down() or not worker.left_group or not worker.lake.at_rest:
         # The engine still loads state, the group a rebalance, or the pages' look at the lake waits for the store, in a
         # thread that cannot be interrupted: it is not waited for. The engine has stopped and commits nothing any more.
-        logging.shutdown()
-        sys.stderr.flush()
-        os._exit(code)
+        _leave_at_once(code)
     return code
 
 
@@ -104,19 +109,15 @@ def _send_traces(settings: Settings, engine: Engine) -> Callable[[], object]:
     return flush
 
 
-def _prepare_topics(settings: Settings, kafka: KafkaConfig, *, wait: bool) -> dict[str, str]:
+def _prepare_topics(settings: Settings, kafka: KafkaConfig) -> dict[str, str]:
+    servers = kafka.bootstrap_servers
+    if all_unknown(server.strip().rpartition(":")[0].strip("[]") for server in servers.split(",")):
+        raise SettingsError(f"TRS_KAFKA: there is no host of that name: {servers}", hint="correct it")
     topics = all_topics(settings.topic_prefix)
-    while True:
-        try:
-            made = ensure_topics(kafka, topics, settings.partitions)
-            if made:
-                log.info("topics made", topics=list(made), partitions=settings.partitions)
-            return topic_ids(kafka, topics)
-        except UnavailableError as error:
-            if not wait:
-                raise
-            log.warning("waiting for Kafka", reason=error.message)
-            time.sleep(_WAIT_FOR_BROKER_S)
+    made = ensure_topics(kafka, topics, settings.partitions)
+    if made:
+        log.info("topics made", topics=list(made), partitions=settings.partitions)
+    return topic_ids(kafka, topics)
 
 
 class Worker:
@@ -130,8 +131,10 @@ class Worker:
         *,
         accept_gap: bool,
         store: Store | None = None,
+        plan: MemoryPlan | None = None,
     ) -> None:
         self._settings = settings
+        self._plan = plan or MemoryPlan(settings.memory_mb, settings.epoch_max_events)
         self._kafka = kafka
         self._engine = engine
         self.membership = EngineMembership(engine, kafka, accept_gap=accept_gap, on_failure=self._fail)
@@ -156,7 +159,7 @@ class Worker:
             lake=self.lake,
             memory=lambda: engine.memory,
         )
-        self._address_file = settings.home / f"worker-{os.getpid()}.json"
+        self._pages_file = PagesFile(settings.home)
 
     async def run(self, *, until_caught_up: bool) -> int:
         """Returns the exit code; see `run_worker`."""
@@ -168,7 +171,7 @@ class Worker:
         app = build_app(
             self._settings,
             self._engine,
-            consumer_options(self._settings, self._kafka),
+            consumer_options(self._settings, self._kafka, self._plan),
             self.membership,
             self._state,
             self._on_listening,
@@ -340,10 +343,8 @@ class Worker:
     def _on_listening(self, host: str, port: int) -> None:
         """From the web server's thread: says where the pages are, for people and for tools."""
         log.info("pages", url=f"http://{host}:{port}/")
-        address = json.dumps({"pid": os.getpid(), "host": host, "port": port})
         try:
-            self._address_file.parent.mkdir(parents=True, exist_ok=True)
-            self._address_file.write_text(address, encoding="utf-8")
+            self._pages_file.write(host, port)
         except OSError as error:  # raised here it would only end the web server's thread, loudly
             self._loop.call_soon_threadsafe(self._fail, error)
 
@@ -369,10 +370,7 @@ class Worker:
         consumer.halt()
         for task in tasks[1:]:
             task.cancel()
-        try:
-            await asyncio.to_thread(self._engine.stop)
-        except TrsError as error:
-            log.error("the engine did not stop cleanly", reason=str(error))
+        ended = await self._stop_engine()
         # A start or stop of Faust that ignores being cancelled, or a thread of a library, would keep the process.
         late = threading.Timer(_LEAVE_S, _leave, [code])
         late.daemon = True
@@ -386,17 +384,41 @@ class Worker:
         for task in (*tasks, left):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._address_file.unlink(missing_ok=True)
+        self._pages_file.remove()
         log.info("stopped", seconds=round(time.monotonic() - began, 3))
+        if not ended:
+            _leave(code)
+
+    async def _stop_engine(self) -> bool:
+        """Whether the engine ended in time. One that did not waits for Kafka or the store: what it has not committed
+        is read and derived again by the next worker, as after a crash."""
+        stopping = self._loop.create_task(asyncio.to_thread(self._engine.stop))
+        done, _ = await asyncio.wait({stopping}, timeout=self._settings.stop_timeout_s)
+        if not done:
+            log.warning(
+                "the engine does not end: its commit, or its documents, wait for an answer; the next worker goes on"
+                " from what is committed",
+                seconds=self._settings.stop_timeout_s,
+            )
+            return False
+        try:
+            stopping.result()
+        except TrsError as error:
+            log.error("the engine did not stop cleanly", reason=str(error))
+        return True
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _leave(code: int) -> None:
     """Ends the process, which should have ended by itself; says what it was doing."""
     log.warning("the process does not end by itself: leaving", exit_code=code)
-    logging.shutdown()
     faulthandler.dump_traceback(all_threads=True)
-    sys.stderr.flush()
-    os._exit(code)
+    _leave_at_once(code)
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -410,7 +432,7 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def consumer_options(settings: Settings, kafka: KafkaConfig) -> ConsumerOptions:
+def consumer_options(settings: Settings, kafka: KafkaConfig, plan: MemoryPlan) -> ConsumerOptions:
     """The consumer's side of the Kafka settings."""
     security: dict[str, Any] = {"security_protocol": kafka.protocol.upper()}
     if kafka.tokens is not None:
@@ -427,4 +449,6 @@ def consumer_options(settings: Settings, kafka: KafkaConfig) -> ConsumerOptions:
         group=settings.group,
         session_timeout_s=settings.session_timeout_s,
         security=security,
+        partition_bytes=plan.partition_bytes,
+        fetch_bytes=plan.fetch_bytes,
     )

@@ -41,6 +41,8 @@ from connectors.faust_fetch import TakenBlocks, keep_bytes, take_blocks
 from processors.errors import AccessDeniedError, OffsetGapError, UnavailableError
 from processors.records import RawBatch
 
+PARTITION_BYTES, FETCH_BYTES = 1 << 20, 8 << 20
+"""What is fetched where nobody says otherwise; see ConsumerOptions."""
 _TAKE_RECORDS = 50_000
 """About so many are handed on at a time: the next are unpacked while these are decoded."""
 _POLL_S = 0.01
@@ -84,8 +86,8 @@ class ConsumerOptions:
     rebalance_timeout_s: float = 300.0
     max_poll_interval_s: float = 1800.0
     request_timeout_s: float = 60.0
-    partition_bytes: int = 1 << 20
-    fetch_bytes: int = 8 << 20
+    partition_bytes: int = PARTITION_BYTES
+    fetch_bytes: int = FETCH_BYTES
     check_crcs: bool = True
 
 

@@ -13,7 +13,8 @@ from connectors.kafka_topics import TopicEnds
 from processors.errors import FencedError, InvariantError, RetryableError, UnavailableError
 
 _QUEUE_MESSAGES = 400_000
-_QUEUE_KBYTES = 384 * 1024
+QUEUE_KBYTES = 384 * 1024
+"""What a producer holds until it is acknowledged, where nobody says otherwise."""
 _SLICE = 20_000
 """Messages handed over at once; the queue must have room for them, so that order is kept under back-pressure."""
 _FLUSH_S = 90.0
@@ -42,7 +43,7 @@ class Producer:
                 "batch.size": 1_000_000,
                 "batch.num.messages": 100_000,
                 "queue.buffering.max.messages": _QUEUE_MESSAGES,
-                "queue.buffering.max.kbytes": _QUEUE_KBYTES,
+                "queue.buffering.max.kbytes": QUEUE_KBYTES,
                 "delivery.timeout.ms": _DELIVERY_MS,
                 "delivery.report.only.error": True,
                 "on_delivery": self._on_failure,
@@ -187,8 +188,8 @@ class TransactionalProducer(Producer):
 class KafkaDocumentSink:
     """`processors.ports.DocumentSink` over one topic."""
 
-    def __init__(self, config: KafkaConfig, topic: str) -> None:
-        self._producer = Producer(config, **{"linger.ms": 5})
+    def __init__(self, config: KafkaConfig, topic: str, *, queue_kbytes: int = QUEUE_KBYTES) -> None:
+        self._producer = Producer(config, **{"linger.ms": 5, "queue.buffering.max.kbytes": queue_kbytes})
         self._topic = topic
         self._ends = TopicEnds(config, topic)
 

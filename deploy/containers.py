@@ -38,7 +38,7 @@ def environment(task: Task) -> dict[str, Any]:
     if task.lake:
         values |= {"TRS_LAKE": sub("s3://${LakeBucket}/${LakePrefix}"), "TRS_AWS_REGION": ref("AWS::Region")}
     if task is WORKER:
-        sized = {"TRS_MEMORY_MB": "State", "TRS_THREADS": "Threads"}
+        sized = {"TRS_MEMORY_BUDGET_MB": "Memory", "TRS_THREADS": "Threads"}
         values |= {name: {"Fn::FindInMap": ["Sizes", ref("Size"), column]} for name, column in sized.items()}
         values |= {
             "TRS_EPOCH_INTERVAL_S": ref("EpochIntervalSeconds"),

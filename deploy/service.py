@@ -36,7 +36,7 @@ def service_template() -> Json:
         Parameters=_parameters(),
         Mappings={
             "Sizes": {
-                name: {"Cpu": str(cpu), "Memory": str(memory), "State": str(memory // 2), "Threads": str(cpu // 1024)}
+                name: {"Cpu": str(cpu), "Memory": str(memory), "Threads": str(cpu // 1024)}
                 for name, (cpu, memory) in SIZES.items()
             }
         },

@@ -39,6 +39,8 @@ from processors.tables import STAGE_TOPICS, topic_of
 log = logging.getLogger(__name__)
 
 COMPRESS_S = 60.0
+CLOSE_S = 5.0
+"""How long the last empty epochs of a catch-up wait for an epoch that is under way."""
 MUCH_LEFT = 10_000
 """Records behind an epoch that make it a part of a backlog, if they are a fifth of its own as well."""
 COMPRESS_ABOVE_PERCENT = 40
@@ -52,7 +54,10 @@ def look_every_s(interval_s: float) -> float:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What the engine is told. Times in seconds, sizes in the unit that they name."""
+    """What the engine is told. Times in seconds, sizes in the unit that they name.
+
+    `inbox_bytes`: what may wait before each stage, decoded or not, and be worked on by it.
+    """
 
     topic_prefix: str
     partitions: int
@@ -63,7 +68,7 @@ class EngineConfig:
     idle_s: float = 30.0
     memory_mb: int = 2000
     threads: int = 2
-    buffer_bytes: int = 400_000_000
+    inbox_bytes: int = 400_000_000
     dead_letter_stop: frozenset[str] = frozenset()
     spill: Path = Path("spill")
 
@@ -89,6 +94,7 @@ class StreamEngine:
         self._lake = lake
         self._stopping = threading.Event()
         self._draining = False
+        self._closing = False
         self._gate = threading.Condition()
         self._accepting = False
         self._state = open_state(spill=config.spill, memory_mb=config.memory_mb, threads=config.threads)
@@ -106,7 +112,7 @@ class StreamEngine:
             topics[InvoiceStage.name],
             sink=sink,
             price_at=config.price_at,
-            stopping=self._stopping.is_set,
+            stopping=lambda: self._stopping.is_set() or self._closing,
             lines_sink=lines_sink,
         )
         accounts = AccountStage(context, features_con, topics[AccountStage.name])
@@ -146,7 +152,7 @@ class StreamEngine:
             decoding.decode,
             max_records=2 * config.max_events,
             decode_records=config.max_events,
-            max_bytes=config.buffer_bytes,
+            max_bytes=config.inbox_bytes,
             on_ready=self._wake[stage.name].set,
         )
 
@@ -270,11 +276,21 @@ class StreamEngine:
             self._state.close()
 
     def _close_epochs(self) -> None:
-        """One empty epoch per stage: the lake's watermark passes everything that was committed before it."""
+        """One empty epoch per stage: the lake's watermark passes everything that was committed before it.
+
+        Not while an epoch is under way that does not end: it waits for Kafka or the store.
+        """
+        self._closing = True
         for stage in self._stages:
-            with self._locks[stage.name]:
+            if not self._locks[stage.name].acquire(timeout=CLOSE_S):
+                return
+            try:
+                if self._stopping.is_set():
+                    return
                 if self._accepting and stage.buckets and not self._inboxes[stage.name].moved:
                     stage.run_epoch([])
+            finally:
+                self._locks[stage.name].release()
 
     # --- the loops -----------------------------------------------------------------------------------------------
 
@@ -356,6 +372,7 @@ class StreamEngine:
         much = max(MUCH_LEFT, sum(c.read for c in chunks) // 5)
         began_s = time.monotonic()
         done = stage.run_epoch(chunks, more_soon=left >= much)
+        inbox.finish()
         log.log(
             logging.INFO if done.read else logging.DEBUG,
             "stage %s: epoch of %d records, %d log rows, %d derived, %d dead in %.2f s",

@@ -37,13 +37,22 @@ class Chunk:
     ignored: Counter[str] = field(default_factory=Counter)
     decoded: tuple[float, float] | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that its tables hold."""
+        return int(self.dead.nbytes + (0 if self.rows is None else self.rows.nbytes))
+
 
 Decode = Callable[[str, Sequence[RawBatch], Mapping[int, int]], Chunk]
 """(topic, batches, positions after them) to a chunk."""
 
 
 class Inbox:
-    """The buffer of one stage. `offer` is called by the transport, `take` by the stage, decoding happens in between."""
+    """The buffer of one stage. `offer` is called by the transport, `take` by the stage, decoding happens in between.
+
+    `max_bytes` bounds all that came and is not done with: as fetched, decoded, and taken until `finish`. What a fetch
+    brings at once may pass it. A quarter of it is decoded at a time.
+    """
 
     def __init__(
         self,
@@ -56,6 +65,7 @@ class Inbox:
     ) -> None:
         self._decode = decode
         self._decode_records = min(decode_records, DECODE_RECORDS)
+        self._decode_bytes = max_bytes // 4
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._on_ready = on_ready
@@ -67,6 +77,7 @@ class Inbox:
         self._behind: dict[tuple[str, int], int] = {}
         self._records = 0
         self._bytes = 0
+        self._taken_bytes = 0
         self._decoding = False
         self._generation = 0
         self._stopped = False
@@ -82,7 +93,7 @@ class Inbox:
             self._expected = dict.fromkeys(known)
             self._known = dict(known)
             self._behind.clear()
-            self._records = self._bytes = 0
+            self._records = self._bytes = self._taken_bytes = 0
             self._generation += 1
             self._lock.notify_all()
 
@@ -128,7 +139,7 @@ class Inbox:
     @property
     def has_room(self) -> bool:
         """Whether more may be offered."""
-        return self._records < self._max_records and self._bytes < self._max_bytes
+        return self._records < self._max_records and self._bytes + self._taken_bytes < self._max_bytes
 
     @property
     def moved(self) -> bool:
@@ -155,20 +166,21 @@ class Inbox:
                 self._decoding = False
                 if generation == self._generation:
                     self._ready.append(chunk)
-                    self._bytes -= sum(b.size_bytes for b in batches)
+                    self._bytes += chunk.size_bytes - sum(b.size_bytes for b in batches)
                 self._lock.notify_all()
             self._on_ready()
 
     def _next_group(self) -> tuple[str, list[RawBatch]]:
-        """Batches of the oldest one's topic, up to the records of one call; the order within a partition is kept."""
+        """Batches of the oldest one's topic, up to what one call decodes; the order within a partition is kept."""
         topic = self._raw[0].topic
         taken: list[RawBatch] = []
         left: deque[RawBatch] = deque()
-        records = 0
+        records = size_bytes = 0
         for batch in self._raw:
-            if batch.topic == topic and records < self._decode_records:
+            if batch.topic == topic and records < self._decode_records and size_bytes < self._decode_bytes:
                 taken.append(batch)
                 records += len(batch)
+                size_bytes += batch.size_bytes
             else:
                 left.append(batch)
         self._raw = left
@@ -187,8 +199,15 @@ class Inbox:
                 chunk = self._ready.popleft()
                 chunks.append(chunk)
                 records += chunk.read
+                self._bytes -= chunk.size_bytes
+                self._taken_bytes += chunk.size_bytes
             self._records -= records
             return chunks
+
+    def finish(self) -> None:
+        """What was taken is done with: its bytes count no more."""
+        with self._lock:
+            self._taken_bytes = 0
 
     def _ready_records(self) -> int:
         return sum(c.read for c in self._ready)

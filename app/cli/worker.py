@@ -25,7 +25,9 @@ def worker(
             "--accept-gap", help="Go on although Kafka lost or deleted records that the lake has not read; logs which."
         ),
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for brokers that do not answer at the start.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for Kafka, or the lake's store, where it does not answer at the start.")
+    ] = False,
     interval: Annotated[
         float | None, typer.Option(min=0.05, max=3600, help="Seconds between commits, instead of TRS_EPOCH_INTERVAL_S.")
     ] = None,
@@ -42,16 +44,21 @@ def worker(
     share the partitions, and take over from one that dies. Pages: / for people, /health, /ready, /metrics,
     /status.json.
     """
+    from app.memory import plan_of, share_heaps
     from app.settings import load_settings
     from app.wiring import build_engine, store_watch
     from app.worker import run_worker
 
     given = {"epoch_interval_s": interval, "epoch_max_events": max_events, "web_port": web_port}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    plan = plan_of(settings)
+    share_heaps()
+    settings = settings.model_copy(update={"memory_mb": plan.state_mb})
     with store_watch(settings) as store:
         code = run_worker(
             settings,
-            lambda topic_ids: build_engine(settings, topic_ids),
+            lambda topic_ids: build_engine(settings, topic_ids, plan),
+            plan=plan,
             until_caught_up=until_caught_up,
             accept_gap=accept_gap,
             wait=wait,

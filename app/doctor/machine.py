@@ -18,6 +18,7 @@ _FEW_FREE_MB = 5_000
 _FEW_FREE_PERCENT = 5
 _PROGRAM_MB = 700
 """What a worker takes beside its state: libraries, batches of records on their way."""
+CONTAINER = "the container"
 _LOCAL = ("localhost", "127.", "[::1]")
 _SHOWN = ("deltalake", "duckdb", "pyarrow", "confluent-kafka", "aiokafka", "faust-streaming")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?>=([0-9.]+)(?:; extra == '(\w+)')?$")
@@ -160,13 +161,17 @@ def _judge_folder(name: str, folder: Path) -> Finding:
 def look_at_memory(settings: Settings) -> list[Finding]:
     """What a worker may take against what this machine, or its container, has."""
     limit_mb, of = memory_limit_mb()
-    needed_mb = settings.memory_mb + _PROGRAM_MB
+    needed_mb, why = settings.memory_mb + _PROGRAM_MB, f"TRS_MEMORY_MB={settings.memory_mb}"
+    if settings.memory_budget_mb is not None:
+        needed_mb, why = settings.memory_budget_mb, f"TRS_MEMORY_BUDGET_MB={settings.memory_budget_mb}"
+    elif of == CONTAINER and "memory_mb" not in settings.model_fields_set:
+        needed_mb, why = limit_mb, "it divides what the container has"
     cores = len(os.sched_getaffinity(0))
-    said = f"{limit_mb:,} MB of {of}, a worker takes about {needed_mb:,} MB (TRS_MEMORY_MB={settings.memory_mb})"
+    said = f"{limit_mb:,} MB of {of}, a worker takes about {needed_mb:,} MB ({why})"
     findings = [
         ok(said)
         if needed_mb <= limit_mb
-        else failed(said, f"set TRS_MEMORY_MB to {max(64, limit_mb - _PROGRAM_MB)} or less, or give more memory")
+        else failed(said, f"set TRS_MEMORY_BUDGET_MB to {limit_mb} or less, or give more memory")
     ]
     if settings.threads > cores:
         findings.append(
@@ -186,5 +191,5 @@ def memory_limit_mb(root: Path = Path("/")) -> tuple[int, str]:
         except OSError:
             continue
         if text.isdigit() and int(text) // _MB < machine_mb:
-            return int(text) // _MB, "the container"
+            return int(text) // _MB, CONTAINER
     return machine_mb, "the machine"

@@ -356,6 +356,31 @@ def test_worker_sigterm_while_busy_ends_clean_within_10_s(settings: Settings, le
         assert offsets == list(range(ledger.positions()[place]))
 
 
+def test_worker_that_is_stopped_while_it_loads_state_ends_clean(start: Start) -> None:
+    worker = start("--slow-load", "60")
+    wait_until(lambda: "loading state" in worker.log, timeout_s=90, what="the worker loads")
+    assert worker.stop() == 0, worker.log
+    assert "Traceback" not in worker.log
+
+
+def test_worker_whose_commit_does_not_end_is_gone_in_the_time_that_it_has_to_stop(
+    settings: Settings, ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRS_STOP_TIMEOUT_S", "2")
+    worker = start("--slow-commit", "600")
+    wait_until(lambda: share(ledger, worker), timeout_s=90, what="the worker owns all")
+    produce(settings, "invoices", 10)
+    wait_until(lambda: '"records": 10, "queued": 0' in worker.get("/status.json")[1], timeout_s=30, what="it commits")
+
+    assert worker.stop() == 0, worker.log
+
+    assert "the engine does not end" in worker.log
+    assert "in _commit_batches" in worker.log  # what kept it, in the dump of its threads
+    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    assert admin.describe_consumer_groups([settings.group])[settings.group].result(20).members == []
+    assert ledger.positions() == {}
+
+
 def test_worker_pages_say_live_ready_and_what_it_does(settings: Settings, ledger: Ledger, start: Start) -> None:
     worker = start()
     wait_until(lambda: worker.get("/ready")[0] == 200, timeout_s=30, what="the worker is ready")

@@ -17,12 +17,13 @@ from connectors.compaction import compact, data_files
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
 from processors.compaction import FileGroup
-from processors.engine import EngineConfig, StreamEngine
+from processors.engine import CLOSE_S, EngineConfig, StreamEngine
 from processors.errors import UnavailableError
 from processors.keyed_table import KeyedTable
 from processors.lake_tables import INVOICE_LOG, INVOICES_KEYED, LAKE_TABLES
 from processors.ports import KeyedFiles
 from processors.records import RawBatch
+from processors.stages import SEND_RETRY_S
 from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC
 from tests.waiting import wait_until
 
@@ -422,6 +423,33 @@ def test_engine_that_is_stopped_amid_an_opening_ends_in_order(
     with monkeypatch.context() as busy:
         busy.setattr(engine, "_state", BusyState())
         engine.stop()
+
+
+class SilentSink(Sink):
+    """A broker that takes documents and never acknowledges them."""
+
+    flushes = 0
+
+    def flush(self) -> dict[int, int]:
+        self.flushes += 1
+        raise UnavailableError("no acknowledgement")
+
+
+@pytest.mark.parametrize("draining", [True, False])
+def test_engine_that_is_stopped_while_no_document_is_acknowledged_ends_and_the_next_one_sends_them(
+    shell: Open, topics: Topics, location: LakeLocation, draining: bool
+) -> None:
+    heard = topics.sinks[DOCUMENTS_TOPIC]
+    silent = topics.sinks[DOCUMENTS_TOPIC] = SilentSink({}, f"{PREFIX}.{DOCUMENTS_TOPIC}")
+    one = shell(topics, interval_s=None if draining else 0.05)
+    one.offer_all()
+    wait_until(lambda: silent.flushes > 0, timeout_s=SETTLE_S, what="documents are sent")
+    began_s = time.monotonic()
+    one.engine.stop()
+    assert time.monotonic() - began_s < CLOSE_S + 2 * SEND_RETRY_S
+    topics.sinks[DOCUMENTS_TOPIC] = heard
+    shell(topics).settle()
+    assert feature(location)["inv_items"] == 4
 
 
 def test_a_price_that_nobody_used_yet_is_not_settled(shell: Open, topics: Topics, location: LakeLocation) -> None:
