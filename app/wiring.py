@@ -128,13 +128,9 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str], plan: "Memory
     other SQL under a known version, than the lake has.
     """
     from app.backup_manifest import check_is_for_workers
-    from connectors.delta_lake import DeltaLake
     from connectors.kafka import KafkaDocumentSink
     from connectors.store_check import check_store
     from processors.engine import EngineConfig, StreamEngine
-    from processors.features.declarations import FEATURE_SETS
-    from processors.installation import agree
-    from processors.lake_tables import SKU_LOG
     from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC, topic_of
 
     location = lake_location(settings)
@@ -143,8 +139,7 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str], plan: "Memory
     settings.home.mkdir(parents=True, exist_ok=True)
     spill = Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home))
     atexit.register(shutil.rmtree, spill, ignore_errors=True)
-    lake = DeltaLake(location)
-    agree(lake.control, lake.fenced(SKU_LOG.name), partitions=settings.partitions, feature_sets=FEATURE_SETS)
+    lake = _agreed_lake(location, settings.partitions)
     sinks = {
         name: KafkaDocumentSink(
             kafka_config(settings), topic_of(settings.topic_prefix, name), queue_kbytes=plan.queue_kbytes
@@ -173,3 +168,18 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str], plan: "Memory
         topic_ids=topic_ids,
         writer=f"{socket.gethostname()}:{os.getpid()}",
     )
+
+
+def _agreed_lake(location: "LakeLocation", partitions: int) -> "DeltaLake":
+    """The lake with all its tables. A worker that is refused has changed nothing: others write the lake as it is."""
+    from connectors.delta_lake import DeltaLake
+    from processors.features.declarations import FEATURE_SETS
+    from processors.installation import agree
+    from processors.lake_tables import CONTROL_LOG, SKU_LOG
+
+    lake = DeltaLake(location, create=False)
+    is_old = {CONTROL_LOG.name, SKU_LOG.name} <= lake.store.present()
+    if not is_old:
+        lake = DeltaLake(location)
+    agree(lake.control, lake.fenced(SKU_LOG.name), partitions=partitions, feature_sets=FEATURE_SETS)
+    return DeltaLake(location) if is_old else lake

@@ -202,7 +202,8 @@ class LakeStore:
         for _ in range(COMMIT_RETRIES):
             handle = self.open(table.name)
             there = {field.name for field in handle.schema().fields}
-            missing = [field for field in Schema.from_arrow(table.schema).fields if field.name not in there]
+            lacking = [name for name in table.added if name not in there]
+            missing = [field for field in Schema.from_arrow(table.schema).fields if field.name in lacking]
             if not missing:
                 return
             try:

@@ -1,5 +1,6 @@
 """A lake that an earlier version made: the columns that it lacks are added, and nothing else changes."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,14 @@ def test_added_columns_are_null_in_old_rows_and_written_and_folded_from_now_on(
         assert current(lake, con) == [("new", '{"x":1}'), ("old", None)]
         table.append(sku(6, "old", extra='{"x":2}'), {EPOCH: 6})
         assert current(lake, con) == [("new", '{"x":1}'), ("old", '{"x":2}')]
+
+
+def test_column_that_no_version_declared_as_added_is_not_added(location: LakeLocation) -> None:
+    """Of a feature set with other columns, which a worker is refused for: the lake stays as its writers know it."""
+    wider = replace(SKU_LOG, schema=SKU_LOG.schema.append(pa.field("n", pa.int64())))
+    store = LakeStore(location)
+    store.ensure(wider)
+    assert {f.name for f in store.open(SKU_LOG.name).schema().fields} == set(SKU_LOG.schema.names)
 
 
 def test_files_to_load_are_counted_after_a_column_was_added_to_a_folded_table(location: LakeLocation) -> None:

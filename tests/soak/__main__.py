@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep them although all went well")
     options = parser.parse_args()
     folder = (options.folder / time.strftime("%Y%m%d-%H%M%S")).absolute()
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=140)
     soak = Soak(
         folder,
         minutes=options.minutes,
@@ -61,9 +61,13 @@ def _details(outcome: Outcome) -> dict[str, object]:
 
 
 def _print(console: Console, outcome: Outcome) -> None:
-    table = Table("measure", "unit", "mean", "least", "most", "per hour", "rise", "allowed", "", box=None)
+    table = Table(box=None)
+    for heading in ("measure", "unit", "mean", "least", "most", "per hour", "rise", "allowed", "step", "allowed", ""):
+        table.add_column(heading, no_wrap=True, overflow="fold")
     for t in outcome.trends:
-        figures = (t.mean, t.least, t.most, t.per_hour, t.rise, t.allowed)
+        figures = (
+            round(f, 1) for f in (t.mean, t.least, t.most, t.per_hour, t.rise, t.allowed, t.step, t.allowed_step)
+        )
         table.add_row(t.measure, t.unit, *map(number, figures), "" if t.flat else "GROWS")
     console.print(table)
     for problem in outcome.problems:

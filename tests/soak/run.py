@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ _PATIENCE_S = 600.0
 _DRAINS = 3
 
 _OF_WORKER = (
-    Bound("memory", "MB", share=0.10, absolute=20),
+    Bound("memory", "MB", share=0.10, absolute=20, step_share=0.20),
     Bound("open files", "", share=0.0, absolute=5),
     Bound("threads", "", share=0.0, absolute=3),
     Bound("local files", "", share=0.0, absolute=3),
@@ -208,8 +208,8 @@ class Soak:
             for bound in _OF_WORKER:
                 name = f"worker {number} {bound.measure}"
                 judged = series[name].within(begin_s, end_s)
-                named = Bound(name, bound.unit, bound.share, bound.absolute)
-                self.outcome.trends.append(trend(named, judged.at_s, judged.values))
+                named = replace(bound, measure=name)
+                self.outcome.trends.append(trend(named, judged.at_s, judged.values, peak_s=peak[0]))
         judged = series["freshness"].within(begin_s, end_s, without=peak)
         self.outcome.trends.append(trend(_FRESHNESS, judged.at_s, judged.values))
         commits = series["lake versions"].within(begin_s, end_s).values
@@ -218,7 +218,8 @@ class Soak:
         self.outcome.trends.append(trend(bound, files.at_s, files.values))
         self.outcome.facts["commits"] = commits[-1] - commits[0]
         self.outcome.problems += [
-            f"{t.measure} grows: {t.per_hour:+.1f} {t.unit} an hour, {t.rise:+.1f} of at most {t.allowed:.1f}"
+            f"{t.measure} grows: {t.per_hour:+.1f} {t.unit} an hour, {t.rise:+.1f} of at most {t.allowed:.1f},"
+            f" by the peak {t.step:+.1f} of at most {t.allowed_step:.1f}"
             for t in self.outcome.trends
             if not t.flat
         ]

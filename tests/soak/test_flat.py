@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.soak.flat import Bound, trend
+from tests.soak.flat import Bound, Trend, trend
 from tests.soak.samples import Series
 
 MEMORY = Bound("memory", "MB", share=0.1, absolute=20)
@@ -42,6 +42,21 @@ def test_peak_in_the_middle_and_saw_teeth_are_flat_and_so_is_what_falls() -> Non
 
 def test_step_that_stays_after_the_peak_is_a_leak() -> None:
     assert not trend(MEMORY, AT_S, 400 + NOISE + np.repeat([0.0, 100.0], [337, 338])).flat
+
+
+def test_step_at_the_peak_has_a_bound_of_its_own_and_does_not_hide_a_leak() -> None:
+    bound = Bound("memory", "MB", share=0.1, absolute=20, step_share=0.2)
+    peak_s = (AT_S[336] + AT_S[337]) / 2
+
+    def found(step: float, leak_per_h: float) -> Trend:
+        stepped = 400 + NOISE + np.repeat([0.0, step], [337, 338]) + leak_per_h * AT_S / 3600
+        return trend(bound, AT_S, stepped, peak_s=peak_s)
+
+    assert found(60, 0).flat
+    assert found(60, 0).step == pytest.approx(60, abs=5)
+    assert not found(120, 0).flat
+    assert not found(60, 300).flat
+    assert found(60, 300).per_hour == pytest.approx(300, rel=0.15)
 
 
 def test_two_samples_are_no_trend() -> None:
