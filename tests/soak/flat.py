@@ -1,8 +1,8 @@
 """Whether a measure stays flat: its line by least squares, and how much that line may rise while it is judged.
 
 A bound is a rise over the judged time rather than per hour, so that a short run does not fail for its noise and a long
-one finds small leaks. The greatest lag so far may leave a step behind, since allocators keep what they once needed: where
-that is so the line has a step at that time, with a bound of its own.
+one finds small leaks. The greatest lag so far may leave a step behind, since allocators keep what they once needed:
+where that is so the line has a step at that time, with a bound of its own.
 """
 
 from collections.abc import Sequence
