@@ -17,6 +17,7 @@ from processors.errors import SettingsError, UsageError
 if TYPE_CHECKING:
     from app.memory import MemoryPlan
     from batch_bootstrap.source import Source
+    from connectors.delta_lake import DeltaLake
     from connectors.lake import LakeLocation
     from connectors.mysql import DatabaseUrl
     from connectors.store_watch import StoreWatch
