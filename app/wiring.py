@@ -1,13 +1,9 @@
 """Settings turned into what the connectors take, and the worker's engine put together."""
 
-import atexit
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.settings import Settings
@@ -129,6 +125,7 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str], plan: "Memory
     other SQL under a known version, than the lake has.
     """
     from app.backup_manifest import check_is_for_workers
+    from app.spill_folder import make_spill_folder
     from connectors.kafka import KafkaDocumentSink
     from connectors.store_check import check_store
     from processors.engine import EngineConfig, StreamEngine
@@ -137,9 +134,6 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str], plan: "Memory
     location = lake_location(settings)
     check_store(location)
     check_is_for_workers(location)
-    settings.home.mkdir(parents=True, exist_ok=True)
-    spill = Path(tempfile.mkdtemp(prefix="spill-", dir=settings.home))
-    atexit.register(shutil.rmtree, spill, ignore_errors=True)
     lake = _agreed_lake(location, settings.partitions)
     sinks = {
         name: KafkaDocumentSink(
@@ -160,7 +154,7 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str], plan: "Memory
             memory_mb=plan.state_mb,
             inbox_bytes=plan.inbox_bytes,
             threads=settings.threads,
-            spill=spill,
+            spill=make_spill_folder(settings.home),
             dead_letter_stop=frozenset(settings.dead_letter_stop),
         ),
         lake=lake,
