@@ -173,6 +173,11 @@ def location_of(settings: Settings, place: str) -> LakeLocation:
     return LakeLocation(str(Path(uri).absolute()))
 
 
+def place_of_month(folder: str, now: datetime) -> str:
+    """The place below a folder of places in which backups of this month are, by UTC."""
+    return f"{folder.rstrip('/')}/{now.astimezone(UTC):%Y-%m}"
+
+
 def _check_apart(source: LakeLocation, target: LakeLocation) -> None:
     one, other = f"{source.uri}/", f"{target.uri}/"
     if one.startswith(other) or other.startswith(one):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from deploy.backups import backups_template
 from deploy.bi_access import template as bi_access
 from deploy.cloudformation import Json, rendered
 from deploy.debezium import debezium_template
@@ -19,6 +20,7 @@ FOLDER = Path(__file__).parent
 TEMPLATES: dict[str, Callable[[], Json]] = {
     "foundation.json": foundation_template,
     "service.json": service_template,
+    "backups.json": backups_template,
     "debezium.json": debezium_template,
     "bi_access.json": bi_access,
 }

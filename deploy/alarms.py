@@ -8,13 +8,18 @@ import json
 from typing import Any
 
 from app.cloudwatch import DIMENSION, NAMESPACE
-from deploy.cloudformation import Json, attribute, either, ref, sub
+from deploy.cloudformation import Json, attribute, camel, either, ref, sub, under
 from deploy.scaling import DIMENSIONS, LAG
-from deploy.tasks import SCHEDULED, WORKER
+from deploy.tasks import SCHEDULED, WITH_BACKUPS, WORKER, Task
 
 WATERMARK_AGE = "WatermarkAgeSeconds"
 DEAD_LETTERS = "DeadLetters"
 ALARMS = "Alarms"
+BACKUPS = "Backups"
+_PER_STACK = sub(f"{NAMESPACE}/${{AWS::StackName}}")
+"""Namespace of what is counted in logs: such a metric has no dimension that could tell the stack."""
+BACKUP_DONE = "copied:"
+"""What `trs lake backup` prints once its manifest is written, and at no other time; a test holds it against that."""
 
 
 def cluster_name() -> Json:
@@ -65,19 +70,27 @@ def alarms() -> Json:
             ),
             "Condition": "HasGroupMetrics",
         },
+        "BackupIsOld": under(
+            WITH_BACKUPS,
+            _alarm(
+                "No backup was finished in time: the log of the task backup; is BackupState ENABLED?",
+                _PER_STACK, BACKUPS, [], "<", 1, hours=ref("BackupAlarmHours"), missing="breaching", statistic="Sum",
+            ),
+        ),
         "TaskEnded": _task_ended(),
     }  # fmt: skip
 
 
 def _alarm(
     description: str,
-    namespace: str,
+    namespace: Any,
     metric: str,
     dimensions: list[Json],
     comparison: str,
     threshold: Any,
     *,
-    minutes: int,
+    minutes: int = 0,
+    hours: Json | None = None,
     missing: str = "notBreaching",
     statistic: str = "Maximum",
 ) -> Json:
@@ -89,13 +102,26 @@ def _alarm(
             "MetricName": metric,
             "Dimensions": dimensions,
             "Statistic": statistic,
-            "Period": 60,
-            "EvaluationPeriods": minutes,
+            "Period": 60 if hours is None else 3600,
+            "EvaluationPeriods": minutes if hours is None else hours,
             "ComparisonOperator": {">": "GreaterThanThreshold", "<": "LessThanThreshold"}[comparison],
             "Threshold": threshold,
             "TreatMissingData": missing,
             "AlarmActions": [ref("AlarmTopicArn")],
             "OKActions": [ref("AlarmTopicArn")],
+        },
+    }
+
+
+def backups_done() -> Json:
+    """Counts backups in the log of their task: a metric for the alarm on their absence."""
+    return {
+        "Condition": WITH_BACKUPS,
+        "Type": "AWS::Logs::MetricFilter",
+        "Properties": {
+            "LogGroupName": ref("BackupLog"),
+            "FilterPattern": f'"{BACKUP_DONE}"',
+            "MetricTransformations": [{"MetricName": BACKUPS, "MetricNamespace": _PER_STACK, "MetricValue": "1"}],
         },
     }
 
@@ -141,6 +167,7 @@ def _task_ended() -> Json:
 def dashboard() -> Json:
     """Freshness, lag, refused records, the machine, and the last errors of the log."""
     ours: list[Any] = [DIMENSION, "${Group}"]
+    optional = [task for task in SCHEDULED if task.condition is not None]  # a query names log groups that there are
     service: list[Any] = ["ClusterName", "${Name}", "ServiceName", "${Worker.Name}"]
     widgets = [
         _graph("Age of the lake, seconds", 0, 0, [[NAMESPACE, WATERMARK_AGE, *ours]], "Maximum"),
@@ -159,7 +186,8 @@ def dashboard() -> Json:
                 "title": "What went wrong last",
                 "region": "${AWS::Region}",
                 "view": "table",
-                "query": " | ".join(f"SOURCE '/trs/${{AWS::StackName}}/{task.name}'" for task in (WORKER, *SCHEDULED))
+                "query": " | ".join(_source(task) for task in (WORKER, *SCHEDULED) if task.condition is None)
+                + "".join(f"${{{camel(task.name)}Source}}" for task in optional)
                 + " | fields @timestamp, @log, level, event, reason | filter level in ['error', 'critical', 'warning']"
                 " | sort @timestamp desc | limit 50",
             },
@@ -170,9 +198,25 @@ def dashboard() -> Json:
         "Type": "AWS::CloudWatch::Dashboard",
         "Properties": {
             "DashboardName": sub("${AWS::StackName}"),
-            "DashboardBody": {"Fn::Sub": [body, {"Name": cluster_name()}]},
+            "DashboardBody": {
+                "Fn::Sub": [
+                    body,
+                    {
+                        "Name": cluster_name(),
+                        **{
+                            f"{camel(t.name)}Source": either(str(t.condition), sub(f" | {_source(t)}"), "")
+                            for t in optional
+                        },
+                    },
+                ]
+            },
         },
     }
+
+
+def _source(task: Task) -> str:
+    """The task's log, in a query."""
+    return f"SOURCE '/trs/${{AWS::StackName}}/{task.name}'"
 
 
 def _graph(title: str, x: int, y: int, metrics: list[list[Any]], statistic: str) -> Json:

@@ -29,6 +29,16 @@ def either(condition: str, yes: Any, no: Any = None) -> Json:
     return {"Fn::If": [condition, nothing if yes is None else yes, nothing if no is None else no]}
 
 
+def under(condition: str | None, resource: Json) -> Json:
+    """The resource or output, there only where the condition holds; None: always."""
+    return resource if condition is None else {"Condition": condition, **resource}
+
+
+def given(parameter: str) -> Json:
+    """A condition: the parameter is not empty."""
+    return {"Fn::Not": [{"Fn::Equals": [ref(parameter), ""]}]}
+
+
 def text(description: str, default: str | None = None, **more: Any) -> Json:
     """A parameter that is text."""
     given = {} if default is None else {"Default": default}

@@ -2,17 +2,15 @@
 
 from typing import Any
 
-from deploy.cloudformation import Json, attribute, camel, either, ref, sub
+from deploy.cloudformation import Json, attribute, camel, either, ref, sub, under
 from deploy.roles import IAM_LOGIN, execution_role, log_group_id, task_role
 from deploy.tasks import HEALTH_CHECK, HOME, STOP_TIMEOUT_S, TRANSLATOR, WORKER, Task
 
-DMS = "WithDms"
-"""The condition under which the translator exists."""
 _TMP = "/tmp"  # noqa: S108 - a volume of the container's own
 
 
 def task_resources(task: Task) -> Json:
-    """Log group, roles and task definition; of the translator only where it is wanted."""
+    """Log group, roles and task definition, under the task's condition."""
     parts: Json = {
         log_group_id(task): {
             "Type": "AWS::Logs::LogGroup",
@@ -27,9 +25,7 @@ def task_resources(task: Task) -> Json:
         f"{camel(task.name)}StartRole": execution_role(task),
         f"{camel(task.name)}Task": _definition(task),
     }
-    if task is TRANSLATOR:
-        return {name: {"Condition": DMS, **part} for name, part in parts.items()}
-    return parts
+    return {name: under(task.condition, part) for name, part in parts.items()}
 
 
 def environment(task: Task) -> dict[str, Any]:
@@ -91,7 +87,7 @@ def _definition(task: Task) -> Json:
         "Name": task.name,
         "Image": ref("ImageUri"),
         "Essential": True,
-        "Command": list(task.command),
+        "Command": [sub(part) if "${" in part else part for part in task.command],
         "ReadonlyRootFilesystem": True,
         "StopTimeout": STOP_TIMEOUT_S,
         "LinuxParameters": {"InitProcessEnabled": True, "Capabilities": {"Drop": ["ALL"]}},

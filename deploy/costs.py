@@ -2,6 +2,7 @@
 
     python -m deploy.costs                 # a table per size
     python -m deploy.costs --markdown      # as docs/deploy.md has it
+    python -m deploy.costs --backups       # with daily backups into deploy/backups.json's bucket
     python -m deploy.costs --prices FILE   # other prices than deploy/prices.toml
 
     python -m deploy.costs --lines N --changes-per-day N [--size S] [--workers N] [--interval-s N]  # your own size
@@ -17,7 +18,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.cloudwatch import UNITS
 from deploy.service import SIZES, service_template
-from deploy.tasks import SCHEDULED, Task
+from deploy.tasks import SCHEDULED, WITH_BACKUPS, Task
 from processors.capacity import DAY_S, FOLDED_BYTES, KAFKA_COPIES, Plan, planned
 from processors.retention_advice import Prices, load_prices
 
@@ -42,13 +43,18 @@ LOG_BYTES_PER_HOUR = 3_000_000
 """Of one worker."""
 TRAVEL_DAYS, UNDO_DAYS = 7, 14
 """TRS_TIME_TRAVEL_DAYS; UndoDays of the foundation."""
+EXPIRE_DAYS = 62
+"""ExpireDays of the place of backups; UNDO_DAYS are its UndoDays too."""
+COPIED_BYTES_PER_S = 50_000_000
+"""By a backup, from S3 to S3."""
 IMAGE_GB, IMAGES = 0.25, 30
 BROKERS = KAFKA_COPIES
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One size. `changes_per_day`: of rows; `queries_per_month`: in Athena; `cdc`: Debezium runs, and no diff.
+    """One size. `changes_per_day`: of rows; `queries_per_month`: in Athena; `cdc`: Debezium runs, and no diff;
+    `backups`: there is a place for them.
 
     No `given_workers`, no `interval_s`: as many and as long as fit.
     """
@@ -61,6 +67,7 @@ class Scenario:
     queries_per_month: int
     cdc: bool
     given_workers: int = 0
+    backups: bool = False
 
     @property
     def plan(self) -> Plan:
@@ -136,36 +143,48 @@ def runs_per_month(expression: str) -> float:
     raise ValueError(f"{expression}: neither a rate nor once a day")
 
 
-def minutes_per_month(task: Task, scenario: Scenario) -> float:
+def minutes_per_month(task: Task, scenario: Scenario, *, years: float = 1.0) -> float:
     """For how long a scheduled task runs; one that takes longer than its interval runs all the time."""
     assert task.every is not None
     minutes = task.minutes
     if task.database:
         minutes = max(minutes, scenario.plan.diff_s / 60)
     total = runs_per_month(task.every) * minutes
+    if task.backs_up:
+        total += backup_gb(scenario, years=years) / (EXPIRE_DAYS + UNDO_DAYS) * DAYS * 1e9 / COPIED_BYTES_PER_S / 60
     if task.deletes:
         total += DAYS * scenario.plan.fold_s / 60
     return min(total, HOURS * 60)
 
 
+def replaced_gb(scenario: Scenario) -> float:
+    """GB of folded rows that a day rewrites."""
+    folded = scenario.plan.rows * FOLDED_BYTES
+    return min(folded, scenario.changes_per_day * FOLDED_BYTES * TOUCHED_PER_CHANGE) / 1e9
+
+
 def lake_gb(scenario: Scenario, *, years: float) -> tuple[float, float]:
     """GB of the lake after some years: what is current, and what time travel and S3's older versions keep besides."""
-    folded = scenario.plan.rows * FOLDED_BYTES
-    replaced = min(folded, scenario.changes_per_day * FOLDED_BYTES * TOUCHED_PER_CHANGE)
-    return scenario.plan.lake_gb(years=years), replaced * (TRAVEL_DAYS + UNDO_DAYS) / 1e9
+    return scenario.plan.lake_gb(years=years), replaced_gb(scenario) * (TRAVEL_DAYS + UNDO_DAYS)
+
+
+def backup_gb(scenario: Scenario, *, years: float) -> float:
+    """GB in the place of backups: all of the lake once a month, what is rewritten every day, until it is gone."""
+    per_day = lake_gb(scenario, years=years)[0] / DAYS + replaced_gb(scenario)
+    return per_day * (EXPIRE_DAYS + UNDO_DAYS)
 
 
 def estimate(scenario: Scenario, prices: ServicePrices, storage: Prices, *, years: float = 1.0) -> list[Item]:
     """Dollars per month, item by item, once the lake is `years` old."""
     return [
-        *_compute(scenario, prices),
+        *_compute(scenario, prices, years),
         *_store(scenario, prices, storage, years),
         *_watching(scenario, prices),
         *_kafka(scenario, prices),
     ]
 
 
-def _compute(scenario: Scenario, prices: ServicePrices) -> Iterator[Item]:
+def _compute(scenario: Scenario, prices: ServicePrices, years: float) -> Iterator[Item]:
     cpu, memory = SIZES[scenario.size]
     disk = service_template()["Parameters"]["WorkDiskGiB"]["Default"] - 20  # the first 20 are free
     hour = cpu / 1024 * prices.fargate_vcpu_hour + memory / 1024 * prices.fargate_gb_hour
@@ -174,9 +193,9 @@ def _compute(scenario: Scenario, prices: ServicePrices) -> Iterator[Item]:
     yield Item(f"workers ({scenario.size})", workers, "of them", workers * HOURS * hour)
     hours, dollars = 0.0, 0.0
     for task in SCHEDULED:
-        if scenario.cdc and task.name == "diff":
+        if (scenario.cdc and task.name == "diff") or (task.backs_up and not scenario.backups):
             continue
-        run = minutes_per_month(task, scenario) / 60
+        run = minutes_per_month(task, scenario, years=years) / 60
         hours += run
         dollars += run * (task.cpu / 1024 * prices.fargate_vcpu_hour + task.memory_mb / 1024 * prices.fargate_gb_hour)
     yield Item("scheduled tasks", hours, "hours", dollars)
@@ -188,6 +207,9 @@ def _store(scenario: Scenario, prices: ServicePrices, storage: Prices, years: fl
     current, kept = lake_gb(scenario, years=years)
     yield Item("lake on S3", current, "GB", current * storage.storage_gb_month)
     yield Item("time travel and undo", kept, "GB", kept * storage.storage_gb_month)
+    if scenario.backups:
+        copied = backup_gb(scenario, years=years)
+        yield Item("backups on S3", copied, "GB", copied * storage.storage_gb_month)
     puts, gets = (per_s * HOURS * 3600 for per_s in (scenario.plan.writes_per_s, scenario.plan.gets_per_s))
     yield Item("writing requests, listings", puts / 1e6, "million", puts / 1000 * prices.put_per_1000)
     yield Item("reading requests", gets / 1e6, "million", gets / 1000 * storage.get_per_1000)
@@ -199,10 +221,19 @@ def _store(scenario: Scenario, prices: ServicePrices, storage: Prices, years: fl
 def _watching(scenario: Scenario, prices: ServicePrices) -> Iterator[Item]:
     gigabytes = scenario.plan.workers * HOURS * LOG_BYTES_PER_HOUR / 1e9
     yield Item("logs", gigabytes, "GB", gigabytes * (prices.log_gb + prices.log_gb_month))
-    alarms = [r for r in service_template()["Resources"].values() if r["Type"] == "AWS::CloudWatch::Alarm"]
-    dollars = len(UNITS) * prices.metric_month + len(alarms) * prices.alarm_month + prices.dashboard_month
-    yield Item("metrics, alarms, dashboard", len(UNITS) + len(alarms), "of them", dollars)
-    dollars = prices.key_month + 2 * prices.secret_month + IMAGE_GB * IMAGES * prices.registry_gb_month
+    alarms = [
+        r
+        for r in service_template()["Resources"].values()
+        if r["Type"] == "AWS::CloudWatch::Alarm" and (scenario.backups or r.get("Condition") != WITH_BACKUPS)
+    ]
+    metrics = len(UNITS) + scenario.backups
+    dollars = metrics * prices.metric_month + len(alarms) * prices.alarm_month + prices.dashboard_month
+    yield Item("metrics, alarms, dashboard", metrics + len(alarms), "of them", dollars)
+    dollars = (
+        (1 + scenario.backups) * prices.key_month
+        + 2 * prices.secret_month
+        + IMAGE_GB * IMAGES * prices.registry_gb_month
+    )
     yield Item("key, secrets, images", 1, "set", dollars)
 
 
@@ -247,6 +278,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.costs", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prices", type=Path, default=FILE, help="TOML file of prices like deploy/prices.toml")
     parser.add_argument("--years", type=float, default=1.0, help="age of the lake")
+    parser.add_argument("--backups", action="store_true", help="daily, into a bucket of deploy/backups.json")
     own = parser.add_argument_group("your own size")
     own.add_argument("--lines", type=int, help="invoice lines; without it, three sizes are printed")
     own.add_argument("--changes-per-day", type=int, default=100_000, help="of rows")
@@ -263,7 +295,8 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"error: {given.prices}: {error}\n")
         return 2
     storage = load_prices(None)
-    scenarios = SCENARIOS if given.lines is None else (_own(given),)
+    sizes = SCENARIOS if given.lines is None else (_own(given),)
+    scenarios = [replace(size, backups=given.backups) for size in sizes]
     parts = [as_table(s, estimate(s, prices, storage, years=given.years), markdown=given.markdown) for s in scenarios]
     dated = f"Prices of {prices.as_of} ({prices.region}); S3 and Athena of {storage.as_of} ({storage.region})."
     sys.stdout.write("\n\n".join([*parts, dated]) + "\n")

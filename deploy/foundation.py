@@ -6,8 +6,8 @@ version; these expire.
 """
 
 import json
-from typing import Any
 
+from deploy.buckets import KEEP, VERSIONED, bucket, bucket_policy, undo_rule
 from deploy.cloudformation import (
     Json,
     allow,
@@ -22,8 +22,6 @@ from deploy.cloudformation import (
     template,
     text,
 )
-
-_KEEP = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"}
 
 
 def foundation_template() -> Json:
@@ -52,12 +50,12 @@ def foundation_template() -> Json:
                 "Properties": {"AliasName": sub("alias/${AWS::StackName}"), "TargetKeyId": ref("Key")},
             },
             "Lake": _lake_bucket(),
-            "LakePolicy": _only_tls("Lake"),
+            "LakePolicy": bucket_policy("Lake"),
             "Results": _results_bucket(),
-            "ResultsPolicy": _only_tls("Results"),
+            "ResultsPolicy": bucket_policy("Results"),
             "Database": {
                 "Type": "AWS::Glue::Database",
-                **_KEEP,
+                **KEEP,
                 "Properties": {
                     "CatalogId": ref("AWS::AccountId"),
                     "DatabaseInput": {
@@ -108,7 +106,7 @@ def _key() -> Json:
     services = {"Service": ["cloudwatch.amazonaws.com", "events.amazonaws.com"]}
     return {
         "Type": "AWS::KMS::Key",
-        **_KEEP,
+        **KEEP,
         "Properties": {
             "Description": sub("${AWS::StackName}: lake, results of queries, alarms"),
             "EnableKeyRotation": True,
@@ -127,51 +125,12 @@ def _key() -> Json:
     }
 
 
-def _bucket(rules: list[Json], **more: Any) -> Json:
-    encryption = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": attribute("Key", "Arn")}
-    closed = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
-    parts = {"Id": "parts", "Status": "Enabled", "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7}}
-    return {
-        "Type": "AWS::S3::Bucket",
-        **_KEEP,
-        "Properties": {
-            "BucketEncryption": {
-                "ServerSideEncryptionConfiguration": [
-                    {"BucketKeyEnabled": True, "ServerSideEncryptionByDefault": encryption}
-                ]
-            },
-            "PublicAccessBlockConfiguration": dict.fromkeys(closed, True),
-            "OwnershipControls": {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]},
-            "LifecycleConfiguration": {"Rules": [parts, *rules]},
-            **more,
-        },
-    }
-
-
 def _lake_bucket() -> Json:
-    undo = {
-        "Id": "undo",
-        "Status": "Enabled",
-        "NoncurrentVersionExpiration": {"NoncurrentDays": ref("UndoDays")},
-        "ExpiredObjectDeleteMarker": True,
-    }
-    return _bucket([undo], VersioningConfiguration={"Status": "Enabled"})
+    return bucket([undo_rule()], VersioningConfiguration=VERSIONED)
 
 
 def _results_bucket() -> Json:
-    return _bucket([{"Id": "results", "Status": "Enabled", "ExpirationInDays": ref("ResultDays")}])
-
-
-def _only_tls(bucket: str) -> Json:
-    refuse = {
-        "Sid": "OnlyTls",
-        "Effect": "Deny",
-        "Principal": "*",
-        "Action": "s3:*",
-        "Resource": [attribute(bucket, "Arn"), sub(f"${{{bucket}.Arn}}/*")],
-        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-    }
-    return {"Type": "AWS::S3::BucketPolicy", "Properties": {"Bucket": ref(bucket), "PolicyDocument": policy(refuse)}}
+    return bucket([{"Id": "results", "Status": "Enabled", "ExpirationInDays": ref("ResultDays")}])
 
 
 def _workgroup() -> Json:
@@ -240,7 +199,7 @@ def _images() -> Json:
     }
     return {
         "Type": "AWS::ECR::Repository",
-        **_KEEP,
+        **KEEP,
         "Properties": {
             "RepositoryName": ref("ImageRepositoryName"),
             "ImageTagMutability": "IMMUTABLE",

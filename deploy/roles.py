@@ -12,6 +12,7 @@ from processors.lake_tables import PERSONAL_TABLES
 
 _TASKS = "ecs-tasks.amazonaws.com"
 _BUCKET = "arn:${AWS::Partition}:s3:::${LakeBucket}"
+_PLACE = "arn:${AWS::Partition}:s3:::${BackupBucket}"
 _GLUE = "arn:${AWS::Partition}:glue:${AWS::Region}:${AWS::AccountId}"
 REFERENCES = "HasSettingsSecrets"
 REFERENCE_ACTIONS = ("secretsmanager:GetSecretValue", "ssm:GetParameter")
@@ -34,6 +35,7 @@ IAM_LOGIN = "IamLogin"
 def task_role(task: Task) -> Json:
     """The role in which the task's program runs."""
     statements: list[Any] = _lake(task) if task.lake else []
+    statements += _place() if task.backs_up else []
     if task.glue:
         entries = [
             sub(f"{_GLUE}:{part}") for part in ("catalog", "database/${GlueDatabase}", "table/${GlueDatabase}/*")
@@ -110,12 +112,7 @@ def _lake(task: Task) -> list[Json]:
     statements = [
         allow("ReadLake", ["s3:GetObject"], everything),
         allow("ListLake", ["s3:ListBucket"], [sub(_BUCKET)], {"StringLikeIfExists": {"s3:prefix": prefixes}}),
-        allow(
-            "LakeKey",
-            ["kms:Decrypt", *(["kms:GenerateDataKey"] if task.writes else [])],
-            [ref("LakeKeyArn")],
-            {"StringEquals": {"kms:ViaService": sub("s3.${AWS::Region}.${AWS::URLSuffix}")}},
-        ),
+        _key("LakeKey", ["kms:Decrypt", *(["kms:GenerateDataKey"] if task.writes else [])], ref("LakeKeyArn")),
     ]
     if task.writes:
         statements.append(allow("WriteLake", ["s3:AbortMultipartUpload", "s3:PutObject"], written))
@@ -126,3 +123,21 @@ def _lake(task: Task) -> list[Json]:
         guarded = [sub(f"{_BUCKET}/${{LakePrefix}}/{name}/known_date=*") for name in sorted(PERSONAL_TABLES)]
         statements.append({"Sid": "NeverPersonalData", "Effect": "Deny", "Action": "s3:*", "Resource": guarded})
     return statements
+
+
+def _place() -> list[Any]:
+    """Rights on the place of backups: to look what is there, and to add to it."""
+    objects = [sub(f"{_PLACE}/${{BackupPrefix}}/*")]
+    prefixes = [sub("${BackupPrefix}/*")]
+    return [
+        allow("ReadPlace", ["s3:GetObject"], objects),
+        allow("ListPlace", ["s3:ListBucket"], [sub(_PLACE)], {"StringLikeIfExists": {"s3:prefix": prefixes}}),
+        allow("WritePlace", ["s3:AbortMultipartUpload", "s3:PutObject"], objects),
+        either("PlaceHasKey", _key("PlaceKey", ["kms:Decrypt", "kms:GenerateDataKey"], ref("BackupKeyArn"))),
+    ]
+
+
+def _key(sid: str, actions: list[str], arn: Json) -> Json:
+    """The use of a key by way of S3 alone."""
+    through = {"StringEquals": {"kms:ViaService": sub("s3.${AWS::Region}.${AWS::URLSuffix}")}}
+    return allow(sid, actions, [arn], through)

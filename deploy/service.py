@@ -4,7 +4,7 @@ What exists already is given by parameters: network, brokers, database, secrets,
 Templates are joined by parameters rather than by exports, so that each part may also be somebody else's.
 """
 
-from deploy.alarms import alarms, cluster_name, dashboard
+from deploy.alarms import alarms, backups_done, cluster_name, dashboard
 from deploy.cloudformation import (
     Json,
     allow,
@@ -12,6 +12,7 @@ from deploy.cloudformation import (
     camel,
     choice,
     either,
+    given,
     number,
     of_this_account,
     ref,
@@ -19,11 +20,12 @@ from deploy.cloudformation import (
     sub,
     template,
     text,
+    under,
 )
-from deploy.containers import DMS, task_resources
+from deploy.containers import task_resources
 from deploy.roles import IAM_LOGIN, REFERENCES
 from deploy.scaling import scaling
-from deploy.tasks import SCHEDULED, TASKS, TRANSLATOR, Task
+from deploy.tasks import SCHEDULED, TASKS, TRANSLATOR, WITH_BACKUPS, WITH_DMS, Task
 
 SIZES = {"small": (1024, 4096), "medium": (2048, 8192), "large": (4096, 16384), "huge": (8192, 61440)}
 """Fargate's CPU units and MB of memory for a worker."""
@@ -41,14 +43,16 @@ def service_template() -> Json:
             }
         },
         Conditions={
-            "SecretsHaveKey": {"Fn::Not": [{"Fn::Equals": [ref("SecretsKeyArn"), ""]}]},
+            "SecretsHaveKey": given("SecretsKeyArn"),
             "PagesInVpc": {"Fn::Equals": [ref("PagesListenTo"), "vpc"]},
-            "HasCluster": {"Fn::Not": [{"Fn::Equals": [ref("ClusterName"), ""]}]},
-            REFERENCES: {"Fn::Not": [{"Fn::Equals": [ref("SettingsSecrets"), ""]}]},
+            "HasCluster": given("ClusterName"),
+            REFERENCES: given("SettingsSecrets"),
             IAM_LOGIN: {"Fn::Equals": [ref("KafkaSecret"), ""]},
-            DMS: {"Fn::Equals": [ref("UseDms"), "true"]},
+            "PlaceHasKey": given("BackupKeyArn"),
+            WITH_BACKUPS: given("BackupBucket"),
+            WITH_DMS: {"Fn::Equals": [ref("UseDms"), "true"]},
             "OwnCluster": {"Fn::Equals": [ref("ClusterName"), ""]},
-            "HasGroupMetrics": {"Fn::Not": [{"Fn::Equals": [ref("KafkaClusterName"), ""]}]},
+            "HasGroupMetrics": given("KafkaClusterName"),
         },
         Resources={
             "Cluster": _cluster(),
@@ -58,13 +62,16 @@ def service_template() -> Json:
             **scaling(),
             **_schedules(),
             **alarms(),
+            "BackupsDone": backups_done(),
             "Dashboard": dashboard(),
         },
         Outputs={
             "ClusterName": {"Value": cluster_name()},
             "ServiceName": {"Value": attribute("Worker", "Name")},
             **{
-                f"{camel(task.name)}RoleArn": {"Value": attribute(f"{camel(task.name)}Role", "Arn")}
+                f"{camel(task.name)}RoleArn": under(
+                    task.condition, {"Value": attribute(f"{camel(task.name)}Role", "Arn")}
+                )
                 for task in TASKS
                 if task is not TRANSLATOR
             },
@@ -86,6 +93,10 @@ def _parameters() -> Json:
         "LakeBucket": text("Bucket of the lake (output LakeBucket of the foundation)."),
         "LakePrefix": text("Folder of the lake in it.", "lake", AllowedPattern="[^/].*[^/]"),
         "LakeKeyArn": text("Key of KMS with which the bucket is encrypted (output LakeKeyArn)."),
+        "BackupBucket": text("Bucket for backups (output BackupBucket of backups.json); empty: none are made.", ""),
+        "BackupPrefix": text("Folder of this lake's backups in it.", "trs", AllowedPattern="[^/].*[^/]"),
+        "BackupKeyArn": text("Key of KMS of that bucket (output BackupKeyArn); empty: S3's own.", ""),
+        "BackupAlarmHours": number("Hours without a backup that raise the alarm.", 30, MinValue=2, MaxValue=168),
         "GlueDatabase": text("TRS_GLUE_DATABASE (output GlueDatabase).", "trs", AllowedPattern="[a-z0-9_]+"),
         "AlarmTopicArn": text("Topic of SNS that is told (output AlarmTopicArn)."),
         "KafkaBootstrap": text("Brokers, for SASL over TLS: b-1...:9096,... for SCRAM, b-1...:9098,... for IAM."),
@@ -167,7 +178,7 @@ def _translator_service() -> Json:
     """One at a time: a second would take the first one's transactional id."""
     return {
         "Type": "AWS::ECS::Service",
-        "Condition": DMS,
+        "Condition": WITH_DMS,
         "Properties": {
             "Cluster": cluster_name(),
             "TaskDefinition": ref("TranslatorTask"),
@@ -182,8 +193,16 @@ def _translator_service() -> Json:
 
 def _schedules() -> Json:
     """A timetable per task, one role that may start these tasks alone, and a queue of starts that failed."""
-    definitions = [ref(f"{camel(task.name)}Task") for task in SCHEDULED]
-    roles = [attribute(f"{camel(t.name)}{kind}", "Arn") for t in SCHEDULED for kind in ("Role", "StartRole")]
+
+    def where_it_exists(task: Task, value: Json) -> Json:
+        return value if task.condition is None else either(task.condition, value)
+
+    definitions = [where_it_exists(t, ref(f"{camel(t.name)}Task")) for t in SCHEDULED]
+    roles = [
+        where_it_exists(t, attribute(f"{camel(t.name)}{kind}", "Arn"))
+        for t in SCHEDULED
+        for kind in ("Role", "StartRole")
+    ]
     statements = [
         allow("StartTasks", ["ecs:RunTask"], definitions),
         allow("HandOverRoles", ["iam:PassRole"], roles,
@@ -201,7 +220,7 @@ def _schedules() -> Json:
             description="Starts the scheduled tasks of trs-stream.",
             condition=of_this_account(),
         ),
-        **{f"{camel(task.name)}Timetable": _schedule(task) for task in SCHEDULED},
+        **{f"{camel(task.name)}Timetable": under(task.condition, _schedule(task)) for task in SCHEDULED},
     }
 
 

@@ -21,6 +21,8 @@ HEALTH_CHECK = (
 DMS_GROUP = "trs-dms"
 """TRS_DMS_GROUP, left at its default."""
 HOME = "/var/lib/trs"
+WITH_DMS, WITH_BACKUPS = "WithDms", "WithBackups"
+"""Conditions of the template under which a task exists."""
 STOP_TIMEOUT_S = 120
 """The most that Fargate gives; a worker finishes the commit in flight and leaves the group, mostly within seconds."""
 
@@ -32,8 +34,9 @@ class Task:
     `every`: EventBridge Scheduler's expression, None for a service that always runs. `lake`: whether it reads the
     lake; `writes`: tables in which it puts objects; `deletes`: whether it may take objects of these away; `personal`:
     whether it reads rows of tables with personal data. `kafka`, `database`: what it connects to; `dms`: whether it
-    reads DMS's topics; `transactions`: how its transactional ids begin, with the wildcard. `minutes`: what one
-    run is taken to last in the estimate of costs.
+    reads DMS's topics; `transactions`: how its transactional ids begin, with the wildcard. `backs_up`:
+    whether it reads and writes the place of backups. `condition`: under which it exists, None: always. `minutes`: what
+    one run is taken to last in the estimate of costs. Parameters of the template may stand in `command`: `${Name}`.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Task:
     dms: bool = False
     transactions: str | None = None
     glue: tuple[str, ...] = ()
+    backs_up: bool = False
+    condition: str | None = None
     cpu: int = 1024
     memory_mb: int = 4096
     minutes: float = 2.0
@@ -80,6 +85,7 @@ TRANSLATOR = Task(
     kafka=True,
     dms=True,
     transactions=f"${{TopicPrefix}}.{DMS_GROUP}.*",
+    condition=WITH_DMS,
 )
 
 SCHEDULED = (
@@ -129,6 +135,15 @@ SCHEDULED = (
         "cron(45 3 * * ? *)",
         glue=GLUE_ACTIONS,
         minutes=1.0,
+    ),
+    Task(
+        "backup",
+        "Copies what is new in the lake to the place of this month; runs where BackupBucket is given.",
+        ("lake", "backup", "--monthly", "s3://${BackupBucket}/${BackupPrefix}"),
+        "cron(15 1 * * ? *)",
+        personal=True,
+        backs_up=True,
+        condition=WITH_BACKUPS,
     ),
 )
 

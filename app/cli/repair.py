@@ -26,6 +26,9 @@ def backup(
     to: Annotated[
         str, typer.Argument(metavar="PLACE", help="A folder or s3://BUCKET/PREFIX for backups of this lake.")
     ],
+    monthly: Annotated[
+        bool, typer.Option("--monthly", help="In a folder of PLACE for the present month, as 2026-05 (UTC).")
+    ] = False,
     as_json: _JSON = False,
 ) -> None:
     """Copy the whole lake, as it is now, while workers go on.
@@ -35,13 +38,17 @@ def backup(
     The history of features is copied, for it is rows; older versions of tables are not. A backup holds personal data:
     guard it alike, and delete the place when it is old. docs/runbooks/backup-restore.md has the steps.
     """
+    from datetime import UTC, datetime
+
     from app.backup import backup as run
+    from app.backup import place_of_month
     from app.settings import load_settings
 
     settings = load_settings()
+    place = place_of_month(to, datetime.now(UTC)) if monthly else to
     with _watched() as watcher:
-        made = run(settings, to, watcher=watcher)
-    _tell(made, as_json, f"restore: TRS_LAKE=NEW_PLACE trs lake restore {to}")
+        made = run(settings, place, watcher=watcher)
+    _tell(made, as_json, f"restore: TRS_LAKE=NEW_PLACE trs lake restore {place}")
 
 
 @lake.command(epilog="Example: TRS_LAKE=s3://trs/lake-2 trs lake restore s3://trs-backups/2026-05")

@@ -13,6 +13,8 @@ VALUES = {
     "LakeBucket": "bucket",
     "LakePrefix": "lake",
     "GlueDatabase": "trs",
+    "BackupBucket": "backups",
+    "BackupPrefix": "trs",
 }
 
 

@@ -53,6 +53,8 @@ def test_role_has_the_actions_of_its_facts_and_no_other(task: Task) -> None:
     expected = {"s3:GetObject", "s3:ListBucket", "kms:Decrypt", *task.glue} if task.lake else set()
     if task.writes:
         expected |= {"s3:PutObject", "s3:AbortMultipartUpload", "kms:GenerateDataKey"}
+    if task.backs_up:
+        expected |= {"s3:PutObject", "s3:AbortMultipartUpload", "kms:GenerateDataKey"}
     if task.deletes:
         expected |= {"s3:DeleteObject"}
     if task.kafka:
@@ -94,6 +96,19 @@ def test_role_writes_its_tables_alone_and_reads_personal_rows_only_where_it_must
             task.lake and (task.personal or name not in PERSONAL_TABLES)
         )
     assert not allows(role, "s3:GetObject", "arn:aws:s3:::bucket/elsewhere/x", values=VALUES)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
+def test_place_of_backups_is_read_and_added_to_by_the_backup_alone_and_nobody_deletes_there(task: Task) -> None:
+    role, s3 = task_role(task), {"kms:ViaService": "s3.eu-west-1.amazonaws.com"}
+    for key in ("trs/2026-05/sku_log/part-0.parquet", "trs/2026-05/backup/lake.json"):
+        file = f"arn:aws:s3:::backups/{key}"
+        may = [allows(role, f"s3:{action}", file, values=VALUES) for action in ("GetObject", "PutObject")]
+        assert may == [task.backs_up] * 2
+        assert not allows(role, "s3:DeleteObject", file, values=VALUES)
+    assert allows(role, "kms:GenerateDataKey", "BackupKeyArn", values=VALUES, context=s3) == task.backs_up
+    assert not allows(role, "kms:GenerateDataKey", "BackupKeyArn", values=VALUES)
+    assert not allows(role, "s3:PutObject", "arn:aws:s3:::backups/another/x", values=VALUES)
 
 
 def test_scheduler_starts_the_scheduled_tasks_alone() -> None:

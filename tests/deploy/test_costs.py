@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from deploy.backups import backups_template
 from deploy.costs import (
+    EXPIRE_DAYS,
     SCENARIOS,
+    UNDO_DAYS,
     Item,
     ServicePrices,
+    backup_gb,
     estimate,
     lake_gb,
     main,
@@ -62,6 +66,20 @@ def test_diff_runs_without_change_data_capture_and_debezium_with_it() -> None:
     assert (hours(without, "MSK Connect"), hours(with_cdc, "MSK Connect")) == (0, 730)
 
 
+def test_backups_cost_their_task_their_files_their_key_and_their_alarm_and_without_a_place_nothing() -> None:
+    for scenario in SCENARIOS:
+        without, with_them = (estimate(replace(scenario, backups=on), PRICES, STORAGE) for on in (False, True))
+        dearer = {item.name for item in with_them if item not in without}
+        assert dearer == {"backups on S3", "scheduled tasks", "metrics, alarms, dashboard", "key, secrets, images"}
+        assert total(with_them) > total(without)
+        assert backup_gb(scenario, years=1) > lake_gb(scenario, years=1)[0]
+
+
+def test_backups_are_kept_as_long_as_their_template_says() -> None:
+    days = backups_template()["Parameters"]
+    assert (days["ExpireDays"]["Default"], days["UndoDays"]["Default"]) == (EXPIRE_DAYS, UNDO_DAYS)
+
+
 def test_task_that_takes_longer_than_its_interval_runs_all_the_time_and_no_more() -> None:
     diff = next(t for t in SCHEDULED if t.name == "diff")
     assert minutes_per_month(diff, LARGE) == 730 * 60
@@ -92,3 +110,8 @@ def test_document_has_the_estimate_as_it_is_printed(capsys: pytest.CaptureFixtur
     printed = capsys.readouterr().out
     document = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
     assert printed.strip() in document, "python -m deploy.costs --markdown"
+    more = [
+        total(estimate(replace(s, backups=True), PRICES, STORAGE)) - total(estimate(s, PRICES, STORAGE))
+        for s in SCENARIOS
+    ]
+    assert "(`python -m deploy.costs --backups`) add ${:.2f}, ${:.2f} and ${:.2f}".format(*more) in document

@@ -10,7 +10,7 @@ import pytest
 from app.settings import Settings
 from deploy.roles import CONNECT, GROUPS, IDEMPOTENT, REFERENCE_ACTIONS, TOPICS, TRANSACTIONS, task_role
 from deploy.tasks import SCHEDULED, WORKER, Task
-from tests.deploy.iam import VALUES, actions, allows
+from tests.deploy.iam import VALUES, actions, allows, resolved
 from tests.deploy.recorder import Asked, Recorder, recording
 from tests.stack_helpers import trs
 
@@ -27,7 +27,7 @@ NEVER_SEEN = {
 def ran(settings: Settings, recorder: Recorder, task: Task, *more: str) -> set[Asked]:
     """The task's own command as the template has it; returns what it asked for."""
     recorder.asked.clear()
-    command = [part for part in task.command if part != "--wait"]
+    command = [resolved({"Fn::Sub": part}, VALUES) for part in task.command if part != "--wait"]
     trs(settings.model_copy(update={"aws_endpoint": recorder.url}), *command, *more)
     return set(recorder.asked)
 
@@ -59,7 +59,9 @@ def test_every_task_does_its_work_with_the_rights_of_its_role(stack_settings: Se
         asked = {"worker": first}
         asked["diff"] = ran(settings, recorder, TASK["diff"])
         asked["worker"] |= ran(settings, recorder, WORKER, "--until-caught-up")
-        for name in ("reconcile", "check", "register"):
+        s3 = boto3.client("s3", endpoint_url=settings.aws_endpoint, **keys)
+        s3.create_bucket(Bucket=VALUES["BackupBucket"])
+        for name in ("reconcile", "check", "register", "backup"):
             asked[name] = ran(settings, recorder, TASK[name])
         eager = settings.model_copy(update={"fold_min_rows": 1})
         asked["maintain"] = ran(eager, recorder, TASK["maintain"])

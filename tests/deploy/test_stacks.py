@@ -15,29 +15,44 @@ from moto import mock_aws
 from deploy.__main__ import TEMPLATES
 from deploy.tasks import TASKS
 from processors.lake_tables import PERSONAL_TABLES
+from tests.deploy.iam import resolved
 
 REGION = "eu-west-1"
 INLINE_POLICY_LIMIT = 10_240
+GIVEN = {
+    "ImageUri": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/trs-stream@sha256:0",
+    "Subnets": "subnet-1,subnet-2",
+    "SecurityGroups": "sg-1",
+    "KafkaBootstrap": "b-1:9096",
+    "KafkaSecret": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:AmazonMSK_trs",
+    "DatabaseSecret": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:trs-database",
+}
+"""Parameters without a default that no other stack of ours tells."""
 
 
 def client(service: str) -> Any:
     return boto3.client(service, region_name=REGION, aws_access_key_id="x", aws_secret_access_key="x")
 
 
-def make(name: str, **parameters: str) -> dict[str, str]:
+def make(name: str, *, stack_name: str = "", **parameters: str) -> dict[str, str]:
     """Makes a stack and returns its outputs."""
     cloudformation = client("cloudformation")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what moto passes over
         cloudformation.create_stack(
-            StackName=name,
+            StackName=stack_name or name,
             TemplateBody=json.dumps(TEMPLATES[f"{name.replace('-', '_')}.json"]()),
             Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()],
             Capabilities=["CAPABILITY_IAM"],
         )
-    (stack,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
+    (stack,) = cloudformation.describe_stacks(StackName=stack_name or name)["Stacks"]
     assert stack["StackStatus"] == "CREATE_COMPLETE"
     return {o["OutputKey"]: o["OutputValue"] for o in stack.get("Outputs", [])}
+
+
+def of_foundation(outputs: dict[str, str]) -> dict[str, str]:
+    """The service's parameters that the foundation tells."""
+    return {name: outputs[name] for name in ("LakeBucket", "LakeKeyArn", "AlarmTopicArn")}
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +60,17 @@ def stacks() -> Iterator[dict[str, dict[str, str]]]:
     """Foundation, service and readers in an account of moto's; outputs by stack."""
     with mock_aws():
         foundation = make("foundation")
+        backups = make("backups", LakeAccount="210987654321")
         service = make(
             "service",
-            ImageUri="123456789012.dkr.ecr.eu-west-1.amazonaws.com/trs-stream@sha256:0",
-            Subnets="subnet-1,subnet-2",
-            SecurityGroups="sg-1",
-            LakeBucket=foundation["LakeBucket"],
-            LakeKeyArn=foundation["LakeKeyArn"],
-            AlarmTopicArn=foundation["AlarmTopicArn"],
-            KafkaBootstrap="b-1:9096",
-            KafkaSecret="arn:aws:secretsmanager:eu-west-1:123456789012:secret:AmazonMSK_trs",
             UseDms="true",
-            DatabaseSecret="arn:aws:secretsmanager:eu-west-1:123456789012:secret:trs-database",
+            **of_foundation(foundation),
+            **backups,
+            **GIVEN,
         )
         client("iam").create_role(RoleName="analysts", AssumeRolePolicyDocument="{}")
         readers = make("bi-access", LakeBucket=foundation["LakeBucket"], ReaderRoleName="analysts")
-        yield {"foundation": foundation, "service": service, "bi_access": readers}
+        yield {"foundation": foundation, "backups": backups, "service": service, "bi_access": readers}
 
 
 def test_each_task_runs_its_own_command_with_its_own_secrets(stacks: dict[str, dict[str, str]]) -> None:
@@ -68,7 +78,8 @@ def test_each_task_runs_its_own_command_with_its_own_secrets(stacks: dict[str, d
     for task in TASKS:
         found = ecs.describe_task_definition(taskDefinition=f"service-{task.name}")["taskDefinition"]
         (container,) = found["containerDefinitions"]
-        assert tuple(container["command"]) == task.command
+        place = {"BackupBucket": stacks["backups"]["BackupBucket"], "BackupPrefix": "trs"}
+        assert container["command"] == [resolved({"Fn::Sub": part}, place) for part in task.command]
         secrets = {secret["name"] for secret in container.get("secrets", [])}
         assert ("TRS_DATABASE" in secrets) == task.database
         environment = {pair["name"]: pair["value"] for pair in container["environment"]}
@@ -98,3 +109,10 @@ def test_readers_get_policies_that_deny_the_personal_tables(stacks: dict[str, di
             if statement["Effect"] == "Deny":
                 denied |= set(statement["Resource"])
     assert all(any(f"/{name}" in resource for resource in denied) for name in PERSONAL_TABLES)
+
+
+def test_without_a_bucket_for_backups_nothing_of_them_is_made(stacks: dict[str, dict[str, str]]) -> None:
+    told = make("service", stack_name="bare", **of_foundation(stacks["foundation"]), **GIVEN)
+    families = client("ecs").list_task_definition_families(familyPrefix="bare-")["families"]
+    assert set(families) == {f"bare-{task.name}" for task in TASKS if task.condition is None}
+    assert told.keys() == stacks["service"].keys() - {"BackupRoleArn"}

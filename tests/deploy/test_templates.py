@@ -1,10 +1,13 @@
 """The templates: as declared, as CloudFormation takes them, and never a danger to the lake."""
 
+from calendar import monthrange
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from cfnlint.api import ManualArgs, lint
 
+from app.backup import place_of_month
 from app.cloudwatch import UNITS
 from app.settings import Settings, variable
 from deploy.__main__ import FOLDER, TEMPLATES, differences
@@ -14,7 +17,9 @@ from deploy.service import SIZES
 from deploy.tasks import SCHEDULED, STOP_TIMEOUT_S, TASKS, TRANSLATOR, WORKER
 from processors.lake_tables import LAKE_TABLES
 from processors.tables import all_topics
-from tests.deploy.iam import VALUES, allows, resolved
+from tests.deploy.iam import VALUES, actions, allows, listed, resolved
+
+BACKUP = next(task for task in TASKS if task.backs_up)
 
 
 def resources(name: str, kind: str) -> dict[str, Any]:
@@ -48,21 +53,66 @@ def test_no_lifecycle_rule_deletes_a_current_object_of_the_lake() -> None:
         assert rule.keys() <= harmless
 
 
-@pytest.mark.parametrize("kind", ["AWS::S3::Bucket", "AWS::KMS::Key", "AWS::Glue::Database", "AWS::ECR::Repository"])
-def test_data_outlives_its_stack(kind: str) -> None:
-    found = resources("foundation.json", kind)
+def test_backups_of_a_month_share_files_that_no_backup_younger_than_promised_loses() -> None:
+    body = TEMPLATES["backups.json"]()
+    place = body["Resources"]["Place"]["Properties"]
+    assert place["VersioningConfiguration"] == {"Status": "Enabled"}
+    (days,) = [r["ExpirationInDays"] for r in place["LifecycleConfiguration"]["Rules"] if "ExpirationInDays" in r]
+    assert days == {"Ref": "ExpireDays"}
+    assert "--monthly" in BACKUP.command
+    months = {place_of_month("x", datetime(2028, 1, 1, tzinfo=UTC) + timedelta(days=day)) for day in range(366)}
+    assert len(months) == 12
+    longest = max(monthrange(2028, month)[1] for month in range(1, 13))
+    assert body["Parameters"]["ExpireDays"]["MinValue"] > longest
+
+
+def test_another_account_may_look_and_add_to_the_place_of_backups_and_delete_nothing() -> None:
+    kinds = {"AWS::S3::BucketPolicy": "PolicyDocument", "AWS::KMS::Key": "KeyPolicy"}
+    documents = [
+        resolved(body["Properties"][name], VALUES | {"LakeAccount": "210987654321"})
+        for kind, name in kinds.items()
+        for body in resources("backups.json", kind).values()
+    ]
+    allowed = {
+        action
+        for document in documents
+        for statement in document["Statement"]
+        if "210987654321" in str(statement["Principal"])
+        for action in listed(statement["Action"])
+    }
+    assert allowed == actions(task_role(BACKUP))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(
+            ("foundation.json", kind)
+            for kind in ("AWS::S3::Bucket", "AWS::KMS::Key", "AWS::Glue::Database", "AWS::ECR::Repository")
+        ),
+        ("backups.json", "AWS::S3::Bucket"),
+        ("backups.json", "AWS::KMS::Key"),
+    ],
+)
+def test_data_outlives_its_stack(name: str, kind: str) -> None:
+    found = resources(name, kind)
     assert found
     for body in found.values():
         assert (body["DeletionPolicy"], body["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
 
 
-def test_buckets_are_closed_encrypted_and_asked_over_tls_alone() -> None:
-    buckets = resources("foundation.json", "AWS::S3::Bucket")
+@pytest.mark.parametrize("name", ["foundation.json", "backups.json"])
+def test_buckets_are_closed_encrypted_and_asked_over_tls_alone(name: str) -> None:
+    buckets = resources(name, "AWS::S3::Bucket")
     for bucket in buckets.values():
         assert all(bucket["Properties"]["PublicAccessBlockConfiguration"].values())
         (rule,) = bucket["Properties"]["BucketEncryption"]["ServerSideEncryptionConfiguration"]
         assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
-    policies = resources("foundation.json", "AWS::S3::BucketPolicy").values()
+    policies = resources(name, "AWS::S3::BucketPolicy").values()
+    for policy in policies:
+        refusal = policy["Properties"]["PolicyDocument"]["Statement"][0]
+        assert (refusal["Effect"], refusal["Action"]) == ("Deny", "s3:*")
+        assert refusal["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     assert {p["Properties"]["Bucket"]["Ref"] for p in policies} == buckets.keys()
 
 
