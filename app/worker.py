@@ -21,6 +21,7 @@ from app.cloudwatch import CloudWatchMetrics
 from app.faults import known_fault
 from app.lake_watch import LakeWatch
 from app.logs import configure_logging
+from app.look_threads import LookThreads
 from app.membership import EngineMembership
 from app.memory import MemoryPlan
 from app.pages_file import PagesFile
@@ -90,9 +91,9 @@ def run_worker(
     worker = Worker(settings, kafka, engine, accept_gap=accept_gap, store=store, plan=plan)
     code = asyncio.run(worker.run(until_caught_up=until_caught_up))
     flush_traces()
-    if not worker.membership.shut_down() or not worker.left_group or not worker.lake.at_rest:
-        # The engine still loads state, the group a rebalance, or the pages' look at the lake waits for the store, in a
-        # thread that cannot be interrupted: it is not waited for. The engine has stopped and commits nothing any more.
+    if not (worker.membership.shut_down() and worker.left_group and worker.lake.at_rest and worker.looks.come_back()):
+        # The engine still loads state, the group a rebalance, or a look at the lake waits for the store, in a thread
+        # that cannot be interrupted: it is not waited for. The engine has stopped and commits nothing any more.
         _leave_at_once(code)
     return code
 
@@ -139,6 +140,7 @@ class Worker:
         self._engine = engine
         self.membership = EngineMembership(engine, kafka, accept_gap=accept_gap, on_failure=self._fail)
         self.left_group = True
+        self.looks = LookThreads()
         self._upkeep = UpkeepState()
         limits = limits_of(settings)
         history = LagHistory(limits.lag_grows_s)
@@ -164,6 +166,7 @@ class Worker:
     async def run(self, *, until_caught_up: bool) -> int:
         """Returns the exit code; see `run_worker`."""
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(self.looks)
         self._ended: asyncio.Future[None] = loop.create_future()
         self._loop = loop
         self._started = asyncio.Event()

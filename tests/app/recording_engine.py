@@ -7,6 +7,7 @@ refuses a batch that does not continue the stored position. Run as a program it 
 """
 
 import argparse
+import asyncio
 import json
 import os
 import queue
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -37,6 +39,13 @@ CREATE TABLE IF NOT EXISTS calls (at REAL, pid INT, name TEXT, detail TEXT);
 """
 
 
+async def ignore_the_end() -> None:
+    """Does not end when it is cancelled."""
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+
 class RecordingEngine:
     """Implements the port `Engine`; commits every `interval_s` in a thread of its own."""
 
@@ -55,6 +64,7 @@ class RecordingEngine:
         keep: bool = True,
         park: int | None = None,
         stuck_progress: bool = False,
+        stubborn_task: bool = False,
     ) -> None:
         self.failure: Future[None] = Future()
         self.file = file
@@ -70,6 +80,8 @@ class RecordingEngine:
         self._keep = keep
         self._park = park
         self._stuck_progress = stuck_progress
+        self._stubborn_task = stubborn_task
+        self._tasks: list[asyncio.Task[None]] = []
         self._queue: queue.Queue[RawBatch] = queue.Queue()
         self._expected: dict[tuple[str, int], int | None] = {}
         self._lock = threading.RLock()
@@ -171,6 +183,9 @@ class RecordingEngine:
             self.failure.set_exception(self._error or RuntimeError("on purpose"))
 
     def has_room(self) -> bool:
+        if self._stubborn_task:
+            self._tasks.append(asyncio.get_running_loop().create_task(ignore_the_end()))
+            self._stubborn_task = False
         return self._queue.qsize() < self._max_queued
 
     def set_draining(self) -> None:
@@ -256,6 +271,7 @@ def main() -> int:
     parser.add_argument("--null", action="store_true")
     parser.add_argument("--park", type=int)
     parser.add_argument("--stuck-progress", action="store_true")
+    parser.add_argument("--stubborn-task", action="store_true")
     options = parser.parse_args()
     settings: Settings = load_settings()
     error = FencedError("bucket 3 has another owner") if options.fail_with == "fenced" else KeyError("a slip")
@@ -273,6 +289,7 @@ def main() -> int:
             keep=not options.null,
             park=options.park,
             stuck_progress=options.stuck_progress,
+            stubborn_task=options.stubborn_task,
         )
         engines.append(engine)
         return engine

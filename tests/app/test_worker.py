@@ -294,17 +294,28 @@ def test_worker_whose_home_cannot_be_written_ends_with_one_line(settings: Settin
     assert "Traceback" not in worker.log
 
 
-def test_worker_that_waits_for_an_answer_for_ever_ends_when_told_and_says_what_kept_it(
-    start: Start, ledger: Ledger
-) -> None:
+def test_worker_whose_look_at_the_lake_hangs_ends_in_order_when_told(start: Start, ledger: Ledger) -> None:
     worker = start("--until-caught-up", "--stuck-progress")
     asked = "SELECT 1 FROM calls WHERE name = 'progress'"
     wait_until(lambda: ledger.rows(asked), timeout_s=90, what="the worker asks how far the engine is")
+    began = time.monotonic()
+
+    assert worker.stop() == 0
+
+    assert time.monotonic() - began < 5
+    assert " stopped " in worker.log.splitlines()[-1], worker.log
+
+
+@pytest.mark.long
+def test_worker_that_a_task_keeps_ends_after_10_s_and_shows_its_threads(settings: Settings, start: Start) -> None:
+    produce(settings, "invoices", 10)
+    worker = start("--stubborn-task")
+    wait_until(lambda: '"records": 10' in worker.get("/status.json")[1], timeout_s=60, what="the task has begun")
 
     assert worker.stop() == 0
 
     assert "the process does not end by itself" in worker.log
-    assert "in progress" in worker.log  # the stuck call, in the dump of its thread
+    assert "in run_worker" in worker.log  # in the dump of its threads
 
 
 def test_worker_topic_made_anew_stops(settings: Settings, ledger: Ledger, start: Start) -> None:
