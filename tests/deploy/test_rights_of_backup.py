@@ -1,5 +1,6 @@
 """`trs lake backup` as the template calls it asks S3 for what its role may, and its role may nothing else."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +60,8 @@ def test_backup_asks_for_what_its_role_may_and_its_role_may_nothing_that_it_does
         assert told.code == 0, told.err
         assert [BACKUP_DONE in line for line in told.out.splitlines()].count(True) == 1, "what the alarm counts"
     assert refused(BACKUP, recorder.asked, LAKE) == []
+    month = re.compile(r"arn:aws:s3:::backups/trs/\d{4}-\d{2}/\w+/")
+    assert all(month.match(request.resource) for request in recorder.asked if request.action == "s3:PutObject")
     assert actions(task_role(BACKUP)) - NEVER_SEEN.keys() == {request.action for request in recorder.asked}
     assert refused(replace(BACKUP, backs_up=False), recorder.asked, LAKE) != []
     assert refused(replace(BACKUP, personal=False), recorder.asked, LAKE) != []
