@@ -69,7 +69,8 @@ class _Collector:
 
     def collect(self) -> Iterable[Metric]:
         """All of them, as they are now."""
-        yield InfoMetricFamily("trs_worker", "The program.", value={"version": self._version})
+        started = self._state.started.isoformat(timespec="milliseconds")
+        yield InfoMetricFamily("trs_worker", "This process.", value={"version": self._version, "started": started})
         yield from self._probes()
         yield from self._stages()
         yield from self._partitions()

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from processors.ports import StateMemory
 
 _ROOT = Path(__file__).parents[2]
 _METRIC = re.compile(r"\b(?:trs|process)_[a-z_]+\b")
+_PROMTOOL = shutil.which("promtool")
 _PROMETHEUS_OWN = ("_bucket", "_sum", "_count")
 
 
@@ -86,6 +89,13 @@ def test_dashboard_and_rules_use_metrics_that_there_are_with_labels_that_they_ha
 
 def test_dashboard_file_is_the_one_that_is_written() -> None:
     assert json.loads((_ROOT / "deploy/observe/dashboard.json").read_text()) == dashboard()
+
+
+@pytest.mark.skipif(_PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
+def test_rules_ring_when_workers_and_counts_come_and_go() -> None:
+    cases = Path(__file__).with_name("alert_cases.yaml")
+    done = subprocess.run([str(_PROMTOOL), "test", "rules", str(cases)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_rules_speak_of_conditions_that_there_are() -> None:

@@ -61,6 +61,10 @@ class Seen:
         families = text_string_to_metric_families(get(f"{self.root}/metrics")[1])
         return next((s.value for f in families for s in f.samples if s.name == name and s.labels == labels), None)
 
+    def process(self) -> str:
+        """What tells it from others, its successors among them."""
+        return next(line for line in get(f"{self.root}/metrics")[1].splitlines() if line.startswith("trs_worker_info{"))
+
     def ready(self) -> bool:
         return get(f"{self.root}/ready")[0] == 200
 
@@ -158,8 +162,11 @@ def test_each_condition_is_seen_in_probes_metrics_and_page_while_it_lasts(
             lambda: (seen.value("trs_freshness_seconds", stage="invoices") or 9) < 5, timeout_s=60, what="it is fresh"
         )
 
-        own = {"group": f"{settings.group}-2", "home": tmp_path / "home-2"}
-        others.append(start_worker(settings.model_copy(update=own), tmp_path / "other.log"))
+        first = seen.process()
+        own = settings.model_copy(update={"group": f"{settings.group}-2", "home": tmp_path / "home-2"})
+        others.append(start_worker(own, tmp_path / "other.log"))
+        other = Seen(pages_of(own, others[0], tmp_path / "other.log"), browser)
+        assert other.process() != first
         assert worker.wait(60) == FencedError.exit_code
         assert "another worker committed" in log.read_text()
         with pytest.raises(URLError):
