@@ -26,7 +26,7 @@ class Condition(StrEnum):
         return condition
 
     FAILURE = "failure", "The worker failed, a refused commit for example, and ends."
-    EVENT_LOOP = "event_loop", "The event loop does not turn: heartbeats are missed."
+    EVENT_LOOP = "event_loop", "The event loop has not turned for TRS_STUCK_LOOP_S."
     STUCK_EPOCH = "stuck_epoch", "A stage has ended no epoch for TRS_STUCK_EPOCH_S longer than it may rest."
     BROKER_LOST = "broker_lost", "Kafka has not answered for TRS_BROKER_LOST_S."
     STORE_AWAY = "store_away", "The lake's object store does not answer."
@@ -51,6 +51,7 @@ class Limits:
     """
 
     stuck_epoch_s: float = 120.0
+    stuck_loop_s: float = 15.0
     rest_s: float = 30.0
     broker_lost_s: float = 30.0
     lag_grows_s: float = 300.0
@@ -58,8 +59,6 @@ class Limits:
 
 
 LIVE_TIMES = 5
-EVENT_LOOP_S = 15.0
-"""An event loop that has not turned for so long misses heartbeats."""
 
 
 class Broker(Protocol):

@@ -205,6 +205,9 @@ class Settings(BaseSettings):
     stuck_epoch_s: float = Field(
         120.0, gt=0, description="Seconds without an end of an epoch, beyond those at rest, that make /ready fail."
     )
+    stuck_loop_s: float = Field(
+        15.0, gt=0, description="Seconds without a turn of the event loop that make /health fail."
+    )
     broker_lost_s: float = Field(30.0, gt=0, description="Seconds without an answer of Kafka that make /ready fail.")
     lag_grows_s: float = Field(
         600.0, gt=0, description="Seconds of a lag that grows and grows that make /ready fail (docs/observe.md)."

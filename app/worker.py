@@ -428,6 +428,7 @@ def limits_of(settings: Settings) -> Limits:
     """When the worker is in trouble, by its settings."""
     return Limits(
         stuck_epoch_s=settings.stuck_epoch_s,
+        stuck_loop_s=settings.stuck_loop_s,
         rest_s=max(settings.idle_epoch_s, settings.epoch_interval_s),
         broker_lost_s=settings.broker_lost_s,
         lag_grows_s=settings.lag_grows_s,

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from app.broker_watch import BrokerWatch, Place
 from app.lake_watch import LakeWatch
 from app.probes import (
-    EVENT_LOOP_S,
     Condition,
     LagHistory,
     Limits,
@@ -56,7 +55,7 @@ class WorkerState:
         if self.failure is not None:
             found.append(Trouble(Condition.FAILURE, self.failure, live=True))
         silent_s = time.monotonic() - self.beat
-        if silent_s > EVENT_LOOP_S:
+        if silent_s > self.limits.stuck_loop_s:
             told = f"the event loop has been stuck for {silent_s:.0f} s"
             found.append(Trouble(Condition.EVENT_LOOP, told, live=True))
         loading = self.loading()

@@ -65,6 +65,7 @@ class RecordingEngine:
         park: int | None = None,
         stuck_progress: bool = False,
         stubborn_task: bool = False,
+        stuck_loop: bool = False,
     ) -> None:
         self.failure: Future[None] = Future()
         self.file = file
@@ -81,6 +82,7 @@ class RecordingEngine:
         self._park = park
         self._stuck_progress = stuck_progress
         self._stubborn_task = stubborn_task
+        self._stuck_loop = stuck_loop
         self._tasks: list[asyncio.Task[None]] = []
         self._queue: queue.Queue[RawBatch] = queue.Queue()
         self._expected: dict[tuple[str, int], int | None] = {}
@@ -166,6 +168,9 @@ class RecordingEngine:
         """It has no backlog to judge."""
 
     def offer(self, batch: RawBatch) -> None:
+        if self._stuck_loop:
+            self._note("offer")
+            threading.Event().wait()
         with self._lock:
             place = (batch.topic, batch.partition)
             if self._is_parked(*place):
@@ -272,6 +277,7 @@ def main() -> int:
     parser.add_argument("--park", type=int)
     parser.add_argument("--stuck-progress", action="store_true")
     parser.add_argument("--stubborn-task", action="store_true")
+    parser.add_argument("--stuck-loop", action="store_true")
     options = parser.parse_args()
     settings: Settings = load_settings()
     error = FencedError("bucket 3 has another owner") if options.fail_with == "fenced" else KeyError("a slip")
@@ -290,6 +296,7 @@ def main() -> int:
             park=options.park,
             stuck_progress=options.stuck_progress,
             stubborn_task=options.stubborn_task,
+            stuck_loop=options.stuck_loop,
         )
         engines.append(engine)
         return engine

@@ -86,3 +86,23 @@ def test_worker_whose_commit_does_not_end_is_not_ready_and_says_which(
         assert value(samples(worker), "trs_live") == 0.0
     finally:
         worker.kill()
+
+
+def test_worker_whose_event_loop_is_stuck_asks_for_a_restart(
+    settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRS_STUCK_LOOP_S", "2")
+    worker = WorkerProcess(settings, ledger, "--stuck-loop")
+    try:
+        wait_until(lambda: worker.get("/ready")[0] == 200, timeout_s=60, what="the worker is ready")
+        produce(settings, "invoices", 1)
+        wait_until(lambda: worker.get("/health")[0] == 503, timeout_s=30, what="a restart is asked for")
+        (told,) = json.loads(worker.get("/health")[1])["troubles"]
+        assert told.startswith("the event loop has been stuck for ")
+        assert worker.get("/ready")[0] == 503
+        found = samples(worker)
+        assert value(found, "trs_live") == value(found, "trs_ready") == 0.0
+        assert value(found, "trs_trouble", condition="event_loop") == 1.0
+        assert "event_loop" in json.loads(worker.get("/status.json")[1])["conditions"]
+    finally:
+        worker.kill()

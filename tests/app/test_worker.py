@@ -18,7 +18,6 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from app.local_workers import local_workers
 from app.settings import Settings
 from app.wiring import kafka_config
-from app.worker_state import WorkerState
 from connectors.kafka import ensure_topics, watermarks
 from connectors.lake import LakeLocation, LakeStore
 from tests.app.commands import trs
@@ -442,13 +441,6 @@ def test_worker_that_loads_for_a_moment_says_nothing_of_it(settings: Settings, s
     worker = start("--slow-load", "0.2")
     wait_until(lambda: worker.get("/ready")[0] == 200, timeout_s=60, what="the worker is ready")
     assert "loading" not in worker.log
-
-
-def test_worker_stopped_event_loop_is_not_healthy() -> None:
-    state = WorkerState("g", dict)
-    assert not any(t.live for t in state.troubles())
-    state.beat -= 60
-    assert any(t.live and "stuck" in t.sentence for t in state.troubles())
 
 
 def test_worker_unreachable_broker_says_so_in_one_line(settings: Settings, ledger: Ledger) -> None:
