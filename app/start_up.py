@@ -35,7 +35,10 @@ class StoppedEarlyError(Exception):
 
 
 class StartUp:
-    """Its context takes SIGTERM and SIGINT, and has pages as soon as something is waited for."""
+    """Its context takes SIGTERM and SIGINT, and has pages as soon as something is waited for.
+
+    Leaving it raises StoppedEarlyError after a signal: none is lost.
+    """
 
     def __init__(self, settings: Settings, *, wait: bool, store: Store | None) -> None:
         self._settings = settings
@@ -61,6 +64,8 @@ class StartUp:
             self._file.remove()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if kind is None and self._stopped.is_set():  # it came beside the last answer
+            raise StoppedEarlyError
 
     def until_there(self, what: str, attempt: Callable[[], T]) -> T:
         """The attempt's answer, tried again while it raises UnavailableError and the worker may wait.

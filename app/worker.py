@@ -35,7 +35,7 @@ from app.wiring import kafka_config
 from app.worker_state import WorkerState
 from connectors.aiokafka_tokens import TokenProvider
 from connectors.faust_transport import BatchConsumer, ConsumerOptions, as_trs_error
-from connectors.hosts import all_unknown
+from connectors.hosts import all_unknown, host_of
 from connectors.kafka import KafkaConfig, ensure_topics, topic_ids
 from connectors.object_files import read_error
 from processors.errors import InvariantError, SettingsError, TrsError
@@ -112,7 +112,7 @@ def _send_traces(settings: Settings, engine: Engine) -> Callable[[], object]:
 
 def _prepare_topics(settings: Settings, kafka: KafkaConfig) -> dict[str, str]:
     servers = kafka.bootstrap_servers
-    if all_unknown(server.strip().rpartition(":")[0].strip("[]") for server in servers.split(",")):
+    if all_unknown(host_of(server.strip()) for server in servers.split(",")):
         raise SettingsError(f"TRS_KAFKA: there is no host of that name: {servers}", hint="correct it")
     topics = all_topics(settings.topic_prefix)
     made = ensure_topics(kafka, topics, settings.partitions)

@@ -9,6 +9,11 @@ def all_unknown(hosts: Iterable[str]) -> bool:
     return all(_is_unknown(host) for host in hosts)
 
 
+def host_of(server: str) -> str:
+    """Of HOST:PORT, or of a host alone: Kafka's clients have a port for it."""
+    return (server.rpartition(":")[0] or server).strip("[]")
+
+
 def _is_unknown(host: str) -> bool:
     try:
         socket.getaddrinfo(host, None)

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.settings import Settings
+from app.start_up import StartUp, StoppedEarlyError
+from connectors.hosts import all_unknown, host_of
 from connectors.lake import LakeLocation
 from connectors.store_check import check_store
 from devstack import ports, processes
@@ -124,6 +126,22 @@ def test_worker_that_waits_ends_at_once_when_it_is_stopped(tmp_path: Path) -> No
         finally:
             worker.kill()
             worker.wait()
+
+
+def test_signal_beside_the_last_answer_is_not_lost(tmp_path: Path) -> None:
+    def answers_while_it_comes() -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with (
+        pytest.raises(StoppedEarlyError),
+        StartUp(Settings(home=tmp_path), wait=True, store=None) as start_up,
+    ):
+        start_up.until_there("Kafka", answers_while_it_comes)
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1", "127.0.0.1:9092", "[::1]:9092"])
+def test_broker_that_is_named_without_a_port_is_no_unknown_host(server: str) -> None:
+    assert not all_unknown([host_of(server)])
 
 
 def test_worker_told_a_host_that_does_not_exist_ends_with_one_line(tmp_path: Path) -> None:
