@@ -3,8 +3,10 @@
 import asyncio
 
 from aiokafka.abc import AbstractTokenProvider
+from aiokafka.errors import KafkaConnectionError
 
 from connectors.kafka_config import TokenSource
+from processors.errors import TrsError
 
 
 class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
@@ -14,5 +16,9 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
         self._tokens = tokens
 
     async def token(self) -> str:
-        token, _ = await asyncio.to_thread(self._tokens)
+        """Raises KafkaConnectionError, at which aiokafka connects again; at another its fetching ends for ever."""
+        try:
+            token, _ = await asyncio.to_thread(self._tokens)
+        except TrsError as error:
+            raise KafkaConnectionError(str(error)) from None
         return token

@@ -20,10 +20,10 @@ class IamTokens:
         self._region = region
 
     def __call__(self) -> tuple[str, float]:
-        """Raises AccessDeniedError where there are no credentials."""
+        """Raises AccessDeniedError where there are no credentials, or a role may not be taken."""
         import botocore.session
         from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             if botocore.session.Session().get_credentials() is None:
@@ -31,6 +31,6 @@ class IamTokens:
                     "no AWS credentials to sign in to Kafka with", hint="give the task a role, or set AWS_PROFILE"
                 )
             token, expires_ms = MSKAuthTokenProvider.generate_auth_token(self._region)
-        except BotoCoreError as error:
+        except (BotoCoreError, ClientError) as error:
             raise AccessDeniedError(f"AWS credentials to sign in to Kafka with: {error}") from None
         return token, expires_ms / 1000

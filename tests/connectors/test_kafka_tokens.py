@@ -6,6 +6,7 @@ import json
 import ssl
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -14,6 +15,7 @@ import aiokafka
 import pytest
 from aiokafka import TopicPartition
 
+from app.memory import plan_of
 from app.settings import Settings
 from app.wiring import kafka_config
 from app.worker import consumer_options
@@ -62,13 +64,15 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class Tokens:
-    """Makes tokens that the broker takes, and counts them."""
+    """Makes tokens that the broker takes, and counts them; `fails`: the one in place of which there is an error."""
 
-    def __init__(self) -> None:
-        self.made = 0
+    def __init__(self, *, fails: int = 0) -> None:
+        self.made, self._fails = 0, fails
 
     def __call__(self) -> tuple[str, float]:
         self.made += 1
+        if self.made == self._fails:
+            raise AccessDeniedError("no AWS credentials to sign in to Kafka with")
         now = time.time()
         claims = {"sub": "trs", "iat": now, "exp": now + 60}
         parts = (
@@ -78,7 +82,7 @@ class Tokens:
 
 
 def test_clients_sign_in_with_tokens_and_go_on_with_new_ones_when_these_are_used_up(broker: str) -> None:
-    tokens = Tokens()
+    tokens, for_consumer = Tokens(), Tokens(fails=3)  # after the bootstrap's, and its first connection's
     kafka = KafkaConfig(broker, security="sasl_plaintext", tokens=tokens)
     ensure_topics(kafka, ["numbers"], 1)
     producer = Producer(kafka)
@@ -86,7 +90,7 @@ def test_clients_sign_in_with_tokens_and_go_on_with_new_ones_when_these_are_used
     read: list[bytes] = []
 
     async def consume() -> None:
-        options = consumer_options(Settings(), kafka)
+        options = consumer_options(Settings(), replace(kafka, tokens=for_consumer), plan_of(Settings()))
         consumer = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=options.bootstrap_servers, auto_offset_reset="earliest", **options.security
         )
@@ -117,7 +121,8 @@ def test_clients_sign_in_with_tokens_and_go_on_with_new_ones_when_these_are_used
         producer.close()
         transactional.close()
     assert len(read) == len(set(read)) > 2
-    assert tokens.made > 6  # several connections, each more than once
+    assert tokens.made > 4  # several connections, each more than once
+    assert for_consumer.made > 3  # it went on after a token that could not be had
 
 
 def test_token_that_cannot_be_had_is_one_line(broker: str) -> None:
@@ -155,7 +160,7 @@ def test_settings_for_iam_give_both_clients_tokens_of_the_roles_credentials(cred
     assert query["X-Amz-Security-Token"] == ["session"]
     assert 800 < expires_s - time.time() <= 900
 
-    security = consumer_options(Settings(**IAM), kafka).security
+    security = consumer_options(Settings(**IAM), kafka, plan_of(Settings())).security
     assert (security["security_protocol"], security["sasl_mechanism"]) == ("SASL_SSL", "OAUTHBEARER")
     assert security["ssl_context"].verify_mode is ssl.CERT_REQUIRED
     assert signed(asyncio.run(security["sasl_oauth_token_provider"].token()))["Action"] == query["Action"]
