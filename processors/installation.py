@@ -35,8 +35,17 @@ class SettlesEntries(Protocol):
 
 
 def agree(control: SettlesEntries, sku_log: FencedLog, *, partitions: int, feature_sets: Sequence[FeatureSet]) -> None:
-    """Makes sure that this worker's partitions and feature sets are the lake's. Raises SettingsError."""
-    control.settle(PARTITIONS_KIND, lambda entries: _partitions(entries, sku_log, partitions))
+    """Makes sure that this worker's partitions and feature sets are the lake's.
+
+    Raises SettingsError, and has noted nothing then: rows of a version that was refused were never computed.
+    """
+
+    def all_agree(entries: Sequence[ControlEntry]) -> Mapping[str, Any] | None:
+        for feature_set in feature_sets:
+            _feature_set(feature_set, entries)
+        return _partitions(entries, sku_log, partitions)
+
+    control.settle(PARTITIONS_KIND, all_agree)
     for feature_set in feature_sets:
         control.settle(FEATURE_SET_KIND, partial(_feature_set, feature_set))
 

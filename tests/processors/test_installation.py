@@ -79,6 +79,17 @@ def test_other_columns_need_another_name(lake: DeltaLake) -> None:
         start(lake, fewer)
 
 
+def test_worker_that_is_refused_for_one_set_notes_nothing_of_the_others(lake: DeltaLake) -> None:
+    """Their rows were never computed by its SQL, which may still be mended under that version."""
+    other, account = FEATURE_SETS[0], ACCOUNT_FEATURES
+    assert other.name != account.name
+    start(lake, other, account)
+    noted = lake.control.entries()
+    with pytest.raises(SettingsError, match="account_features: its columns"):
+        start(lake, replace(other, version=2), replace(account, columns=account.columns[:-1], version=2))
+    assert lake.control.entries() == noted
+
+
 @pytest.mark.parametrize(
     ("sql", "same"),
     [
