@@ -262,8 +262,13 @@ class StreamEngine:
         self._draining = True
 
     def stop(self) -> None:
-        if self._draining and not self._stopping.is_set():
-            self._close_epochs()
+        try:
+            if self._draining and not self._stopping.is_set():
+                self._close_epochs()
+        finally:
+            self._end_threads()
+
+    def _end_threads(self) -> None:
         self._accepting = False
         self._stopping.set()
         for inbox in self._inboxes.values():

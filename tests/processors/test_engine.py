@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
 from processors.compaction import FileGroup
 from processors.engine import CLOSE_S, EngineConfig, StreamEngine
-from processors.errors import UnavailableError
+from processors.errors import RetryableError, UnavailableError
 from processors.keyed_table import KeyedTable
 from processors.lake_tables import INVOICE_LOG, INVOICES_KEYED, LAKE_TABLES
 from processors.ports import KeyedFiles
@@ -423,6 +424,17 @@ def test_engine_that_is_stopped_amid_an_opening_ends_in_order(
     with monkeypatch.context() as busy:
         busy.setattr(engine, "_state", BusyState())
         engine.stop()
+
+
+def test_engine_whose_last_epoch_fails_tells_it_and_ends_its_threads_all_the_same(
+    topics: Topics, location: LakeLocation, tmp_path: Path
+) -> None:
+    one = Shell(DeltaLake(location), topics, tmp_path / "spill")
+    one.settle()
+    shutil.rmtree(Path(location.uri) / "sku_log" / "_delta_log")
+    with pytest.raises(RetryableError, match="sku_log"):
+        one.engine.stop()
+    assert not any(thread.is_alive() for thread in one.engine._threads)
 
 
 class SilentSink(Sink):
