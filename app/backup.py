@@ -15,7 +15,7 @@ from typing import Any
 
 from app.backup_manifest import BackupPlace, Manifest, TableStand
 from app.lake_session import LakeSession
-from app.settings import Settings
+from app.settings import Settings, is_place
 from app.wiring import lake_location, s3_options
 from connectors.compaction import unknown_columns
 from connectors.control_log import ControlLog
@@ -166,11 +166,12 @@ def pin_order(entries: Sequence[ControlEntry]) -> list[str]:
 
 
 def location_of(settings: Settings, place: str) -> LakeLocation:
-    """A place of the user's, reached as the lake is."""
-    uri = place.rstrip("/")
-    if uri.startswith("s3://"):
-        return LakeLocation(uri, s3_options(settings))
-    return LakeLocation(str(Path(uri).absolute()))
+    """A place of the user's, reached as the lake is. Raises UsageError for what is neither on S3 nor a folder."""
+    if not is_place(place):
+        raise UsageError(f"{place!r} is neither s3://BUCKET/PREFIX nor a folder", hint="name another place")
+    if place.startswith("s3://"):
+        return LakeLocation(place.rstrip("/"), s3_options(settings))
+    return LakeLocation(str(Path(place).absolute()))
 
 
 def place_of_month(folder: str, now: datetime) -> str:

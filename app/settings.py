@@ -254,8 +254,7 @@ class Settings(BaseSettings):
     @field_validator("lake")
     @classmethod
     def _known_scheme(cls, value: str) -> str:
-        scheme, separator, rest = value.partition("://")
-        if separator and (scheme != "s3" or not rest.strip("/")):
+        if not is_place(value):
             raise ValueError("neither s3://BUCKET/PREFIX nor a folder")
         return value
 
@@ -292,6 +291,12 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, dotenv_settings, StackSource(settings_cls)
+
+
+def is_place(text: str) -> bool:
+    """Whether a lake or a backup may be there: a folder, or S3."""
+    scheme, separator, rest = text.partition("://")
+    return not separator or (scheme == "s3" and bool(rest.strip("/")))
 
 
 def parse_options(text: str) -> dict[str, str | None]:

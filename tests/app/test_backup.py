@@ -13,6 +13,7 @@ import pytest
 
 from app import backup as module
 from app.backup import SKIPPED_RUNS, backup, pin_order, restore
+from app.memory import plan_of
 from app.settings import Settings
 from app.verify import verify
 from app.wiring import build_engine
@@ -342,6 +343,8 @@ def test_places_that_hold_something_else_are_refused(world: World, place: str) -
     for to, why in ((str(world.folder / "other"), "a lake at"), (f"{world.folder}/lake/x", "one within the other")):
         with pytest.raises(UsageError, match=why):
             backup(world.settings(), to)
+    with pytest.raises(UsageError, match="neither s3://BUCKET/PREFIX nor a folder"):
+        backup(world.settings(), "s3a://bucket/backups")
     with pytest.raises(UsageError, match="backups of another lake"):
         backup(world.settings("other"), place)
     (world.folder / "half").mkdir()
@@ -386,7 +389,7 @@ def test_a_backup_goes_to_s3_and_comes_back(world: World, s3: dict[str, str]) ->
 def test_a_worker_does_not_start_on_a_place_of_backups(world: World, place: str) -> None:
     backup(world.settings(), place)
     with pytest.raises(SettingsError, match="holds backups"):
-        build_engine(world.settings("backups"), {})
+        build_engine(world.settings("backups"), {}, plan_of(world.settings()))
 
 
 def test_the_commands_say_what_they_did(world: World, place: str) -> None:
@@ -411,7 +414,7 @@ def test_a_restore_killed_anywhere_goes_on_and_no_lake_is_there_before(world: Wo
     def no_lake_and_none_of_another_backup() -> None:
         assert not world.exists("again")
         with pytest.raises(RetryableError, match="is being restored"):
-            build_engine(again, {})
+            build_engine(again, {}, plan_of(again))
         with pytest.raises(UsageError, match="holds a part of the backup of"):
             restore(again, place, at=first.made_at)
 
