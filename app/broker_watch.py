@@ -49,9 +49,9 @@ class BrokerWatch:
 
     @property
     def lag(self) -> dict[Place, int]:
-        """Records of each partition that are not committed, by the last look."""
-        committed = self._committed()
-        return {place: max(0, end - committed.get(place, 0)) for place, end in self.ends.items()}
+        """Records of each partition that are not committed, by the last look; of one that went to another nothing."""
+        ours, committed = frozenset(self._places() or ()), self._committed()
+        return {place: max(0, end - committed.get(place, 0)) for place, end in self.ends.items() if place in ours}
 
     def start(self) -> None:
         """The first look follows at once."""
