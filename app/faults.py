@@ -2,11 +2,12 @@
 
 import errno
 
-from processors.errors import AccessDeniedError, FullDiskError, TrsError, UsageError
+from processors.errors import AccessDeniedError, FullDiskError, SettingsError, TrsError, UsageError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _WRONG_PLACE = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG})
+_NO_ADDRESS = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
 _MOVE = "name another place with the option concerned, TRS_HOME or TRS_LAKE"
 
 _EXTRAS = {
@@ -38,6 +39,11 @@ def _of_system(error: OSError) -> TrsError | None:
     if error.errno in _FULL:
         where = "on the device" if error.filename is None else f"for {error.filename}"
         return FullDiskError(f"no space left {where}", hint=f"free some, or {_MOVE}")
+    if error.errno in _NO_ADDRESS:
+        return SettingsError(
+            f"nothing can listen there for the worker's pages: {error.strerror}",
+            hint="TRS_WEB_HOST is an address of this machine, TRS_WEB_PORT a port that nobody else has; 0: a free one",
+        )
     if error.filename is None:
         return None
     if error.errno in _REFUSED:

@@ -18,19 +18,6 @@ from processors.errors import AccessDeniedError, TrsError, UnavailableError
 from processors.lake_tables import CONTROL_LOG
 
 _PATIENCE_S = 8.0
-_REACH_S = 4.0
-
-
-def check_answers(location: LakeLocation) -> None:
-    """Raises UnavailableError or AccessDeniedError unless the store answers, after two tries of some seconds each."""
-    if not location.uri.startswith("s3://"):
-        return
-    parts, patience = urlsplit(location.uri), {"timeout": f"{_REACH_S:g}s", "connect_timeout": f"{_REACH_S:g}s"}
-    store = s3_store(parts.netloc, {**location.storage_options, **patience}, patience_s=_REACH_S)
-    try:
-        next(iter(obstore.list(store, f"{parts.path.strip('/')}/{CONTROL_LOG.name}/".lstrip("/"), chunk_size=1)), None)
-    except BaseError as error:
-        raise wrap_error(error, location.uri) from None
 
 
 def check_writable(location: LakeLocation) -> str:

@@ -11,7 +11,8 @@ from app.wiring import lake_location
 from connectors.control_log import ControlLog
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeStore, wrapped_errors
-from connectors.store_facts import check_answers, check_writable, store_time
+from connectors.store_check import check_store
+from connectors.store_facts import check_writable, store_time
 from processors.errors import UnavailableError
 from processors.features.declarations import FEATURE_SETS
 from processors.lake_tables import EPOCHS, LAKE_TABLES, QUALITY_RESULTS, RECONCILIATION, UPKEEP, changes_name
@@ -28,7 +29,7 @@ _STALE_FACTOR = 4
 def look_at_place(settings: Settings) -> list[Finding]:
     """Does the store answer, and is there a lake."""
     location = lake_location(settings)
-    check_answers(location)
+    check_store(location)
     if not LakeStore(location).exists():
         raise UnavailableError(f"there is no lake at {settings.lake_uri}", hint="`trs worker` creates it")
     return [ok(f"{settings.lake_uri} answers")]
@@ -48,11 +49,19 @@ def look_at_format(settings: Settings) -> list[Finding]:
     if missing:
         findings.append(warning(f"tables missing: {', '.join(missing)}", "the next start of a worker makes them"))
     for name, found in schemas.items():
-        declared = LAKE_TABLES[name].schema
-        lacks = [c for c in declared.names if c not in found.names]
+        declared, added = LAKE_TABLES[name].schema, LAKE_TABLES[name].added
+        lacks = [c for c in added if c not in found.names]
+        never_added = [c for c in declared.names if c not in found.names and c not in added]
         more = [c for c in found.names if c not in declared.names]
         if lacks:
             findings.append(warning(f"{name} lacks columns {', '.join(lacks)}", "the next start of a worker adds them"))
+        if never_added:
+            findings.append(
+                failed(
+                    f"{name} lacks columns {', '.join(never_added)}, and no version of the program adds them",
+                    "a feature set with other columns needs another name: docs/feature_sets.md",
+                )
+            )
         if more:
             findings.append(
                 failed(

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from app.doctor.checks import Finding
 from app.doctor.examine import REACH_LIMIT_S
-from app.doctor.lake import look_at_buckets
+from app.doctor.lake import look_at_buckets, look_at_format
 from app.doctor.source import look_at_capture, look_at_connect
 from app.settings import Settings, load_settings
 from connectors.delta_lake import DeltaLake
@@ -23,7 +25,7 @@ from devstack.mariadb import MariaDb
 from devstack.stack import start_part
 from processors.errors import UnavailableError
 from processors.features.declarations import FEATURE_SETS
-from processors.lake_tables import changes_name
+from processors.lake_tables import SKU_LOG, changes_name
 from tests.app.commands import trs_process
 from tests.small_connect import Kept, SmallConnect
 from tests.small_lake import SmallLake
@@ -113,6 +115,17 @@ def test_versions_of_feature_sets_are_compared_with_the_lakes(
 def test_fewer_partitions_than_the_lake_has_buckets_are_told(lake: DeltaLake) -> None:
     (found,) = told(look_at_buckets(Settings(lake=lake.store.location.uri, partitions=1)))
     assert found == ("failed", "the lake has 2 buckets, TRS_PARTITIONS is 1")
+
+
+def test_a_column_that_a_start_adds_is_told_from_one_that_none_adds(tmp_path: Path) -> None:
+    schema = SKU_LOG.schema
+    lacks = pa.schema([f for f in schema if f.name not in ("item_name", *SKU_LOG.added)])
+    write_deltalake(tmp_path / "lake" / SKU_LOG.name, lacks.empty_table())
+    found = [f for f in told(look_at_format(Settings(lake=str(tmp_path / "lake")))) if "lacks columns" in f[1]]
+    assert found == [
+        ("warning", f"sku_log lacks columns {', '.join(SKU_LOG.added)}"),
+        ("failed", "sku_log lacks columns item_name, and no version of the program adds them"),
+    ]
 
 
 class OtherMariaDb(MariaDb):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 from pathlib import Path
 
 import duckdb
@@ -25,6 +26,16 @@ def test_refusal_of_the_system_names_the_place(number: int, kind: type) -> None:
     fault = known_fault(OSError(number, os.strerror(number), "/some/place"))
     assert type(fault) is kind
     assert "/some/place" in str(fault)
+
+
+def test_worker_that_waits_where_another_program_listens_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as closed:
+        kafka, port = f"127.0.0.1:{closed.getsockname()[1]}", str(taken.getsockname()[1])
+        closed.close()
+        answer = trs_process("worker", "--wait", "--web-port", port, TRS_HOME=str(tmp_path), TRS_KAFKA=kafka)
+    assert answer.code == 2
+    assert "TRS_WEB_PORT" in answer.err
+    assert "Traceback" not in answer.err
 
 
 def test_error_that_may_be_ours_is_left_alone() -> None:
