@@ -3,7 +3,8 @@
 CloudWatch makes metrics of log lines in its embedded metric format, so nothing else has to run and no right is needed
 beyond writing the log. One line per minute, of namespace `trs`, with the consumer group as the one dimension:
 
-    Lag                   records of this worker's partitions that are not committed, as `/metrics` has it
+    Lag                   records of this worker's partitions that are not committed, as `/metrics` has it; left out
+                          while it has none, and before the brokers answered first
     WatermarkAgeSeconds   since the moment through which all its stages are complete; left out while it has no buckets
     DeadLetters           records refused since the line before
     Alarms                what needs a person: the source's structure, buckets that are parked
@@ -39,11 +40,13 @@ class CloudWatchMetrics:
         looks = [activity.look(0) for activity in self._state.activities.values()]
         dead = sum(sum(look.totals.dead.values()) for look in looks)
         values: dict[str, float] = {
-            "Lag": sum(self._state.lag().values()),
             "DeadLetters": dead - self._dead_told,
             "Alarms": len(self._state.alarms()),
         }
         self._dead_told = dead
+        lag = self._state.lag()
+        if lag:  # else it is not known: none would let the scaling take workers away
+            values["Lag"] = sum(lag.values())
         complete = [look.known_through for look in looks if look.known_through is not None]
         if complete:
             values["WatermarkAgeSeconds"] = max(0.0, round((now - min(complete)).total_seconds(), 1))

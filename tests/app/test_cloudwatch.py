@@ -66,6 +66,10 @@ def test_partition_that_went_to_another_worker_does_not_lag_here() -> None:
     places.remove(("t", 1))
     del committed["t", 1]
     assert watch.lag == {("t", 0): 1}
+    metrics = CloudWatchMetrics(WorkerState("g", dict, broker=watch))
+    assert metrics.line(datetime.now(UTC))["Lag"] == 1
+    places.clear()
+    assert "Lag" not in json.dumps(metrics.line(datetime.now(UTC)))
 
 
 def test_worker_without_buckets_tells_no_age() -> None:
@@ -88,4 +92,4 @@ def test_json_log_has_the_members_where_cloudwatch_looks_for_them(capsys: pytest
     )
     line = json.loads(capsys.readouterr().err.splitlines()[-1])
     assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == NAMESPACE
-    assert (line[DIMENSION], line["Lag"]) == ("g", 0)
+    assert (line[DIMENSION], line["DeadLetters"]) == ("g", 0)
