@@ -16,7 +16,8 @@ _QUEUE_MESSAGES = 400_000
 QUEUE_KBYTES = 384 * 1024
 """What a producer holds until it is acknowledged, where nobody says otherwise."""
 _SLICE = 20_000
-"""Messages handed over at once; the queue must have room for them, so that order is kept under back-pressure."""
+"""Messages handed over at once. The queue has room for so many, and keeps their order, unless they fill it by bytes:
+then a small one may pass a large one. What is sent has an order of its own (R1, versions of documents)."""
 _FLUSH_S = 90.0
 _DELIVERY_MS = 60_000
 _TRANSACTION_MS = 90_000
