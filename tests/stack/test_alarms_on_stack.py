@@ -5,6 +5,7 @@ A proxy in front of the store makes it slow, or lets it be away.
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -16,17 +17,30 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from app.settings import Settings
-from app.wiring import kafka_config
+from app.wiring import kafka_config, lake_location
 from connectors.kafka import Producer, ensure_topics
+from connectors.mysql import DatabaseUrl, connect, ddl, execute
+from connectors.table_folder import TableFolder
 from devstack.fault_proxy import Fault, FaultProxy, Weather
-from processors.errors import FencedError
-from processors.tables import all_topics, topic_of
+from processors.errors import DifferencesError, FencedError, QualityError, RetryableError
+from processors.tables import TABLES, all_topics, topic_of
+from tests.app.commands import Answer, trs
+from tests.stack_helpers import environment as process_environment
 from tests.stack_helpers import get, pages_of, start_worker
 from tests.waiting import wait_until
 
 _SLOW = Weather((Fault.SLOW,), rate=1.0, wait_s=0.2)
 _AWAY = Weather((Fault.SLOW,), rate=1.0, wait_s=5.0)
 """No answer for longer than who watches the store waits, though a commit gets its answer in the end."""
+_FAILS = """
+[[check]]
+name = "invoices.never"
+kind = "range"
+table = "invoices"
+column = "account_id"
+most = 6
+says = "there is no seventh account"
+"""
 
 
 @pytest.fixture
@@ -42,11 +56,35 @@ def proxy(stack_settings: Settings) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def settings(stack_settings: Settings, proxy: FaultProxy) -> Settings:
-    """Small limits, and the store behind the proxy."""
+    """Small limits, the store behind the proxy, no upkeep but by hand; the source has no rows."""
     limits = {"epoch_max_events": 100, "idle_epoch_s": 1.0, "lag_grows_s": 4.0, "lag_records": 100, "lake_look_s": 1.0}
-    own = stack_settings.model_copy(update={"aws_endpoint": proxy.url, "partitions": 1, **limits})
+    own = stack_settings.model_copy(
+        update={"aws_endpoint": proxy.url, "partitions": 1, "upkeep_budget_percent": 0, **limits}
+    )
     ensure_topics(kafka_config(own), all_topics(own.topic_prefix), own.partitions)
+    assert own.database is not None
+    with connect(DatabaseUrl.parse(own.database.get_secret_value())) as connection:
+        for table in TABLES:
+            execute(connection, ddl(table))
     return own
+
+
+def command(settings: Settings, *arguments: str, **environment: str) -> Answer:
+    """The command in this process, with these settings."""
+    own = {name: value for name, value in process_environment(settings).items() if name.startswith("TRS_")}
+    return trs(*arguments, **(own | environment))
+
+
+@contextmanager
+def lost_file(settings: Settings, table: str) -> Iterator[None]:
+    """A data file of the table is away, and comes back at the end."""
+    folder = TableFolder(lake_location(settings), table)
+    path = next(path for path in folder.sizes() if path.startswith("known_date="))
+    content = folder.read(path)
+    assert content is not None
+    folder.delete([path])
+    yield
+    folder.write(path, content)
 
 
 @dataclass
@@ -99,22 +137,48 @@ class Rows:
         self._producer = Producer(kafka_config(settings))
         self._sent = 0
 
-    def send(self, count: int, *, source: str = "aurora") -> None:
-        """So many rows at once; `source`: the server that they are said to come from."""
+    def send(self, count: int, *, source: str = "aurora", dropped: str = "") -> None:
+        """So many rows at once; `source`: the server that they are said to come from, `dropped`: a column it lacks."""
         numbers = range(self._sent, self._sent + count)
         self._sent += count
         keys = [json.dumps({"invoice_id": number}).encode() for number in numbers]
-        self._producer.send(self._topic, keys, [self._event(number, source) for number in numbers])
+        self._producer.send(self._topic, keys, [self._event(number, source, dropped) for number in numbers])
         self._producer.flush()
 
     def close(self) -> None:
         self._producer.close()
 
     @staticmethod
-    def _event(number: int, source: str) -> bytes:
+    def _event(number: int, source: str, dropped: str) -> bytes:
         row = {"invoice_id": number, "account_id": 7, "date_issued": 18010, "payment_dates": None}
+        row.pop(dropped, None)
         place = {"name": source, "table": "invoices", "file": "binlog.000001", "pos": number, "row": 0, "ts_ms": 1}
         return json.dumps({"before": None, "after": row, "op": "c", "ts_ms": 1, "source": place}).encode()
+
+
+def see_what_commands_find(seen: Seen, settings: Settings, folder: Path) -> None:
+    """A check fails, rows differ from the source, upkeep fails: found by the commands, told by the worker."""
+    checks = folder / "checks.toml"
+    checks.write_text(_FAILS)
+    judged = command(settings, "lake", "check", "invoices.never", TRS_QUALITY_CHECKS=str(checks))
+    assert judged.code == QualityError.exit_code, judged.err
+    wait_until(lambda: seen.value("trs_quality_checks_failed") == 1, timeout_s=30, what="the failed check counts")
+    seen.page("invoices.never failed")
+
+    compared = command(settings, "reconcile", "--tables", "invoices", "--settle", "0")
+    assert compared.code == DifferencesError.exit_code, compared.err
+    wait_until(
+        lambda: seen.value("trs_reconciliation_differing_rows", table="invoices") == 3,
+        timeout_s=30,
+        what="rows that the source does not have count",
+    )
+    seen.page("3 rows of invoices differ")
+
+    with lost_file(settings, "invoice_log"):
+        tended = command(settings, "lake", "maintain", "--only", "fold", TRS_FOLD_MIN_ROWS="1")
+    assert tended.code == RetryableError.exit_code, tended.err
+    wait_until(lambda: seen.value("trs_upkeep_failed") == 1, timeout_s=30, what="the failed fold counts")
+    seen.page("fold of invoice_log_folded failed")
 
 
 def test_each_condition_is_seen_in_probes_metrics_and_page_while_it_lasts(
@@ -144,6 +208,12 @@ def test_each_condition_is_seen_in_probes_metrics_and_page_while_it_lasts(
         assert seen.ready(), "all else goes on"
         seen.page("2 records wait in the dead letters")
         seen.page("refused: unknown_source")
+        rows.send(1, dropped="date_issued")
+        wait_until(lambda: seen.value("trs_alarms") == 2, timeout_s=30, what="a column that is gone alarms")
+        assert seen.value("trs_dead_letters_total", stage="invoices", reason="missing_column") == 1
+        seen.page("1 record waits in the dead letters")
+
+        see_what_commands_find(seen, settings, tmp_path)
 
         proxy.set(_SLOW)
         seen.trouble("lag_grows", "the lag grows", meanwhile=lambda: rows.send(20))
