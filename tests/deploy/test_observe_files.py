@@ -39,8 +39,9 @@ Metric = dict[str, set[str]]
 def metrics() -> Metric:
     """Every metric that a worker has, with at least one sample each."""
     activity = Activity("invoices")
-    kafka = BrokerWatch(KafkaConfig("127.0.0.1:1"), list, dict, LagHistory(600.0))
-    kafka.ends = {("aurora.trs.invoices", 0): 1}
+    place = ("aurora.trs.invoices", 0)
+    kafka = BrokerWatch(KafkaConfig("127.0.0.1:1"), lambda: [place], dict, LagHistory(600.0))
+    kafka.ends = {place: 1}
     lake = LakeWatch(Settings(lake="lake"), owns=lambda: True)
     now = datetime.now(UTC)
     compared = TableReconciled("skus", now, 1, 0, 0, "csv")
