@@ -3,7 +3,6 @@
 import argparse
 import random
 import shutil
-import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.run import Outcome, Run
+from tests.stack_helpers import end_in_order
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(".trs/chaos"), help="where state and logs live")
     parser.add_argument("--keep", action="store_true", help="keep them although all went well")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # the stack ends with the run
+    end_in_order()
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     folder = (options.folder / f"seed-{seed}").absolute()
     if folder.exists():

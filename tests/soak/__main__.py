@@ -8,7 +8,6 @@ sound and equal to the source. Writes build/bench/soak.json.
 
 import argparse
 import shutil
-import signal
 import sys
 import time
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from benchmarks.report import Row, number, publish
 from tests.soak.run import Outcome, Soak
+from tests.stack_helpers import end_in_order
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=None, help="file of the result; default build/bench/soak.json")
     parser.add_argument("--keep", action="store_true", help="keep them although all went well")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # the stack ends with the run
+    end_in_order()
     folder = (options.folder / time.strftime("%Y%m%d-%H%M%S")).absolute()
     console = Console(highlight=False, soft_wrap=True, width=140)
     soak = Soak(
