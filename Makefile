@@ -52,7 +52,7 @@ docs: setup ## Build the documents as a site in build/site; a link or an anchor 
 	$(BIN)/zensical build --clean --strict
 
 test: setup ## Run all tests but the long ones; those of the stack start it by themselves
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
 test-long: setup ## Run the tests that say at more cost what others say as well: memory, kills, peers, statements by hand
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(ARGS)

@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
+from app.unwaited_threads import UnwaitedThreads
 from connectors.kafka import KafkaConfig, topic_ids, watermarks
 from processors.errors import InvariantError
 from processors.ports import Engine
@@ -28,7 +28,7 @@ class EngineMembership:
         self._kafka = kafka
         self._accept_gap = accept_gap
         self._on_failure = on_failure
-        self._serial = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rebalance")
+        self._serial = UnwaitedThreads("rebalance", count=1)
         self._ever_assigned = False
         self._ends: dict[tuple[str, int], int] = {}
         self.stopping = False
@@ -83,8 +83,8 @@ class EngineMembership:
 
     def shut_down(self) -> bool:
         """Forgets what waits; True when no engine call of a rebalance is under way any more."""
-        self._serial.shutdown(wait=False, cancel_futures=True)
-        return not any(thread.is_alive() for thread in self._serial._threads)
+        self._serial.shutdown()
+        return self._serial.come_back()
 
     def _take_over(self, buckets: frozenset[int]) -> dict[tuple[str, int], int]:
         stored = self._engine.assign(buckets)

@@ -21,7 +21,6 @@ from app.cloudwatch import CloudWatchMetrics
 from app.faults import known_fault
 from app.lake_watch import LakeWatch
 from app.logs import configure_logging
-from app.look_threads import LookThreads
 from app.membership import EngineMembership
 from app.memory import MemoryPlan
 from app.pages_file import PagesFile
@@ -31,6 +30,7 @@ from app.scheduled_upkeep import ScheduledUpkeep, UpkeepState
 from app.settings import Settings
 from app.start_up import StartUp, StoppedEarlyError
 from app.streaming import StreamingApp, build_app
+from app.unwaited_threads import UnwaitedThreads
 from app.wiring import kafka_config
 from app.worker_state import WorkerState
 from connectors.aiokafka_tokens import TokenProvider
@@ -140,7 +140,7 @@ class Worker:
         self._engine = engine
         self.membership = EngineMembership(engine, kafka, accept_gap=accept_gap, on_failure=self._fail)
         self.left_group = True
-        self.looks = LookThreads()
+        self.looks = UnwaitedThreads("look")
         self._upkeep = UpkeepState()
         limits = limits_of(settings)
         history = LagHistory(limits.lag_grows_s)

@@ -200,7 +200,7 @@ def batch_features(settings: Settings, source: str, features: FeatureSet, folder
 
 
 def end_in_order() -> None:
-    """Lets a first SIGTERM end this process as Ctrl-C does, through every `finally`, which further ones do not disturb."""
+    """Lets a first SIGTERM end this process through every `finally`, as Ctrl-C does; further ones do not disturb."""
 
     def leave(number: int, _frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The event loop's threads for looks at the lake and at Kafka: whoever ends does not wait for a store that hangs."""
+"""Threads for calls that may hang in Kafka or the store: whoever ends does not wait for them."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,14 +7,15 @@ _COME_BACK_S = 0.5
 """A thread that has nothing to do any more ends at once."""
 
 
-class LookThreads(ThreadPoolExecutor):
-    """As the loop's default executor it runs what `asyncio.to_thread` is given: looks, and what is awaited to its end.
+class UnwaitedThreads(ThreadPoolExecutor):
+    """An executor whose end waits for no call; `come_back` tells whether one is left.
 
-    asyncio's own executor is waited for when the loop closes, however long a call in it hangs.
+    As the event loop's default executor it runs what `asyncio.to_thread` is given; asyncio's own is waited for when the
+    loop closes, however long a call in it hangs.
     """
 
-    def __init__(self) -> None:
-        super().__init__(thread_name_prefix="look")
+    def __init__(self, name: str, *, count: int | None = None) -> None:
+        super().__init__(count, thread_name_prefix=name)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """Begins nothing any more. Never waits, whatever `wait` says; see `come_back`."""
