@@ -1,6 +1,7 @@
 """The life of a worker process: topics, engine, Faust app, signals, and one clear end."""
 
 import asyncio
+import atexit
 import faulthandler
 import logging
 import os
@@ -71,13 +72,13 @@ def run_worker(
     wait: bool = False,
     store: Store | None = None,
     plan: MemoryPlan | None = None,
-) -> int:
-    """Runs until a signal, a failure, or (`until_caught_up`) until everything there was is done; returns the exit code.
+) -> NoReturn:
+    """Runs until a signal, a failure, or (`until_caught_up`) until everything there was is done; ends the process.
 
-    0 after a signal or when caught up. A failure inside is logged as one line and gives its TrsError's exit code; what
-    is not a TrsError is a fault of the program: logged with its traceback, 70. `wait`: brokers, or a store, that do not
-    answer at the start are waited for. `store`: what is known of the lake's object store. `plan`: how much may be
-    fetched. Missing topics are made. Raises TrsError for whatever prevents the start.
+    Exit code 0 after a signal or when caught up. A failure inside is logged as one line and gives its TrsError's exit
+    code; what is not a TrsError is a fault of the program: logged with its traceback, 70. `wait`: brokers, or a store,
+    that do not answer at the start are waited for. `store`: what is known of the lake's object store. `plan`: how much
+    may be fetched. Missing topics are made. Raises TrsError for whatever prevents the start.
     """
     configure_logging(settings)
     kafka = kafka_config(settings)
@@ -91,11 +92,12 @@ def run_worker(
     worker = Worker(settings, kafka, engine, accept_gap=accept_gap, store=store, plan=plan)
     code = asyncio.run(worker.run(until_caught_up=until_caught_up))
     flush_traces()
-    if not (worker.membership.shut_down() and worker.left_group and worker.lake.at_rest and worker.looks.come_back()):
-        # The engine still loads state, the group a rebalance, or a look at the lake waits for the store, in a thread
-        # that cannot be interrupted: it is not waited for. The engine has stopped and commits nothing any more.
-        _leave_at_once(code)
-    return code
+    if worker.membership.shut_down() and worker.left_group and worker.lake.at_rest and worker.looks.come_back():
+        atexit._run_exitfuncs()
+    # Else the engine still loads state, the group a rebalance, or a look at the lake waits for the store, in a thread
+    # that cannot be interrupted: it is not waited for. The engine has stopped and commits nothing any more. Nor is
+    # Python's own end waited for: extension modules then print what they hold, in lines that are no log.
+    _leave_at_once(code)
 
 
 def _send_traces(settings: Settings, engine: Engine) -> Callable[[], object]:
@@ -413,6 +415,7 @@ class Worker:
 
 def _leave_at_once(code: int) -> NoReturn:
     logging.shutdown()
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 

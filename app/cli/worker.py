@@ -55,7 +55,7 @@ def worker(
     share_heaps()
     settings = settings.model_copy(update={"memory_mb": plan.state_mb})
     with store_watch(settings) as store:
-        code = run_worker(
+        run_worker(
             settings,
             lambda topic_ids: build_engine(settings, topic_ids, plan),
             plan=plan,
@@ -64,4 +64,3 @@ def worker(
             wait=wait,
             store=store,
         )
-    raise typer.Exit(code)

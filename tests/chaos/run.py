@@ -56,11 +56,21 @@ class Outcome:
 class Run:
     """`tell` is given a line for everything that happens."""
 
-    def __init__(self, folder: Path, *, seed: int, faults: int, rate: float, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        faults: int,
+        rate: float,
+        tell: Callable[[str], None],
+        upkeep_every: str = "3s",
+    ) -> None:
         self._folder = folder
         self._seed = seed
         self._count = faults
         self._rate = rate
+        self._upkeep_every = upkeep_every
         self._began = time.monotonic()
         self._tell_line = tell
         self._log = folder / "chaos.log"
@@ -78,7 +88,7 @@ class Run:
         except BaseException:
             stack.down(wipe=False)
             raise
-        settings = settings_of(environment_, self._folder, price_at=outcome.price_at)
+        settings = settings_of(environment_, self._folder, price_at=outcome.price_at, upkeep_every=self._upkeep_every)
         (s3,) = [p for p in stack.parts() if p.name == "s3"]
         assert s3.port is not None
         proxy = FaultProxy(upstream_port=s3.port, seed=self._seed)

@@ -23,7 +23,7 @@ SESSION_TIMEOUT_S = 6.0
 _DISK_BYTES = 2_000_000
 
 
-def settings_of(stack: dict[str, str], home: Path, *, price_at: str) -> Settings:
+def settings_of(stack: dict[str, str], home: Path, *, price_at: str, upkeep_every: str) -> Settings:
     """Settings on a stack for small epochs, frequent folds and short sessions."""
     own = {
         **stack,
@@ -33,7 +33,7 @@ def settings_of(stack: dict[str, str], home: Path, *, price_at: str) -> Settings
         "TRS_EPOCH_MAX_EVENTS": "200",
         "TRS_IDLE_EPOCH_S": "2",
         "TRS_FOLD_MIN_ROWS": "50",
-        "TRS_UPKEEP_EVERY": "3s",
+        "TRS_UPKEEP_EVERY": upkeep_every,
         "TRS_UPKEEP_BUDGET_PERCENT": "100",
         "TRS_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
         "TRS_WEB_PORT": "0",
