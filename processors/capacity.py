@@ -25,9 +25,9 @@ LOADS_PER_S = 150_000
 EVENTS_PER_CORE_S = 70_000
 """Corrected lines that one core takes to committed features per second: 898,502 in 12.8 CPU s.
 `python -m benchmarks --only workers`."""
-EPOCH_S = 0.38
-EPOCH_S_PER_LINE = 3.1e-8
-"""Seconds of an epoch of 1,000 changes on S3: 0.38 at 101,000 lines, 0.69 at 10,096,000 (0.46 at 1,011,000).
+EPOCH_S = 0.39
+EPOCH_S_PER_LINE = 1.5e-8
+"""Seconds of an epoch of 1,000 changes on S3: a line near 0.37 at 101,000 lines, 0.45 at 1,011,000, 0.53 at 10,096,000.
 `python -m benchmarks --long --only epochs`."""
 LAKE_BYTES = 160
 """Written to the lake per change, Delta's log included. `python -m benchmarks --only epochs`."""
