@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app.backup_manifest import BackupPlace, Manifest, TableStand
+from app.epoch_positions import positions_in_epochs
 from app.lake_session import LakeSession
 from app.settings import Settings, is_place
 from app.wiring import lake_location, s3_options
@@ -45,7 +46,7 @@ from processors.lake_tables import (
     UPKEEP,
 )
 from processors.ports import ControlEntry
-from processors.watermark import latest_epochs_sql, watermark_sql
+from processors.watermark import watermark_sql
 
 SKIPPED_RUNS = 1000
 """Run numbers that a new lake passes over: those that another one gave are in the topics (R3)."""
@@ -290,13 +291,10 @@ def _stand(settings: Settings, epochs: Pinned) -> tuple[str | None, list[dict[st
         files = session.reader.addresses(EPOCHS.name, [{"path": p, "size_bytes": s} for p, s in epochs.files.items()])
         session.con.execute(f"CREATE TEMP VIEW pinned_epochs AS FROM {session.reader.relation(EPOCHS.name, files)}")
         ((watermark,),) = session.con.sql(watermark_sql("pinned_epochs")).fetchall()
-        offsets = session.con.sql(f"""
-            SELECT o.entry.topic AS topic, e.bucket AS partition, max(o.entry.next_offset) AS next_offset
-            FROM {latest_epochs_sql("pinned_epochs")} AS e CROSS JOIN UNNEST(e.offsets) AS o (entry)
-            GROUP BY ALL ORDER BY ALL
-        """).fetchall()
+        positions = positions_in_epochs(session, "pinned_epochs")
     through = None if watermark is None else watermark.astimezone(UTC).isoformat()
-    return through, [{"topic": t, "partition": p, "next_offset": n} for t, p, n in offsets]
+    offsets = [{"topic": t, "partition": p, "next_offset": at.next_offset} for (t, p), at in positions.items()]
+    return through, offsets
 
 
 def _summary(place: str, manifest: Manifest, copied: dict[str, int]) -> Backup:
