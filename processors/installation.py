@@ -40,13 +40,14 @@ def agree(control: SettlesEntries, sku_log: FencedLog, *, partitions: int, featu
     Raises SettingsError, and has noted nothing then: rows of a version that was refused were never computed.
     """
 
+    new: list[FeatureSet] = []
+
     def all_agree(entries: Sequence[ControlEntry]) -> Mapping[str, Any] | None:
-        for feature_set in feature_sets:
-            _feature_set(feature_set, entries)
+        new[:] = [feature_set for feature_set in feature_sets if _feature_set(feature_set, entries) is not None]
         return _partitions(entries, sku_log, partitions)
 
     control.settle(PARTITIONS_KIND, all_agree)
-    for feature_set in feature_sets:
+    for feature_set in new:
         control.settle(FEATURE_SET_KIND, partial(_feature_set, feature_set))
 
 
