@@ -111,6 +111,13 @@ class LakeWatch:
         self._ended.set()
 
     def _run(self) -> None:
+        try:
+            self._look_again_and_again()
+        except Exception as error:
+            log.error("a fault of the program ended the looks at the lake", exc_info=error)
+            self.last, self.failure = None, f"a fault of the program ended the looks: {error}"
+
+    def _look_again_and_again(self) -> None:
         due_s = 0.0
         while not self._ended.wait(_POLL_S):
             if not self._owns():

@@ -98,3 +98,18 @@ def test_lake_that_cannot_be_read_is_told_and_what_was_seen_stays(
     assert watch.last is seen
     torn.unlink()
     looked(watch)
+
+
+def test_looks_that_a_fault_ended_are_told_and_are_not_taken_for_the_lake_as_it_is(
+    lake: DeltaLake, watch: LakeWatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lake.store.ensure(UPKEEP)
+    looked(watch)
+    owned = iter([True])
+    watch._owns = lambda: next(owned)
+    watch.start()
+    watch._thread.join(timeout=10)
+    assert watch.at_rest
+    assert watch.last is None
+    assert watch.failure is not None
+    assert "a fault of the program" in watch.failure
