@@ -11,13 +11,15 @@ from connectors.object_store import s3_store
 from processors.errors import AccessDeniedError, SettingsError, UnavailableError
 
 _PATIENCE = {"timeout": "5s", "connect_timeout": "2500ms"}
+_ELSEWHERE = ("BareRedirect", "PermanentRedirect", "AuthorizationHeaderMalformed")
+"""What S3 answers for a bucket of another region (`Error responses`, S3's manual); the first is obstore's own word."""
 
 
 def check_store(location: LakeLocation) -> None:
     """Returns when the bucket answers, at once for a folder.
 
-    Raises UnavailableError where waiting may help, SettingsError for a bucket or a host that does not exist, and
-    AccessDeniedError.
+    Raises UnavailableError where waiting may help, SettingsError for a bucket or a host that does not exist and
+    for a bucket of another region, and AccessDeniedError.
     """
     parts = urlsplit(location.uri)
     if parts.scheme != "s3":
@@ -31,6 +33,11 @@ def check_store(location: LakeLocation) -> None:
         if "NoSuchBucket" in str(error):
             raise SettingsError(
                 f"TRS_LAKE: {where}: there is no such bucket", hint="make it, or name another"
+            ) from None
+        if any(word in str(error) for word in _ELSEWHERE):
+            region = location.storage_options.get("AWS_REGION")
+            raise SettingsError(
+                f"TRS_AWS_REGION: {where}: the bucket is in another region than {region}", hint="name its own"
             ) from None
         if endpoint is not None and all_unknown([urlsplit(endpoint).hostname or ""]):
             raise SettingsError(

@@ -157,6 +157,9 @@ def test_worker_told_a_host_that_does_not_exist_ends_with_one_line(tmp_path: Pat
     ("status", "body", "error", "told"),
     [
         (404, _NO_BUCKET, SettingsError, "there is no such bucket"),
+        (301, b"<Error><Code>PermanentRedirect</Code></Error>", SettingsError, "in another region than us-east-1"),
+        (400, b"<Error><Code>AuthorizationHeaderMalformed</Code></Error>", SettingsError, "TRS_AWS_REGION"),
+        (400, b"<Error><Code>InvalidRequest</Code></Error>", UnavailableError, "does not answer"),
         (403, _DENIED, AccessDeniedError, "refuses access"),
         (503, b"<Error><Code>SlowDown</Code></Error>", UnavailableError, "does not answer"),
         (500, b"", UnavailableError, "does not answer"),
