@@ -25,6 +25,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.cloudwatch import UNITS
+from app.memory import divided
 from deploy.service import SIZES, service_template
 from deploy.tasks import SCHEDULED, WITH_BACKUPS, Task
 from processors.capacity import DAY_S, FOLDED_BYTES, KAFKA_COPIES, Plan, planned
@@ -71,7 +72,7 @@ class Scenario:
 
     @property
     def plan(self) -> Plan:
-        """What it needs; half of a worker's memory is for its state."""
+        """What it needs."""
         cpu, memory_mb = SIZES[self.size]
         return planned(
             Plan(
@@ -80,10 +81,15 @@ class Scenario:
                 workers=self.given_workers,
                 interval_s=self.interval_s,
                 cores=cpu // 1024,
-                memory_mb=memory_mb // 2,
+                memory_mb=state_mb(memory_mb),
                 cdc=self.cdc,
             )
         )
+
+
+def state_mb(memory_mb: int) -> int:
+    """What a worker keeps of its task's memory for its state; upkeep is a task of its own."""
+    return divided(memory_mb, "the task", partitions=1, max_events=1, children=0).state_mb
 
 
 SCENARIOS = (
@@ -250,7 +256,7 @@ def as_table(scenario: Scenario, items: Sequence[Item], *, markdown: bool) -> st
     plan = scenario.plan
     head = (
         f"{scenario.name}, {scenario.changes_per_day:,} changes a day: ${total:,.0f} a month; the first load takes"
-        f" {max(1, round(plan.first_load_s / 60))} minutes at the worker and {plan.first_load_kafka_gb:,.0f} GB of"
+        f" {max(1, round(plan.first_load_s / 60))} min at the worker and {plan.first_load_kafka_gb:,.0f} GB of"
         " Kafka's disks"
     )
     if markdown:

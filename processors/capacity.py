@@ -65,6 +65,8 @@ S3_GETS_PER_S = 5_500
 """Reads per second of one prefix of S3 that AWS promises at least ("Best practices design patterns", S3's manual)."""
 OTHERS_FOLLOWED = 50
 """Of others' commits the fence reads no more: `_FOLLOWED` in connectors/lake.py."""
+STATE_MB = {"medium": 3_696, "large": 7_792, "huge": 30_320}
+"""TRS_MEMORY_MB of workers of the sizes of deploy/service.py: what app/memory.py leaves for their state."""
 LOOKS = 4
 """Of a worker every `look_every_s`, for newer prices (A) and control entries (SKUs, A and B); each is a read and a
 listing, found or not."""
@@ -112,7 +114,7 @@ class Plan:
     interval_s: float = 0.0
     partitions: int = 64
     cores: int = 2
-    memory_mb: int = 4096
+    memory_mb: int = STATE_MB["medium"]
     cdc: bool = True
 
     @property
@@ -325,8 +327,8 @@ SIZES = {
     "1 million": planned(Plan(lines=1_000_000, changes_per_s=1)),
     "10 million": planned(Plan(lines=10_000_000, changes_per_s=10)),
     "100 million": planned(Plan(lines=100_000_000, changes_per_s=100)),
-    "1 billion": planned(Plan(lines=10**9, changes_per_s=1_000, cores=8, memory_mb=30_720)),
-    "1 billion, smaller workers": planned(Plan(lines=10**9, changes_per_s=1_000, cores=4, memory_mb=8_192)),
+    "1 billion": planned(Plan(lines=10**9, changes_per_s=1_000, cores=8, memory_mb=STATE_MB["huge"])),
+    "1 billion, smaller workers": planned(Plan(lines=10**9, changes_per_s=1_000, cores=4, memory_mb=STATE_MB["large"])),
     "1 billion, 100 workers": planned(Plan(lines=10**9, changes_per_s=1_000, workers=100, partitions=128)),
 }
 """Of docs/capacity.md; memory and cores as of Fargate's sizes in deploy/service.py."""
@@ -339,7 +341,7 @@ def tables() -> str:
     plans = list(SIZES.values())
     rows = [["lines", *SIZES], ["---", *("---:" for _ in plans)]]
     rows.append(["changes, per s", *(f"{p.changes_per_s:,g}" for p in plans)])
-    rows.append(["memory for state, cores", *(f"{p.memory_mb / 1024:,g} GB, {p.cores}" for p in plans)])
+    rows.append(["memory for state, cores", *(f"{p.memory_mb / 1000:,.1f} GB, {p.cores}" for p in plans)])
     for line in zip(*map(quantities, plans), strict=True):
         first = line[0]
         timed = first.unit in ("", "s")
@@ -350,7 +352,8 @@ def tables() -> str:
     per_s = ("commits to `epochs`", "reads of its log", "reads of all", "writes")
     grown = [["workers", "interval", *(f"{n}, per s" for n in per_s), "the first limit"], ["---:"] * 6 + ["---"]]
     for workers in GROWTH:
-        plan = Plan(lines=10**8, changes_per_s=100, workers=workers, partitions=128, memory_mb=30_720, cores=8)
+        huge = Plan(lines=10**8, changes_per_s=100, partitions=128, cores=8, memory_mb=STATE_MB["huge"])
+        plan = replace(huge, workers=workers)
         for each in {s: replace(plan, interval_s=s) for s in (10.0, planned(plan).interval_s)}.values():
             limit = limits(each)[0]
             numbers = (each.commits_per_s, each.gets_of_epochs_per_s, each.gets_per_s, each.writes_per_s)

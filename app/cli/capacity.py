@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command(
-        epilog="Example: trs capacity --lines 1000000000 --changes-per-second 1000 --memory-mb 30720 --cores 8"
+        epilog="Example: trs capacity --lines 1000000000 --changes-per-second 1000 --memory-mb 30320 --cores 8"
     )(capacity)
 
 
@@ -25,7 +25,7 @@ def capacity(
     interval_s: Annotated[
         float | None, typer.Option(min=1.0, max=3600.0, help="TRS_EPOCH_INTERVAL_S. Default: the shortest that fits.")
     ] = None,
-    memory_mb: Annotated[int, typer.Option(min=64, help="TRS_MEMORY_MB: for the state of one worker.")] = 4096,
+    memory_mb: Annotated[int, typer.Option(min=64, help="TRS_MEMORY_MB: for the state of one worker.")] = 3696,
     cores: Annotated[int, typer.Option(min=1, help="Processors of one worker.")] = 2,
     partitions: Annotated[int, typer.Option(min=1, max=1024, help="TRS_PARTITIONS.")] = 64,
     cdc: Annotated[

@@ -17,6 +17,7 @@ def test_table_has_every_need_and_every_limit() -> None:
 def test_json_has_what_was_given_and_exit_code_1_says_that_a_limit_is_exceeded() -> None:
     answer = trs("capacity", "--lines", "100000000", "--workers", "100", "--interval-s", "10", "--json")
     told = json.loads(answer.out)
+    assert told["plan"]["memory_mb"] == Plan(lines=1, changes_per_s=0).memory_mb
     assert (told["plan"]["workers"], told["plan"]["interval_s"]) == (100, 10)
     assert told["limits"][0]["name"] == "commits of one table"
     assert told["limits"][0]["use"] > 1

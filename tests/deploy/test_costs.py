@@ -19,8 +19,11 @@ from deploy.costs import (
     minutes_per_month,
     runs_per_month,
     service_prices,
+    state_mb,
 )
-from deploy.tasks import SCHEDULED
+from deploy.service import SIZES
+from deploy.tasks import SCHEDULED, WORKER
+from processors.capacity import STATE_MB
 from processors.retention_advice import load_prices
 
 PRICES, STORAGE = service_prices(), load_prices(None)
@@ -73,6 +76,14 @@ def test_backups_cost_their_task_their_files_their_key_and_their_alarm_and_witho
         assert dearer == {"backups on S3", "scheduled tasks", "metrics, alarms, dashboard", "key, secrets, images"}
         assert total(with_them) > total(without)
         assert backup_gb(scenario, years=1) > lake_gb(scenario, years=1)[0]
+
+
+def test_state_has_what_the_worker_of_each_size_gives_it() -> None:
+    assert {size: state_mb(memory_mb) for size, (_, memory_mb) in SIZES.items() if size in STATE_MB} == STATE_MB
+    assert WORKER.environment["TRS_UPKEEP_BUDGET_PERCENT"] == "0"
+    assert "TRS_RECONCILE_EVERY" not in WORKER.environment
+    assert not {"TRS_MEMORY_MB", "TRS_MEMORY_BUDGET_MB"} & WORKER.environment.keys()
+    assert SMALL.plan.memory_mb == state_mb(SIZES["small"][1])
 
 
 def test_backups_are_kept_as_long_as_their_template_says() -> None:
