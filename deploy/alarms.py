@@ -51,7 +51,7 @@ def alarms() -> Json:
             NAMESPACE, DEAD_LETTERS, DIMENSIONS, ">", 0, minutes=1, statistic="Sum",
         ),
         "WorkerHasAlarm": _alarm(
-            "The worker has an alarm about the source's tables or a bucket that is parked: trs status.",
+            "The worker has an alarm about the source's tables or a parked bucket: trs status, the worker's log.",
             NAMESPACE, ALARMS, DIMENSIONS, ">", 0, minutes=5,
         ),
         "MemoryIsFull": _alarm(
