@@ -31,6 +31,7 @@ class Condition(StrEnum):
     BROKER_LOST = "broker_lost", "Kafka has not answered for TRS_BROKER_LOST_S."
     STORE_AWAY = "store_away", "The lake's object store does not answer."
     LAG_GROWS = "lag_grows", "Records arrive faster than they are committed, for TRS_LAG_GROWS_S."
+    PARKED = "parked", "A newer version of a feature set wrote every bucket of a stage, which leaves them alone."
     NOT_ASSIGNED = "not_assigned", "The worker has no buckets for certain: it starts, joins, loads state or stops."
 
 
@@ -139,6 +140,21 @@ def stage_troubles(
             live = not outside and silent_s >= LIVE_TIMES * limits.stuck_epoch_s + limits.rest_s
             sentence = f"stage {name} has ended no epoch for {silent_s:.0f} s ({doing})"
             found.append(Trouble(Condition.STUCK_EPOCH, sentence, live))
+    return found
+
+
+def parked_troubles(activities: Mapping[str, Activity]) -> list[Trouble]:
+    """Stages that do nothing, because all that they were given is parked; no worker of this version would do more.
+
+    A stage that has buckets beside parked ones works: in a roll-out old workers have both.
+    """
+    found = []
+    for name, activity in activities.items():
+        look = activity.look(0)
+        if look.parked and not look.buckets:
+            told = ", ".join(map(str, sorted(look.parked)))
+            sentence = f"stage {name} does nothing: a newer version of a feature set wrote its buckets {told}"
+            found.append(Trouble(Condition.PARKED, sentence))
     return found
 
 

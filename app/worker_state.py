@@ -15,6 +15,7 @@ from app.probes import (
     Trouble,
     lag_troubles,
     outside_troubles,
+    parked_troubles,
     stage_troubles,
 )
 from processors.activity import Activity
@@ -63,6 +64,7 @@ class WorkerState:
             found.append(Trouble(Condition.NOT_ASSIGNED, f"the worker is {self.shown_phase(loading)}"))
         elif self.activities:
             found += stage_troubles(self.activities, self.limits, broker=self.broker, store=self.store)
+            found += parked_troubles(self.activities)
         found += outside_troubles(self.limits, broker=self.broker, store=self.store)
         found += lag_troubles(self.history, self.limits)
         return sorted(found, key=lambda trouble: not trouble.live)
@@ -73,9 +75,9 @@ class WorkerState:
 
     def alarms(self) -> list[str]:
         """What needs a person while the worker goes on."""
-        stages = {name: stage for name, stage in self.status().items() if isinstance(stage, Mapping)}
-        alarms = [str(alarm) for stage in stages.values() for alarm in stage.get("alarms", ())]
-        parked = sorted({bucket for stage in stages.values() for bucket in stage.get("parked", ())})
+        stages = [stage for stage in self.status().values() if isinstance(stage, Mapping)]
+        alarms = [str(alarm) for stage in stages for alarm in stage.get("alarms", ())]
+        parked = sorted({bucket for activity in self.activities.values() for bucket in activity.look(0).parked})
         if parked:
             told = ", ".join(map(str, parked))
             alarms.append(f"buckets {told} are parked: a newer version of a feature set wrote them; deploy it here")

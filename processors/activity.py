@@ -112,12 +112,14 @@ class Totals:
 class Look:
     """A stage as it is now. `rests_s`: since its last epoch ended, or its buckets were opened; None without buckets.
 
-    `positions`: the next offset of each (topic, partition) that is committed. `known_through`: what is committed is
-    complete through then (R11), None before the first epoch. `rates`: read, log rows, derived per second.
+    `parked`: buckets that it was given and leaves alone. `positions`: the next offset of each (topic, partition) that
+    is committed. `known_through`: what is committed is complete through then (R11), None before the first epoch.
+    `rates`: read, log rows, derived per second.
     """
 
     stage: str
     buckets: frozenset[int]
+    parked: frozenset[int]
     running: Running | None
     rests_s: float | None
     positions: Mapping[tuple[str, int], int]
@@ -138,6 +140,7 @@ class Activity:
         self._lock = threading.Lock()
         self._born_s = time.monotonic()
         self._buckets: frozenset[int] = frozenset()
+        self._parked: frozenset[int] = frozenset()
         self._positions: Mapping[tuple[str, int], int] = {}
         self._known_through: datetime | None = None
         self._rests_since_s: float | None = None
@@ -152,10 +155,16 @@ class Activity:
         self._dead: Counter[str] = Counter()
         self._ignored: Counter[str] = Counter()
 
-    def opened(self, buckets: frozenset[int], positions: Mapping[tuple[str, int], int]) -> None:
-        """The stage owns exactly these buckets from now on, and stands there."""
+    def opened(
+        self,
+        buckets: frozenset[int],
+        positions: Mapping[tuple[str, int], int],
+        *,
+        parked: frozenset[int] = frozenset(),
+    ) -> None:
+        """The stage owns exactly these buckets from now on, and stands there; it leaves those alone that are parked."""
         with self._lock:
-            self._buckets = buckets
+            self._buckets, self._parked = buckets, parked
             self._positions = dict(positions)
             self._rests_since_s = time.monotonic() if buckets else None
             if not buckets:
@@ -258,7 +267,8 @@ class Activity:
                 dict(self._dead),
                 dict(self._ignored),
             )
-            buckets, positions, through = self._buckets, self._positions, self._known_through
+            buckets, parked, positions = self._buckets, self._parked, self._positions
+            through = self._known_through
             rests_s = None if self._rests_since_s is None else now_s - self._rests_since_s
         lately = [trace for end_s, trace in known if now_s - end_s <= RATE_S]
         span_s = max(1.0, min(RATE_S, now_s - self._born_s))
@@ -268,6 +278,7 @@ class Activity:
         return Look(
             self.stage,
             buckets,
+            parked,
             running,
             rests_s,
             positions,

@@ -135,7 +135,7 @@ class Stage(ABC):
                 self._open(gained)
         elif lost:
             self._open(gained)
-        self.activity.opened(self.buckets, self.positions)
+        self.activity.opened(self.buckets, self.positions, parked=self.parked)
         found = {
             (t, b): StoredPosition(self.positions[t, b], self._stored_topic_ids.get(t, self.context.topic_ids[t]))
             if (t, b) in self.positions

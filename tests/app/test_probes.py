@@ -10,8 +10,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from app.probes import Condition, LagHistory, Limits, outside_troubles, stage_troubles
+from app.metrics import Metrics
+from app.probes import Condition, LagHistory, Limits, outside_troubles, parked_troubles, stage_troubles
 from app.traces import spans_of
+from app.web import health_answer, ready_answer
+from app.worker_state import WorkerState
 from processors.activity import Activity
 from processors.errors import FencedError
 
@@ -94,6 +97,48 @@ def test_silent_broker_and_store_make_not_ready_and_never_dead() -> None:
     outside = Outside(silent_s=31, reason="timed out", away="S3 is away")
     found = outside_troubles(Limits(), broker=outside, store=outside)
     assert {t.condition: t.live for t in found} == {Condition.BROKER_LOST: False, Condition.STORE_AWAY: False}
+
+
+def stage_of(buckets: set[int], parked: set[int]) -> Activity:
+    """A stage that was given both, and works on the first."""
+    activity = Activity("accounts")
+    activity.opened(frozenset(buckets), {}, parked=frozenset(parked))
+    return activity
+
+
+@pytest.mark.parametrize(
+    ("buckets", "parked", "troubled"),
+    [(set(), {10, 9}, True), ({0}, {9}, False), ({0}, set(), False), (set(), set(), False)],
+)
+def test_stage_troubles_by_parked_buckets_only_while_it_has_no_others(
+    buckets: set[int], parked: set[int], troubled: bool
+) -> None:
+    found = parked_troubles({"accounts": stage_of(buckets, parked)})
+    assert [(t.condition, t.sentence, t.live) for t in found] == troubled * [
+        (
+            Condition.PARKED,
+            "stage accounts does nothing: a newer version of a feature set wrote its buckets 9, 10",
+            False,
+        )
+    ]
+
+
+def test_worker_with_a_stage_of_parked_buckets_is_healthy_and_not_ready_while_it_runs() -> None:
+    activities = {"accounts": stage_of(set(), {0}), "skus": stage_of({0}, set())}
+    state = WorkerState("g", dict, activities=activities, phase="running", buckets=frozenset({0}))
+    status, answer = ready_answer(state)
+    assert (status, [t["condition"] for t in answer["troubles"]]) == (503, ["parked"])
+    assert health_answer(state)[0] == 200
+    assert 'trs_trouble{condition="parked"} 1.0' in Metrics(state, version="0").text().decode().splitlines()
+    assert len(state.alarms()) == 1
+
+    activities["accounts"].opened(frozenset({1}), {}, parked=frozenset({0}))
+    assert ready_answer(state)[0] == 200
+    assert state.alarms() == ["buckets 0 are parked: a newer version of a feature set wrote them; deploy it here"]
+
+    state.phase = "rebalancing"
+    activities["accounts"].opened(frozenset(), {}, parked=frozenset({0}))
+    assert [t.condition for t in state.troubles()] == [Condition.NOT_ASSIGNED]
 
 
 def test_steps_of_an_epoch_follow_one_another_and_add_up() -> None:

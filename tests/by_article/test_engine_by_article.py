@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
+from app.probes import parked_troubles
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
 from connectors.object_files import LakeReader
@@ -262,6 +263,8 @@ def test_articles_of_newer_sets_are_parked_while_accounts_go_on(
     demand = rows(location, f"{NAME}_changes")
     older = start()
     assert older.engine.parked == {0}
+    (trouble,) = parked_troubles(older.engine.activities)
+    assert trouble.sentence.startswith("stage items does nothing")
     topics.add("invoice_line_items", event("invoice_line_items", "u", 90, LINE | {"invoice_id": 1, "quantity": 70}))
     older.settle()
     assert any(r["inv_id"] == 1 and r["inv_items"] == 74 for r in rows(location, "invoice_features_changes"))

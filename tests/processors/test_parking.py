@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.probes import parked_troubles
 from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
 from processors.errors import FencedError
@@ -38,6 +39,7 @@ def test_older_worker_parks_buckets_of_a_newer_version_and_works_on_the_others(f
 
     assert older.parked == {0}
     assert set(found) == {(t, 1) for t in TOPICS}
+    assert parked_troubles({"accounts": older.activity}) == []
     older.run_epoch([])
     newer.run_epoch([])  # was not fenced: a parked bucket is not opened
 
@@ -50,7 +52,10 @@ def test_older_worker_with_nothing_but_parked_buckets_opens_none(folder: Path) -
     newer.assign(frozenset({0, 1}))
     assert older.assign(frozenset({0, 1})) == {}
     assert (older.buckets, older.parked) == (frozenset(), {0, 1})
+    assert len(parked_troubles({"accounts": older.activity})) == 1
     newer.run_epoch([])
+    older.assign(frozenset())
+    assert parked_troubles({"accounts": older.activity}) == []
 
 
 def test_newer_worker_takes_over_what_an_older_one_wrote(folder: Path) -> None:
