@@ -1,7 +1,8 @@
-"""Settings turned into what the connectors take, and the worker's engine put together."""
+"""Settings turned into what connectors and probes take, and the worker's engine put together."""
 
 import os
 import socket
+import ssl
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,10 @@ from processors.errors import SettingsError, UsageError
 
 if TYPE_CHECKING:
     from app.memory import MemoryPlan
+    from app.probes import Limits
     from batch_bootstrap.source import Source
     from connectors.delta_lake import DeltaLake
+    from connectors.faust_transport import ConsumerOptions
     from connectors.lake import LakeLocation
     from connectors.mysql import DatabaseUrl
     from connectors.store_watch import StoreWatch
@@ -41,6 +44,31 @@ def kafka_config(settings: Settings) -> KafkaConfig:
         ca_file=None if ca_file is None else str(ca_file),
         replication=settings.replication,
         tokens=tokens,
+    )
+
+
+def consumer_options(settings: Settings, kafka: KafkaConfig, plan: "MemoryPlan") -> "ConsumerOptions":
+    """The consumer's side of the Kafka settings."""
+    from connectors.aiokafka_tokens import TokenProvider
+    from connectors.faust_transport import ConsumerOptions
+
+    security: dict[str, Any] = {"security_protocol": kafka.protocol.upper()}
+    if kafka.tokens is not None:
+        security["sasl_mechanism"] = "OAUTHBEARER"
+        security["sasl_oauth_token_provider"] = TokenProvider(kafka.tokens)
+    elif kafka.security.startswith("sasl"):
+        security["sasl_mechanism"] = kafka.sasl_mechanism
+        security["sasl_plain_username"] = kafka.user
+        security["sasl_plain_password"] = kafka.password
+    if kafka.protocol.endswith("ssl"):
+        security["ssl_context"] = ssl.create_default_context(cafile=kafka.ca_file)
+    return ConsumerOptions(
+        bootstrap_servers=kafka.bootstrap_servers,
+        group=settings.group,
+        session_timeout_s=settings.session_timeout_s,
+        security=security,
+        partition_bytes=plan.partition_bytes,
+        fetch_bytes=plan.fetch_bytes,
     )
 
 
@@ -105,6 +133,20 @@ def fold_policy(settings: Settings) -> "FoldPolicy":
         min_rows=settings.fold_min_rows,
         share_percent=settings.fold_share_percent,
         max_age_s=settings.fold_max_age_s,
+    )
+
+
+def limits_of(settings: Settings) -> "Limits":
+    """When the worker is in trouble, by its settings."""
+    from app.probes import Limits
+
+    return Limits(
+        stuck_epoch_s=settings.stuck_epoch_s,
+        stuck_loop_s=settings.stuck_loop_s,
+        rest_s=max(settings.idle_epoch_s, settings.epoch_interval_s),
+        broker_lost_s=settings.broker_lost_s,
+        lag_grows_s=settings.lag_grows_s,
+        lag_records=settings.lag_records,
     )
 
 

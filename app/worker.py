@@ -1,17 +1,12 @@
-"""The life of a worker process: topics, engine, Faust app, signals, and one clear end."""
+"""One worker in one event loop: engine, Faust app, consumer group, duties beside them, signals, and one clear end."""
 
 import asyncio
-import atexit
-import faulthandler
-import logging
 import os
 import signal
-import ssl
-import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Coroutine
+from typing import Any
 
 import structlog
 from rich.console import Console
@@ -21,106 +16,36 @@ from app.catch_up import catch_up
 from app.cloudwatch import CloudWatchMetrics
 from app.faults import known_fault
 from app.lake_watch import LakeWatch
-from app.logs import configure_logging
+from app.leave import leave_late
 from app.membership import EngineMembership
 from app.memory import MemoryPlan
 from app.pages_file import PagesFile
-from app.probes import LagHistory, Limits, Store
+from app.probes import LagHistory, Store
+from app.progress_log import tell_loading, tell_waiting
 from app.scheduled_check import ScheduledCheck
 from app.scheduled_upkeep import ScheduledUpkeep, UpkeepState
 from app.settings import Settings
-from app.start_up import StartUp, StoppedEarlyError
 from app.streaming import StreamingApp, build_app
 from app.unwaited_threads import UnwaitedThreads
-from app.wiring import kafka_config
+from app.wiring import consumer_options, limits_of
 from app.worker_state import WorkerState
-from connectors.aiokafka_tokens import TokenProvider
-from connectors.faust_transport import BatchConsumer, ConsumerOptions, as_trs_error
-from connectors.hosts import all_unknown, host_of
-from connectors.kafka import KafkaConfig, ensure_topics, topic_ids
+from connectors.faust_transport import BatchConsumer, as_trs_error
+from connectors.kafka import KafkaConfig
 from connectors.object_files import read_error
-from processors.errors import InvariantError, SettingsError, TrsError
+from processors.errors import InvariantError, TrsError
 from processors.ports import Engine
-from processors.tables import DERIVED_TOPICS, all_topics, topic_of
+from processors.tables import DERIVED_TOPICS, topic_of
 
 log = structlog.get_logger("trs.worker")
 
-EngineFactory = Callable[[dict[str, str]], Engine]
-"""Makes the engine, given the Kafka id of each topic."""
-
 _BEAT_S = 0.5
 _REPORT_S = 30.0
-_GROUP_IS_SLOW_S = 4.0
-"""Brokers let the first member of a group wait for 3 s already (group.initial.rebalance.delay.ms)."""
-_STILL_SLOW_S = 10.0
 _LOOKS_AT_LAG = 20
 """Of the lag within TRS_LAG_GROWS_S at least, so that they tell whether it grows."""
-_LOADS_LONG_S = 1.0
-_STILL_LOADS_S = 5.0
 _STOP_S = 5.0
 """How long leaving the group may take after the engine has stopped."""
 _LEAVE_S = 10.0
 """How long all the rest may take after the engine has stopped; then the process leaves without good-byes."""
-
-
-def run_worker(
-    settings: Settings,
-    engine_factory: EngineFactory,
-    *,
-    until_caught_up: bool = False,
-    accept_gap: bool = False,
-    wait: bool = False,
-    store: Store | None = None,
-    plan: MemoryPlan | None = None,
-) -> NoReturn:
-    """Runs until a signal, a failure, or (`until_caught_up`) until everything there was is done; ends the process.
-
-    Exit code 0 after a signal or when caught up. A failure inside is logged as one line and gives its TrsError's exit
-    code; what is not a TrsError is a fault of the program: logged with its traceback, 70. `wait`: brokers, or a store,
-    that do not answer at the start are waited for. `store`: what is known of the lake's object store. `plan`: how much
-    may be fetched. Missing topics are made. Raises TrsError for whatever prevents the start.
-    """
-    configure_logging(settings)
-    kafka = kafka_config(settings)
-    try:
-        with StartUp(settings, wait=wait, store=store) as start_up:
-            ids = start_up.until_there("Kafka", lambda: _prepare_topics(settings, kafka))
-            engine = start_up.until_there("the lake", lambda: engine_factory(ids))
-    except StoppedEarlyError:
-        _leave_at_once(0)
-    flush_traces = _send_traces(settings, engine)
-    worker = Worker(settings, kafka, engine, accept_gap=accept_gap, store=store, plan=plan)
-    code = asyncio.run(worker.run(until_caught_up=until_caught_up))
-    flush_traces()
-    if worker.membership.shut_down() and worker.left_group and worker.lake.at_rest and worker.looks.come_back():
-        atexit._run_exitfuncs()
-    # Else the engine still loads state, the group a rebalance, or a look at the lake waits for the store, in a thread
-    # that cannot be interrupted: it is not waited for. The engine has stopped and commits nothing any more. Nor is
-    # Python's own end waited for: extension modules then print what they hold, in lines that are no log.
-    _leave_at_once(code)
-
-
-def _send_traces(settings: Settings, engine: Engine) -> Callable[[], object]:
-    """Sends epochs as traces, where a setting says so; returns what sends the last ones."""
-    if settings.traces is None:
-        return lambda: None
-    from app.traces import otlp_listener
-
-    listener, flush = otlp_listener(settings.traces)
-    for activity in engine.activities.values():
-        activity.on_epoch.append(listener)
-    return flush
-
-
-def _prepare_topics(settings: Settings, kafka: KafkaConfig) -> dict[str, str]:
-    servers = kafka.bootstrap_servers
-    if all_unknown(host_of(server.strip()) for server in servers.split(",")):
-        raise SettingsError(f"TRS_KAFKA: there is no host of that name: {servers}", hint="correct it")
-    topics = all_topics(settings.topic_prefix)
-    made = ensure_topics(kafka, topics, settings.partitions)
-    if made:
-        log.info("topics made", topics=list(made), partitions=settings.partitions)
-    return topic_ids(kafka, topics)
 
 
 class Worker:
@@ -189,8 +114,8 @@ class Worker:
             self._start(app),
             self._watch_crash(app),
             self._beat(app),
-            self._tell_waiting(),
-            self._tell_loading(),
+            tell_waiting(self._settings, self.membership),
+            tell_loading(self._engine),
             self._report_positions(app),
         ]
         if until_caught_up:
@@ -285,49 +210,6 @@ class Worker:
                 await consumer.thread.check_group()
             await asyncio.sleep(_BEAT_S)
 
-    async def _tell_waiting(self) -> None:
-        """Says why nothing happens while the group gives us no partitions: after 4 s, then every 10 s."""
-        told_s = -_STILL_SLOW_S
-        while True:
-            await asyncio.sleep(_BEAT_S)
-            since_s, now_s = self.membership.waiting_since_s, time.monotonic()
-            if since_s is not None and now_s - since_s >= _GROUP_IS_SLOW_S and now_s - told_s >= _STILL_SLOW_S:
-                told_s = now_s
-                log.info(
-                    "waiting for the consumer group: a member that died counts until its session ends, "
-                    "a busy one finishes its commit",
-                    group=self._settings.group,
-                    seconds=round(now_s - since_s),
-                    session_s=self._settings.session_timeout_s,
-                )
-
-    async def _tell_loading(self) -> None:
-        """Says how far the loading of state is, of a stage that needs long: after a second, then every 5 s.
-
-        The engine says when a stage has its state.
-        """
-        stage, due_s = "", 0.0
-        while True:
-            await asyncio.sleep(_BEAT_S)
-            loading = self._engine.loading
-            if loading is None:
-                stage = ""
-                continue
-            if loading.stage != stage:
-                stage, due_s = loading.stage, _LOADS_LONG_S
-            if loading.seconds >= due_s:
-                due_s = loading.seconds + _STILL_LOADS_S
-                log.info(
-                    "loading state",
-                    stage=loading.stage,
-                    buckets=loading.buckets,
-                    folded_rows=loading.folded_rows,
-                    log_rows=loading.log_rows,
-                    step=loading.step,
-                    done=f"{loading.share:.0%}",
-                    seconds=round(loading.seconds, 1),
-                )
-
     async def _report_positions(self, app: StreamingApp) -> None:
         """Tells the consumer group what the lake holds: for lag tools, nobody else reads it (R9)."""
         while True:
@@ -377,7 +259,7 @@ class Worker:
             task.cancel()
         ended = await self._stop_engine()
         # A start or stop of Faust that ignores being cancelled, or a thread of a library, would keep the process.
-        late = threading.Timer(_LEAVE_S, _leave, [code])
+        late = threading.Timer(_LEAVE_S, leave_late, [code])
         late.daemon = True
         late.start()
         consumer.thread.leave()
@@ -392,7 +274,7 @@ class Worker:
         self._pages_file.remove()
         log.info("stopped", seconds=round(time.monotonic() - began, 3))
         if not ended:
-            _leave(code)
+            leave_late(code)
 
     async def _stop_engine(self) -> bool:
         """Whether the engine ended in time. One that did not waits for Kafka or the store: what it has not committed
@@ -411,51 +293,3 @@ class Worker:
         except TrsError as error:
             log.error("the engine did not stop cleanly", reason=str(error))
         return True
-
-
-def _leave_at_once(code: int) -> NoReturn:
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def _leave(code: int) -> None:
-    """Ends the process, which should have ended by itself; says what it was doing."""
-    log.warning("the process does not end by itself: leaving", exit_code=code)
-    faulthandler.dump_traceback(all_threads=True)
-    _leave_at_once(code)
-
-
-def limits_of(settings: Settings) -> Limits:
-    """When the worker is in trouble, by its settings."""
-    return Limits(
-        stuck_epoch_s=settings.stuck_epoch_s,
-        stuck_loop_s=settings.stuck_loop_s,
-        rest_s=max(settings.idle_epoch_s, settings.epoch_interval_s),
-        broker_lost_s=settings.broker_lost_s,
-        lag_grows_s=settings.lag_grows_s,
-        lag_records=settings.lag_records,
-    )
-
-
-def consumer_options(settings: Settings, kafka: KafkaConfig, plan: MemoryPlan) -> ConsumerOptions:
-    """The consumer's side of the Kafka settings."""
-    security: dict[str, Any] = {"security_protocol": kafka.protocol.upper()}
-    if kafka.tokens is not None:
-        security["sasl_mechanism"] = "OAUTHBEARER"
-        security["sasl_oauth_token_provider"] = TokenProvider(kafka.tokens)
-    elif kafka.security.startswith("sasl"):
-        security["sasl_mechanism"] = kafka.sasl_mechanism
-        security["sasl_plain_username"] = kafka.user
-        security["sasl_plain_password"] = kafka.password
-    if kafka.protocol.endswith("ssl"):
-        security["ssl_context"] = ssl.create_default_context(cafile=kafka.ca_file)
-    return ConsumerOptions(
-        bootstrap_servers=kafka.bootstrap_servers,
-        group=settings.group,
-        session_timeout_s=settings.session_timeout_s,
-        security=security,
-        partition_bytes=plan.partition_bytes,
-        fetch_bytes=plan.fetch_bytes,
-    )

@@ -93,7 +93,7 @@ def test_installed_wheel_reads_computes_and_has_its_worker_beside_decoys(install
     run(trs, "generate", "--invoices", "500", "--to", "csv:extracts", cwd=decoy)
     run(trs, "etl", "--source", "csv:extracts", "--out", "features.csv", cwd=decoy)
     assert len((decoy / "features.csv").read_text(encoding="utf-8").splitlines()) == 501
-    run(installed / "python", "-c", "import app.worker, app.dms, trs.lake", cwd=decoy, PYTHONSAFEPATH="1")
+    run(installed / "python", "-c", "import app.run_worker, app.dms, trs.lake", cwd=decoy, PYTHONSAFEPATH="1")
     nobody = {"TRS_KAFKA": "127.0.0.1:9", "TRS_LAKE": str(decoy / "lake")}
     assert "127.0.0.1:9" in run(trs, "worker", cwd=decoy, code=4, **nobody).stderr
     assert "trs-stream[devstack]" in run(trs, "devstack", "up", cwd=decoy, code=2).stderr

@@ -45,9 +45,9 @@ def worker(
     /status.json.
     """
     from app.memory import plan_of, share_heaps
+    from app.run_worker import run_worker
     from app.settings import load_settings
     from app.wiring import build_engine, store_watch
-    from app.worker import run_worker
 
     given = {"epoch_interval_s": interval, "epoch_max_events": max_events, "web_port": web_port}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})

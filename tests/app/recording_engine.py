@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from app.run_worker import run_worker
 from app.settings import Settings, load_settings
-from app.worker import run_worker
 from processors.activity import Activity
 from processors.errors import FencedError, InvariantError, TrsError
 from processors.ports import LakeProgress, LoadProgress, StateMemory, StoredPosition

@@ -17,8 +17,7 @@ from aiokafka import TopicPartition
 
 from app.memory import plan_of
 from app.settings import Settings
-from app.wiring import kafka_config
-from app.worker import consumer_options
+from app.wiring import consumer_options, kafka_config
 from connectors.debezium import MSK_IAM, ConnectorPlan, Flavour, render
 from connectors.kafka import KafkaConfig, Producer, TransactionalProducer, client_config, ensure_topics
 from connectors.mysql import DatabaseUrl

@@ -138,8 +138,8 @@ def test_worker_of_the_clean_venv_starts_and_finds_its_own_modules(clean_venv: P
 
     assert in_decoy("trs", "--version").stdout.startswith("trs-stream ")
     # The whole of a worker's imports, Kafka clients and Faust included.
-    modules = "app.worker, app.streaming, app.maintain, app.bootstrap, connectors.kafka, connectors.delta_lake"
-    loaded = in_decoy("python", "-c", f"import {modules}; print(app.worker.__file__)")
+    modules = "app.run_worker, app.maintain, app.bootstrap, connectors.aiokafka_tokens, connectors.delta_lake"
+    loaded = in_decoy("python", "-c", f"import {modules}; print(app.run_worker.__file__)")
     assert loaded.returncode == 0, loaded.stderr
     assert Path(loaded.stdout.strip()).is_relative_to(clean_venv)
     assert in_decoy(*HEALTH_CHECK).returncode != 0  # nothing listens there
