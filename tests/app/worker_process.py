@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from confluent_kafka import Producer
 
 from app.settings import Settings
+from app.wiring import kafka_config
+from connectors.kafka import watermarks
 from processors.tables import all_topics
 from tests.waiting import wait_until
 
@@ -115,6 +118,10 @@ class WorkerProcess:
         self.process.wait()
 
 
+Start = Callable[..., WorkerProcess]
+"""Starts a worker with these options of the engine; named arguments change its settings."""
+
+
 def produce(settings: Settings, table: str, count: int, *, size: int = 100, partition: int | None = None) -> None:
     """Writes `count` records of `size` bytes to the table's topic, round robin unless a partition is named."""
     failures: list[str] = []
@@ -139,3 +146,21 @@ def produce(settings: Settings, table: str, count: int, *, size: int = 100, part
 def topics(settings: Settings) -> tuple[str, ...]:
     """Every topic of these settings."""
     return all_topics(settings.topic_prefix)
+
+
+def ends(settings: Settings) -> dict[tuple[str, int], int]:
+    """Where each partition of these settings ends."""
+    held = watermarks(kafka_config(settings), topics(settings))
+    return {place: end for place, (_, end) in held.items()}
+
+
+def caught_up(settings: Settings, ledger: Ledger) -> bool:
+    """Whether all that the topics hold is committed."""
+    positions = ledger.positions()
+    return all(positions.get(place, 0) == end for place, end in ends(settings).items())
+
+
+def share(ledger: Ledger, *workers: WorkerProcess) -> bool:
+    """Whether the workers own all four buckets, each bucket once."""
+    owned = [ledger.buckets(worker.pid) for worker in workers]
+    return all(owned) and sorted(b for buckets in owned for b in buckets or ()) == [0, 1, 2, 3]
