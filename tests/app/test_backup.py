@@ -29,7 +29,7 @@ from processors.resume import PartitionLog, start_offset
 from processors.tables import DOCUMENTS_TOPIC
 from tests.app.commands import trs
 from tests.moto_s3 import s3_server
-from tests.processors.test_engine import (
+from tests.processors.engine_shell import (
     ACCOUNT,
     INVOICE,
     LINE,

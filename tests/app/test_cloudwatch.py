@@ -17,7 +17,7 @@ from connectors.delta_lake import DeltaLake
 from connectors.kafka import KafkaConfig
 from connectors.lake import LakeLocation
 from processors.activity import Activity
-from tests.processors.test_engine import INVOICE, SKU, Shell, Topics, event
+from tests.processors.engine_shell import INVOICE, SKU, Shell, Topics, event
 
 
 @pytest.fixture

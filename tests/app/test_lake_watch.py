@@ -16,7 +16,7 @@ from connectors.table_looks import TableLook
 from processors.fold import all_that_waits
 from processors.lake_tables import QUALITY_RESULTS, RECONCILIATION, UPKEEP
 from processors.state import open_state
-from tests.processors.test_engine import INVOICE, SKU, Shell, Topics, event
+from tests.processors.engine_shell import INVOICE, SKU, Shell, Topics, event
 from tests.small_lake import SmallLake
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)

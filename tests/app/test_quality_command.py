@@ -14,7 +14,7 @@ from connectors.lake import LakeLocation
 from processors.lake_tables import SKUS_KEYED
 from tests.app.commands import trs
 from tests.app.test_verify import shop
-from tests.processors.test_engine import Shell
+from tests.processors.engine_shell import Shell
 
 DEAR = """
 [[check]]

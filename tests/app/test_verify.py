@@ -21,7 +21,7 @@ from processors.fold import all_that_waits
 from processors.lake_tables import LAKE_TABLES
 from processors.verify import checks
 from tests.app.commands import trs
-from tests.processors.test_engine import ACCOUNT, INVOICE, LINE, PREFIX, SKU, Shell, Topics, event
+from tests.processors.engine_shell import ACCOUNT, INVOICE, LINE, PREFIX, SKU, Shell, Topics, event
 
 Change = Callable[[pa.Table], pa.Table]
 MOVED = INVOICE | {"account_id": 8, "payment_dates": 18100}

@@ -23,7 +23,7 @@ from processors.lake_tables import INVOICES_KEYED
 from processors.tables import CHARGED_LINES_TOPIC, DOCUMENTS_TOPIC
 from processors.views.catalog import create_views
 from tests.feature_set_example import NAME
-from tests.processors.test_engine import INVOICE, LINE, PREFIX, SKU, Shell, Topics, event, rows
+from tests.processors.engine_shell import INVOICE, LINE, PREFIX, SKU, Shell, Topics, event, rows
 from tests.waiting import wait_until
 
 Demand = dict[tuple[str, str], tuple[Any, ...]]

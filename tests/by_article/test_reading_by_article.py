@@ -10,7 +10,7 @@ from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
 from tests.app.commands import Answer, trs
 from tests.feature_set_example import NAME, WITHOUT_MONTHS
-from tests.processors.test_engine import INVOICE, LINE, SKU, Shell, Topics, event
+from tests.processors.engine_shell import INVOICE, LINE, SKU, Shell, Topics, event
 
 LATER = INVOICE | {"invoice_id": 2, "date_issued": 18_070}
 

@@ -69,6 +69,11 @@ def encode(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def line(**changes: Any) -> bytes:
+    """The event of a good line with these columns changed."""
+    return encode(envelope(LINES, after=GOOD_ROWS["invoice_line_items"] | changes))
+
+
 def batch(
     values: Sequence[bytes | None], *, keys: Sequence[bytes | None] | None = None, partition: int = 3
 ) -> RawBatch:

@@ -22,7 +22,7 @@ from processors.features.batch import add_rows, create_source_tables, inputs_fro
 from processors.features.declarations import SETS_BY_ACCOUNT
 from processors.features.derive import derive_sql
 from processors.tables import DERIVED_TOPICS, DOCUMENTS_TOPIC, TABLES, TABLES_BY_NAME
-from tests.processors.test_engine import PREFIX, Shell, Topics, event
+from tests.processors.engine_shell import PREFIX, Shell, Topics, event
 
 DAYS = 30
 STEPS = 24

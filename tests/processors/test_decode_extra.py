@@ -1,7 +1,6 @@
 """Columns that are not declared: kept as one JSON object, in whichever way a record is decoded."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice, permutations
 from typing import Any
@@ -25,13 +24,6 @@ from tests.processors.decode_records import (
 
 LINE = GOOD_ROWS["invoice_line_items"]
 CROWD = FEW_RECORDS + 10
-
-
-@pytest.fixture(scope="module")
-def decoder() -> Iterator[Decoder]:
-    decoder = Decoder(source_names=SOURCE_NAMES)
-    yield decoder
-    decoder.close()
 
 
 def _extra(decoder: Decoder, value: bytes, table: Any = LINES) -> str | None:

@@ -1,7 +1,6 @@
 """Laws of the decoder: nothing crashes it, every record is told, both paths agree, good rows come back as they went."""
 
 import json
-from collections.abc import Iterator
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,7 +13,6 @@ from processors.decode import Decoder
 from processors.tables import TABLES, Column, Kind, Table
 from tests.processors.decode_records import (
     LINES,
-    SOURCE_NAMES,
     assert_accounted,
     batch,
     captured,
@@ -58,13 +56,6 @@ ODD_TEXTS = st.sampled_from(
 )
 SCALARS = JSON | ODD_TEXTS | st.integers(-(10**20), 10**20) | st.decimals(allow_nan=False, places=11).map(str)
 FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture(scope="module")
-def decoder() -> Iterator[Decoder]:
-    decoder = Decoder(source_names=SOURCE_NAMES)
-    yield decoder
-    decoder.close()
 
 
 @FUZZ

@@ -13,7 +13,7 @@ from processors.feature_stages import AccountStage
 from processors.features.declarations import ACCOUNT_FEATURES, FEATURE_SETS
 from processors.features.feature_set import FeatureSet
 from processors.installation import FEATURE_SET_KIND, agree, rows_print, sql_print
-from tests.processors.test_engine import ACCOUNT, INVOICE, LINE, SKU, Shell, Topics, event
+from tests.processors.engine_shell import ACCOUNT, INVOICE, LINE, SKU, Shell, Topics, event
 
 SQL = ACCOUNT_FEATURES.sql
 

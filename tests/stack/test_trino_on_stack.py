@@ -30,7 +30,7 @@ from processors.fold import all_that_waits
 from processors.lake_tables import LAKE_TABLES, changes_name, reconstructed_name
 from processors.views.catalog import VIEWS
 from tests.app.commands import trs
-from tests.processors.test_engine import ACCOUNT, PREFIX, SKU, Shell, Topics, event
+from tests.processors.engine_shell import ACCOUNT, PREFIX, SKU, Shell, Topics, event
 from tests.stack_helpers import environment
 from tests.trs.test_finance_page import STATEMENTS
 
