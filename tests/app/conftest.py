@@ -1,5 +1,6 @@
-"""Worker processes around a RecordingEngine, for the tests of this folder that need them."""
+"""Worker processes around a RecordingEngine, and a lake with its topics, for the tests that need them."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from app.settings import Settings
 from app.wiring import kafka_config
 from connectors.kafka import ensure_topics
+from tests.app.lake_world import World, end
 from tests.app.worker_process import Ledger, Start, WorkerProcess, topics
 
 
@@ -38,3 +40,28 @@ def start(settings: Settings, ledger: Ledger) -> Iterator[Start]:
     yield begin
     for worker in workers:
         worker.kill()
+
+
+@pytest.fixture(scope="module")
+def resting(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A filled lake at rest, of which every test has a copy."""
+    world = World(tmp_path_factory.mktemp("resting"))
+    world.fill()
+    end(world.shell())
+    return world
+
+
+@pytest.fixture
+def world(resting: World, tmp_path: Path) -> Iterator[World]:
+    """A copy of that lake, and its topics."""
+    world = World(tmp_path)
+    shutil.copytree(resting.folder / "lake", tmp_path / "lake")
+    world.topics.records.update({topic: list(records) for topic, records in resting.topics.records.items()})
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def place(world: World) -> str:
+    """Where backups go."""
+    return str(world.folder / "backups")

@@ -1,149 +1,26 @@
 """Backup and restore on lakes that the engine made, in every state in which a backup may meet them."""
 
-import itertools
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-import duckdb
 import pytest
 
 from app import backup as module
 from app.backup import SKIPPED_RUNS, backup, pin_order, restore
 from app.memory import plan_of
-from app.settings import Settings
-from app.verify import verify
 from app.wiring import build_engine
-from connectors.control_log import ControlLog
-from connectors.delta_lake import DeltaLake
-from connectors.fold import fold_all
-from connectors.lake import FencedTable, LakeLocation, LakeStore
-from connectors.table_folder import TableFolder
-from processors.errors import DamagedLakeError, OffsetGapError, RetryableError, SettingsError, UsageError
-from processors.fold import all_that_waits
+from connectors.lake import LakeStore
+from processors.errors import OffsetGapError, RetryableError, SettingsError, UsageError
 from processors.lake_tables import KEYED_TABLES, LAKE_TABLES
 from processors.resume import PartitionLog, start_offset
 from processors.tables import DOCUMENTS_TOPIC
 from tests.app.commands import trs
+from tests.app.lake_world import World, end, fold, goes_on
 from tests.moto_s3 import s3_server
-from tests.processors.engine_shell import (
-    ACCOUNT,
-    INVOICE,
-    LINE,
-    PREFIX,
-    SETTLE_S,
-    SKU,
-    Shell,
-    Topics,
-    event,
-)
+from tests.processors.engine_shell import ACCOUNT, INVOICE, PREFIX, SETTLE_S, event
 from tests.waiting import wait_until
-
-
-class World:
-    """One set of topics, lakes beside each other, and engines on them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.topics, self.opened = folder, Topics(), list[Shell]()
-        self.pos = 100
-
-    def settings(self, name: str = "lake", **more: Any) -> Settings:
-        place = name if "://" in name else str(self.folder / name)
-        return Settings(lake=place, partitions=1, topic_prefix=PREFIX, threads=1, **more)
-
-    def lake(self, name: str = "lake") -> DeltaLake:
-        return DeltaLake(LakeLocation(str(self.folder / name)))
-
-    def exists(self, name: str) -> bool:
-        return LakeStore(LakeLocation(str(self.folder / name))).exists()
-
-    def shell(self, name: str = "lake", interval_s: float | None = None) -> Shell:
-        self.opened.append(
-            Shell(self.lake(name), self.topics, self.folder / f"spill-{len(self.opened)}", interval_s=interval_s)
-        )
-        return self.opened[-1]
-
-    def fill(self) -> None:
-        """An article, two accounts, an invoice with its line."""
-        self.topics.add("skus", event("skus", "r", 1, SKU))
-        self.topics.add("accounts", event("accounts", "r", 2, ACCOUNT))
-        self.topics.add("accounts", event("accounts", "r", 3, ACCOUNT | {"account_id": 8}))
-        self.topics.add("invoices", event("invoices", "c", 4, INVOICE))
-        self.topics.add("invoice_line_items", event("invoice_line_items", "c", 5, LINE))
-
-    def close(self) -> None:
-        """Ends the engines that still run."""
-        for one in self.opened:
-            one.engine.stop()
-
-    def change(self, *numbers: int) -> None:
-        """New invoices with a line each, and the account of each before moves."""
-        for number in numbers:
-            self.pos += 10
-            invoice = INVOICE | {"invoice_id": number}
-            self.topics.add("invoices", event("invoices", "c", self.pos, invoice))
-            line = LINE | {"invoice_id": number, "quantity": number}
-            self.topics.add("invoice_line_items", event("invoice_line_items", "c", self.pos + 1, line))
-            moved = INVOICE | {"invoice_id": number - 1, "account_id": 8}
-            self.topics.add("invoices", event("invoices", "u", self.pos + 2, moved))
-
-    def current(self, name: str) -> list[tuple[object, ...]]:
-        """The feature rows that hold now."""
-        found: list[tuple[object, ...]] = []
-        answer = trs("features", "as-of", "now", "--format", "csv", TRS_LAKE=str(self.folder / name))
-        found += [tuple(line.split(",")) for line in answer.out.splitlines()]
-        return sorted(found, key=str)
-
-    def is_sound(self, name: str) -> None:
-        verify(self.settings(name), price_at="creation", ask_kafka=False).raise_unless_sound()
-
-
-def end(shell: Shell) -> None:
-    shell.settle()
-    shell.engine.stop()
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A filled lake at rest, of which every test has a copy."""
-    world = World(tmp_path_factory.mktemp("made"))
-    world.fill()
-    end(world.shell())
-    return world
-
-
-@pytest.fixture
-def world(made: World, tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
-    shutil.copytree(made.folder / "lake", tmp_path / "lake")
-    world.topics.records.update({topic: list(records) for topic, records in made.topics.records.items()})
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def place(world: World) -> str:
-    return str(world.folder / "backups")
-
-
-def fold(world: World) -> None:
-    lake = world.lake()
-    with duckdb.connect() as con:
-        lake.prepare(con)
-        fold_all(lake, con, 1, all_that_waits())
-
-
-def goes_on(world: World, place: str, name: str = "again") -> None:
-    """A lake restored from the place, in which no check fails, comes to the rows of the present one, and is sound."""
-    restore(world.settings(name), place)
-    found = verify(world.settings(name), price_at="creation", ask_kafka=False)
-    assert [o for o in found.outcomes if o.holds is False] == []
-    end(world.shell(name))
-    assert world.current(name) == world.current("lake")
-    world.is_sound(name)
 
 
 def test_a_restored_lake_goes_on_where_the_backup_stood_and_comes_to_the_same_rows(world: World, place: str) -> None:
@@ -278,64 +155,6 @@ def test_bootstrap_runs_after_a_restore_have_numbers_that_no_record_of_the_topic
     assert again.generation() != lake.control.generation()
 
 
-def dies_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The process ends before the next write to the store: of a file, of a note, or of the restored control log."""
-    left = [writes]
-
-    def or_die(do: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*given: Any, **named: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            return do(*given, **named)
-
-        return counted
-
-    for owner, name in ((TableFolder, "copy"), (TableFolder, "write"), (ControlLog, "begin"), (FencedTable, "open")):
-        monkeypatch.setattr(owner, name, or_die(getattr(owner, name)))
-    return monkeypatch
-
-
-def killed_again_and_again(run: Callable[[], object], after_each: Callable[[], None], at_once: int) -> int:
-    """How often `run` was killed before it came to its end; each time it got so many writes further."""
-    for times in range(1000):
-        with pytest.MonkeyPatch.context() as patch:
-            dies_after(at_once, patch)
-            try:
-                run()
-            except KeyboardInterrupt:
-                pass
-            else:
-                return times
-        after_each()
-    raise AssertionError("it does not come to an end")
-
-
-@pytest.mark.long
-def test_a_backup_killed_anywhere_goes_on_and_is_never_taken_for_whole(world: World, place: str) -> None:
-
-    def none_is_whole() -> None:
-        with pytest.raises(UsageError, match=r"there is no backup|no backup at .* was finished"):
-            restore(world.settings("again"), place)
-        assert not world.exists("again")
-
-    assert killed_again_and_again(lambda: backup(world.settings(), place), none_is_whole, at_once=15) > 3
-    first = world.current("backups")
-
-    world.change(2)
-    end(world.shell())
-    fold(world)
-    tries = itertools.count()
-
-    def the_first_is_restored() -> None:
-        name = f"first-{next(tries)}"
-        restore(world.settings(name), place)
-        assert world.current(name) == first
-
-    assert killed_again_and_again(lambda: backup(world.settings(), place), the_first_is_restored, at_once=40) > 0
-    goes_on(world, place)
-
-
 def test_places_that_hold_something_else_are_refused(world: World, place: str) -> None:
     lake = world.lake("other")
     assert lake.generation != world.lake().generation
@@ -403,65 +222,6 @@ def test_the_commands_say_what_they_did(world: World, place: str) -> None:
     assert (told.code, "the first backup" in told.err) == (2, True)
     told = trs("lake", "restore", place, TRS_LAKE=str(world.folder / "again"))
     assert (told.code, "trs lake verify" in told.out) == (0, True)
-
-
-def test_a_restore_killed_anywhere_goes_on_and_no_lake_is_there_before(world: World, place: str) -> None:
-    fold(world)
-    first = backup(world.settings(), place)
-    backup(world.settings(), place)
-    again = world.settings("again")
-
-    def no_lake_and_none_of_another_backup() -> None:
-        assert not world.exists("again")
-        with pytest.raises(RetryableError, match="is being restored"):
-            build_engine(again, {}, plan_of(again))
-        with pytest.raises(UsageError, match="holds a part of the backup of"):
-            restore(again, place, at=first.made_at)
-
-    assert killed_again_and_again(lambda: restore(again, place), no_lake_and_none_of_another_backup, at_once=20) > 3
-    with pytest.raises(UsageError, match="there is a lake at"):
-        restore(again, place)
-    end(world.shell("again"))
-    assert world.current("again") == world.current("lake")
-    world.is_sound("again")
-
-
-def hurt(place: Path, how: str) -> None:
-    """Damages a backup."""
-    data = sorted((place / "invoice_log").rglob("*.parquet"))[-1]
-    log = sorted((place / "account_log" / "_delta_log").glob("*.json"))
-    commit = next(c for c in log if b'{"add"' in c.read_bytes())
-    if how == "a file is gone":
-        data.unlink()
-    elif how == "a file is cut":
-        data.write_bytes(data.read_bytes()[:-1])
-    elif how == "a commit is gone":
-        commit.unlink()
-    elif how == "a commit is cut":
-        commit.write_bytes(commit.read_bytes()[:20])
-    elif how == "a commit is another":
-        commit.write_bytes(log[0].read_bytes())
-    elif how == "a table is gone":
-        shutil.rmtree(place / "epochs")
-
-
-def test_a_backup_that_is_broken_is_not_restored(world: World, place: str) -> None:
-    backup(world.settings(), place)
-    for how in ("a file is gone", "a file is cut", "a commit is gone", "a commit is cut", "a commit is another"):
-        copy = world.folder / how
-        shutil.copytree(place, copy)
-        hurt(copy, how)
-        with pytest.raises(DamagedLakeError, match=r"is broken: .*(invoice_log|account_log)"):
-            restore(world.settings("again"), str(copy))
-    copy = world.folder / "unfinished"
-    shutil.copytree(place, copy)
-    next(m for m in (copy / "backup").iterdir() if m.name != "lake.json").unlink()
-    with pytest.raises(UsageError, match=r"no backup at .* was finished"):
-        restore(world.settings("again"), str(copy))
-    hurt(Path(place), "a table is gone")
-    with pytest.raises(DamagedLakeError, match="is broken: there is no table epochs"):
-        restore(world.settings("again"), place)
-    assert not (world.folder / "again").exists()
 
 
 def test_an_erasure_is_told_to_a_backup_beside_it_and_does_not_reach_earlier_ones(world: World, place: str) -> None:

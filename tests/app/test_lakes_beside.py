@@ -11,7 +11,7 @@ from processors.errors import FencedError, UsageError
 from processors.installation import agree
 from processors.tables import DOCUMENTS_TOPIC
 from tests.app.commands import trs
-from tests.app.test_backup import World, end
+from tests.app.lake_world import World, end
 from tests.processors.engine_shell import PREFIX, event
 from tests.waiting import wait_until
 
