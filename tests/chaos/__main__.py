@@ -2,7 +2,6 @@
 
 import argparse
 import random
-import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.run import Outcome, Run
+from tests.long_run import conclude
 from tests.stack_helpers import end_in_order
 
 
@@ -31,9 +31,7 @@ def main() -> int:
     console.print(f"seed {seed}, {options.faults} faults: make chaos SEED={seed} FAULTS={options.faults}")
     outcome = Run(folder, seed=seed, faults=options.faults, rate=options.rate, tell=console.print).run()
     _print(console, outcome)
-    if not outcome.problems and not options.keep:
-        shutil.rmtree(folder)
-    return 1 if outcome.problems else 0
+    return conclude(console, outcome.problems, folder, good="the lake is right", keep=options.keep)
 
 
 def _print(console: Console, outcome: Outcome) -> None:
@@ -53,12 +51,6 @@ def _print(console: Console, outcome: Outcome) -> None:
     console.print(f"{outcome.requests} requests to S3, {outcome.requests_failed} of them failed or delayed on purpose")
     for left_out in outcome.left_out:
         console.print(f"left out: {left_out}")
-    for problem in outcome.problems:
-        console.print(problem, style="red", markup=False)
-    if outcome.problems:
-        console.print(f"FAILED with seed {outcome.seed}; everything is in {outcome.folder}", style="bold red")
-    else:
-        console.print("the lake is right", style="bold green")
 
 
 if __name__ == "__main__":

@@ -2,18 +2,15 @@
 
 import random
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.generate import load_database
 from app.settings import Settings
 from app.verify import verify
 from batch_bootstrap.changes import TrsChanges
-from batch_bootstrap.generate import Generated
 from devstack.fault_proxy import FaultProxy
 from devstack.stack import Stack
 from processors.errors import TrsError
@@ -21,8 +18,9 @@ from tests.chaos.checks import compare_with_source, worker_problems
 from tests.chaos.faults import Kind, plan
 from tests.chaos.workers import Workers
 from tests.chaos.workload import LastingSkus, Workload
-from tests.chaos.world import SESSION_TIMEOUT_S, World, can_mount, settings_of
-from tests.stack_helpers import environment, row_count
+from tests.chaos.world import SESSION_TIMEOUT_S, World, can_mount
+from tests.long_run import fill_source, settings_of, trs_logged
+from tests.stack_helpers import row_count
 from tests.waiting import wait_until
 
 INVOICES = 300
@@ -36,8 +34,6 @@ _POLL_S = 0.1
 class Outcome:
     """What a run did and found. Good when there is no problem."""
 
-    seed: int
-    folder: Path
     faults: Counter[Kind] = field(default_factory=Counter)
     codes: Counter[int] = field(default_factory=Counter)
     rows: dict[str, int] = field(default_factory=dict)
@@ -74,7 +70,7 @@ class Run:
         self._began = time.monotonic()
         self._tell_line = tell
         self._log = folder / "chaos.log"
-        self.outcome = Outcome(seed, folder)
+        self.outcome = Outcome()
 
     def run(self) -> Outcome:
         """Runs to the end, whatever it finds."""
@@ -88,7 +84,7 @@ class Run:
         except BaseException:
             stack.down(wipe=False)
             raise
-        settings = settings_of(environment_, self._folder, price_at=outcome.price_at, upkeep_every=self._upkeep_every)
+        settings = self._settings(environment_)
         (s3,) = [p for p in stack.parts() if p.name == "s3"]
         assert s3.port is not None
         proxy = FaultProxy(upstream_port=s3.port, seed=self._seed)
@@ -118,6 +114,20 @@ class Run:
         outcome.seconds = time.monotonic() - self._began
         return outcome
 
+    def _settings(self, stack: dict[str, str]) -> Settings:
+        """Small epochs, frequent folds and short sessions."""
+        return settings_of(
+            stack,
+            home=self._folder,
+            price_at=self.outcome.price_at,
+            epoch_interval_s=0.3,
+            epoch_max_events=200,
+            idle_epoch_s=2,
+            fold_min_rows=50,
+            upkeep_every=self._upkeep_every,
+            session_timeout_s=SESSION_TIMEOUT_S,
+        )
+
     def _tell(self, line: str) -> None:
         stamped = f"{time.monotonic() - self._began:7.1f} s  {line}"
         with self._log.open("a", encoding="utf-8") as log:
@@ -125,11 +135,7 @@ class Run:
         self._tell_line(stamped)
 
     def _fill(self, settings: Settings) -> None:
-        assert settings.database is not None
-        with Generated(INVOICES, seed=self._seed) as data:
-            url = settings.database.get_secret_value()
-            loaded = load_database(data, url, replace=False, report=lambda _t, _d, _n: None)
-        self._tell(", ".join(f"{rows} {table}" for table, rows in loaded.items()))
+        self._tell(fill_source(settings, INVOICES, seed=self._seed))
         self._trs(settings, "bootstrap", "snapshot", "--source", "mysql")
 
     def _meet_faults(self, world: World, without: tuple[Kind, ...]) -> None:
@@ -194,15 +200,8 @@ class Run:
         outcome.problems += worker_problems(world.workers)
 
     def _trs(self, settings: Settings, *arguments: str, timeout_s: float = 120) -> None:
-        log = self._folder / "logs" / f"{arguments[0]}.log"
-        log.parent.mkdir(exist_ok=True)
         began = time.monotonic()
-        with log.open("ab") as out:
-            command = [sys.executable, "-m", "app.cli.main", *arguments]
-            done = subprocess.run(
-                command, env=environment(settings), stdout=out, stderr=out, timeout=timeout_s, check=False
-            )
-        assert done.returncode == 0, f"trs {' '.join(arguments)} ended with code {done.returncode}, see {log}"
+        trs_logged(settings, self._folder / "logs", *arguments, timeout_s=timeout_s)
         self._tell(f"trs {' '.join(arguments)}: {time.monotonic() - began:.1f} s")
 
 

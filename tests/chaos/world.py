@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from app.settings import Settings
 from devstack import processes
@@ -21,27 +20,6 @@ from tests.stack_helpers import environment
 SESSION_TIMEOUT_S = 6.0
 """The least that the broker grants."""
 _DISK_BYTES = 2_000_000
-
-
-def settings_of(stack: dict[str, str], home: Path, *, price_at: str, upkeep_every: str) -> Settings:
-    """Settings on a stack for small epochs, frequent folds and short sessions."""
-    own = {
-        **stack,
-        "TRS_HOME": str(home),
-        "TRS_PRICE_AT": price_at,
-        "TRS_EPOCH_INTERVAL_S": "0.3",
-        "TRS_EPOCH_MAX_EVENTS": "200",
-        "TRS_IDLE_EPOCH_S": "2",
-        "TRS_FOLD_MIN_ROWS": "50",
-        "TRS_UPKEEP_EVERY": upkeep_every,
-        "TRS_UPKEEP_BUDGET_PERCENT": "100",
-        "TRS_SESSION_TIMEOUT_S": str(SESSION_TIMEOUT_S),
-        "TRS_WEB_PORT": "0",
-        "TRS_THREADS": "1",
-        "TRS_MEMORY_MB": "200",
-    }
-    values: dict[str, Any] = {name.removeprefix("TRS_").lower(): value for name, value in own.items()}
-    return Settings(**values)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ sound and equal to the source. Writes build/bench/soak.json.
 """
 
 import argparse
-import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import Row, number, publish
+from tests.long_run import conclude
 from tests.soak.run import Outcome, Soak
 from tests.stack_helpers import end_in_order
 
@@ -48,9 +48,7 @@ def main() -> int:
     rows += [Row(name, value, "") for name, value in outcome.facts.items()]
     publish("soak", rows, {"minutes": options.minutes, **_details(outcome)}, file=options.json, console=console)
     _print(console, outcome)
-    if not outcome.problems and not options.keep:
-        shutil.rmtree(folder)
-    return 1 if outcome.problems else 0
+    return conclude(console, outcome.problems, folder, good="nothing grows, and the lake is right", keep=options.keep)
 
 
 def _details(outcome: Outcome) -> dict[str, object]:
@@ -72,12 +70,6 @@ def _print(console: Console, outcome: Outcome) -> None:
         )
         table.add_row(t.measure, t.unit, *map(number, figures), "" if t.flat else "GROWS")
     console.print(table)
-    for problem in outcome.problems:
-        console.print(problem, style="red", markup=False)
-    if outcome.problems:
-        console.print(f"FAILED; everything is in {outcome.folder}", style="bold red")
-    else:
-        console.print("nothing grows, and the lake is right", style="bold green")
 
 
 if __name__ == "__main__":

@@ -3,30 +3,26 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from confluent_kafka import Producer as LibraryProducer
 
-from app.generate import load_database
 from app.settings import Settings
 from app.verify import verify
 from batch_bootstrap.emit import Touched
-from batch_bootstrap.generate import Generated
 from devstack.stack import Stack
 from processors.tables import INVOICES, topic_of
 from tests.chaos.checks import compare_with_source
 from tests.chaos.workload import LastingSkus, Workload
+from tests.long_run import fill_source, settings_of, trs_logged
 from tests.soak.flat import Bound, Trend, trend
 from tests.soak.samples import Sampler, Series, WorkerProcess
-from tests.stack_helpers import environment, row_count, start_worker
+from tests.stack_helpers import row_count, start_worker
 from tests.waiting import wait_until
 
 WORKERS = 2
@@ -56,8 +52,6 @@ FILES_PER_COMMIT = 0.04
 class Outcome:
     """What a soak found. Good when there is no problem."""
 
-    folder: Path
-    minutes: float
     trends: list[Trend] = field(default_factory=list)
     facts: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
@@ -90,7 +84,7 @@ class Soak:
         self._seed = seed
         self._begin_s = time.monotonic()
         self._tell_line = tell
-        self.outcome = Outcome(folder, minutes)
+        self.outcome = Outcome()
 
     def run(self) -> Outcome:
         """Runs to the end. Raises where it cannot; what it finds stands in the outcome."""
@@ -114,11 +108,7 @@ class Soak:
         return time.monotonic() - self._begin_s
 
     def _fill(self, settings: Settings) -> None:
-        assert settings.database is not None
-        with Generated(self._invoices, seed=self._seed) as data:
-            url = settings.database.get_secret_value()
-            loaded = load_database(data, url, replace=False, report=lambda _t, _d, _n: None)
-        self._tell(", ".join(f"{rows} {table}" for table, rows in loaded.items()))
+        self._tell(fill_source(settings, self._invoices, seed=self._seed))
         self._trs(settings, "bootstrap", "snapshot", "--source", "mysql")
 
     @contextmanager
@@ -252,14 +242,7 @@ class Soak:
         return self._folder / "logs" / f"{name}.log"
 
     def _trs(self, settings: Settings, *arguments: str) -> None:
-        log = self._log(arguments[0])
-        with log.open("ab") as out:
-            command = [sys.executable, "-m", "app.cli.main", *arguments]
-            done = subprocess.run(
-                command, env=environment(settings), stdout=out, stderr=out, timeout=_PATIENCE_S, check=False
-            )
-        if done.returncode != 0:
-            raise AssertionError(f"trs {' '.join(arguments)} ended with code {done.returncode}, see {log}")
+        trs_logged(settings, self._folder / "logs", *arguments, timeout_s=_PATIENCE_S)
         self._tell(f"trs {' '.join(arguments)}")
 
 
@@ -288,21 +271,15 @@ class _Letters:
 
 def _settings(stack: dict[str, str], folder: Path) -> Settings:
     """Small epochs, frequent upkeep, little memory: what grows shall show."""
-    own = {
-        **stack,
-        "TRS_HOME": str(folder),
-        "TRS_LAKE": str(folder / "lake"),
-        "TRS_PRICE_AT": "current",
-        "TRS_EPOCH_INTERVAL_S": "1",
-        "TRS_IDLE_EPOCH_S": "5",
-        "TRS_FOLD_MIN_ROWS": "2000",
-        "TRS_FOLD_SHARE_PERCENT": "5",
-        "TRS_UPKEEP_EVERY": "20s",
-        "TRS_UPKEEP_BUDGET_PERCENT": "100",
-        "TRS_SESSION_TIMEOUT_S": "300",
-        "TRS_WEB_PORT": "0",
-        "TRS_THREADS": "1",
-        "TRS_MEMORY_MB": "200",
-    }
-    values: dict[str, Any] = {name.removeprefix("TRS_").lower(): value for name, value in own.items()}
-    return Settings(**values)
+    return settings_of(
+        stack,
+        home=folder,
+        lake=str(folder / "lake"),
+        price_at="current",
+        epoch_interval_s=1,
+        idle_epoch_s=5,
+        fold_min_rows=2000,
+        fold_share_percent=5,
+        upkeep_every="20s",
+        session_timeout_s=300,
+    )
