@@ -61,7 +61,7 @@ def test_worker_that_loads_state_says_how_far_it_is_and_is_not_ready(
 
 
 def test_worker_that_loads_for_a_moment_says_nothing_of_it(start: Start) -> None:
-    worker = start("--slow-load", "0.2")
+    worker = start("--slow-load", "0.7")  # is looked at every half second
     wait_until(lambda: worker.get("/ready")[0] == 200, timeout_s=60, what="the worker is ready")
     assert "loading" not in worker.log
 
