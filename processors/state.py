@@ -12,6 +12,8 @@ import pyarrow as pa
 from processors.ports import StateMemory
 
 _CATALOG = "state"
+_BATCH_ROWS = 122_880
+"""Of a result as Arrow; DuckDB's own million is copied again and again while it grows."""
 
 
 def open_state(*, spill: Path, memory_mb: int, threads: int) -> duckdb.DuckDBPyConnection:
@@ -87,7 +89,7 @@ def create_like(con: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, *,
 
 def to_arrow(con: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> pa.Table:
     """The query's rows with exactly this schema (names, order, types)."""
-    table = con.sql(query).to_arrow_table()
+    table = con.sql(query).to_arrow_table(_BATCH_ROWS)
     return table.select(schema.names).cast(schema)
 
 
