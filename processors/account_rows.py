@@ -120,7 +120,7 @@ def merge_documents(con: duckdb.DuckDBPyConnection, *, documents: str, owned: st
 
 
 def log_rows_sql() -> str:
-    """This epoch's log rows, bucket-sorted; columns of account_log but known_date."""
+    """This epoch's log rows; columns of account_log but known_date."""
     return f"""
         SELECT bucket, epoch, 'account' AS kind, account_id, -1::BIGINT AS invoice_id, company_name, joining_date,
                NULL::VARCHAR AS document_state, NULL::BIGINT AS document_version, NULL::BIGINT AS account_since,
@@ -135,7 +135,6 @@ def log_rows_sql() -> str:
                inv_items, unpriced_lines, lines,
                document_state <> 'live', NULL, row_offset, source_ts
         FROM {NEW_DOCUMENTS}
-        ORDER BY bucket
     """
 
 

@@ -149,5 +149,5 @@ def _tombstones(feature_set: FeatureSet, scope: Scope, owned: str) -> str:
 
 
 def rows_sql(feature_set: FeatureSet) -> str:
-    """This epoch's rows, bucket-sorted."""
-    return f"SELECT * FROM {changes_table(feature_set)} ORDER BY bucket"
+    """This epoch's rows."""
+    return f"SELECT * FROM {changes_table(feature_set)}"

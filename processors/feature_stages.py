@@ -224,9 +224,7 @@ class AccountStage(FeatureStage):
         columns = ", ".join(
             n for n in ACCOUNTS_PRIVATE.schema.names if n not in ("deleted", "known_from", "known_date")
         )
-        query = (
-            f"SELECT {columns}, is_delete AS deleted, {known}::TIMESTAMPTZ AS known_from FROM {events} ORDER BY bucket"
-        )
+        query = f"SELECT {columns}, is_delete AS deleted, {known}::TIMESTAMPTZ AS known_from FROM {events}"
         rows = self.dated(query, ACCOUNTS_PRIVATE.schema)
         rows = self.beyond_side(ACCOUNTS_PRIVATE.name, rows, topic, partition="bucket")
         # Deletes of a truncate were not read: they are complete through its entry of the control log.

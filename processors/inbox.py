@@ -14,6 +14,7 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from processors.bucket_runs import by_bucket
 from processors.errors import InvariantError
 from processors.records import DEAD_SCHEMA, RawBatch, Truncate
 
@@ -236,6 +237,6 @@ def newest_of(chunks: Sequence[Chunk]) -> datetime | None:
 
 
 def rows_of(chunks: Sequence[Chunk], topic: str) -> pa.Table | None:
-    """The rows of one topic in all chunks, or None."""
+    """The rows of one topic in all chunks, bucket by bucket, or None."""
     tables = [c.rows for c in chunks if c.topic == topic and c.rows is not None and c.rows.num_rows]
-    return pa.concat_tables(tables) if tables else None
+    return by_bucket(pa.concat_tables(tables)) if tables else None

@@ -232,7 +232,7 @@ def _replace(
 
 
 def log_rows_sql() -> str:
-    """This epoch's log rows, bucket-sorted; columns of invoice_log but known_date."""
+    """This epoch's log rows; columns of invoice_log but known_date."""
     return f"""
         SELECT bucket, epoch, 'invoice' AS kind, invoice_id, '' AS item_id, account_id, left_account_id, account_since,
                date_issued, payment_dates, NULL::INTEGER AS quantity, deleted, row_order, row_offset, source_ts,
@@ -245,7 +245,6 @@ def log_rows_sql() -> str:
                NULL, NULL, quantity, deleted, row_order, row_offset, source_ts,
                deleted_order, deleted_offset, created_order, created_offset, later_creates, extra
         FROM {NEW_LINES}
-        ORDER BY bucket
     """
 
 

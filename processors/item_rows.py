@@ -72,5 +72,5 @@ def merge_lines(con: duckdb.DuckDBPyConnection, *, lines: str, owned: str) -> No
 
 
 def log_rows_sql() -> str:
-    """This epoch's log rows, bucket-sorted; columns of item_log but known_date."""
-    return f"SELECT * EXCLUDE (old_day, changed) FROM {NEW_LINES} ORDER BY bucket"
+    """This epoch's log rows; columns of item_log but known_date."""
+    return f"SELECT * EXCLUDE (old_day, changed) FROM {NEW_LINES}"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from processors.activity import EpochNotes
+from processors.bucket_runs import by_bucket
 from processors.inbox import Chunk, rows_of
 from processors.keyed_table import KeyedTable, current_sql
 from processors.lake_tables import LAKE_TABLES
@@ -40,9 +41,9 @@ class RowStage(Stage):
         return f"{view}_kept"
 
     def dated(self, query: str, schema: pa.Schema) -> pa.Table:
-        """The query's rows with today's known_date, in the schema of their table."""
+        """The query's rows with today's known_date, in the schema of their table, bucket by bucket."""
         today = self.context.now().date()
-        return to_arrow(self.con, f"SELECT *, DATE '{today}' AS known_date FROM ({query})", schema)
+        return by_bucket(to_arrow(self.con, f"SELECT *, DATE '{today}' AS known_date FROM ({query})", schema))
 
     def current(self, keyed: KeyedTable, buckets: frozenset[int]) -> tuple[KeyedFiles, str]:
         """The lake's current rows of these buckets, tombstones included: what is to be read, and the relation."""

@@ -60,7 +60,7 @@ class SkuStage(RowStage):
         events = self.events(chunks, SKUS, self.topics[0], notes, truncates)
         if events is not None:
             sku_rows.merge(self.con, events=events, owned=OWNED)
-            rows = self.dated(f"SELECT * FROM {sku_rows.ROWS} ORDER BY bucket", SKU_LOG.schema)
+            rows = self.dated(f"SELECT * FROM {sku_rows.ROWS}", SKU_LOG.schema)
         else:
             rows = SKU_LOG.schema.empty_table()
         self._last_rows |= {b: self.epochs[b] for b in rows["bucket"].unique().to_pylist()}
