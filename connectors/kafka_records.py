@@ -9,7 +9,6 @@ where a varint is ZigZag-encoded, seven bits per byte, the least first, and a le
 from record to record is a loop; all fields are then read for all records at once. Headers are not read.
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,33 +31,14 @@ _LONGEST_VARINT = 10
 _BYTES_BEHIND = 64
 """Zeros behind the data, so that the fields of a record that is cut off are read as something, and then refused."""
 
-_KEPT_BYTES = 64 << 20
+_MOST_BYTES = 2**31 - 1 - _BYTES_BEHIND
+"""An Arrow view names a place by 31 bits. No fetch comes near; what unpacks to more is no data of ours."""
+_INLINE_BYTES = 12
+"""A value up to this length stands in its view itself (Arrow columnar format, "Variable-size Binary View Layout")."""
+_VIEW = np.dtype([("size", "<i4"), ("prefix", "<u4"), ("buffer", "<i4"), ("place", "<i4")])
 
 _Numbers = npt.NDArray[np.int64]
 _Bytes = npt.NDArray[np.uint8]
-
-
-class _Scratch(threading.local):
-    """Memory of a thread that is used again: to have fresh one from the system costs more than to fill it."""
-
-    def __init__(self) -> None:
-        self._memory: _Bytes = np.empty(0, np.uint8)
-
-    def joined(self, payloads: Sequence[bytes], size: int) -> _Bytes:
-        """The payloads, one behind the other, and zeros; it holds until the thread's next call."""
-        whole = size + _BYTES_BEHIND
-        memory = self._memory if len(self._memory) >= whole else np.empty(whole, np.uint8)
-        if len(memory) <= _KEPT_BYTES:
-            self._memory = memory
-        at = 0
-        for payload in payloads:
-            memory[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
-            at += len(payload)
-        memory[at:whole] = 0
-        return memory[:whole]
-
-
-_scratch = _Scratch()
 
 
 @dataclass(frozen=True)
@@ -80,12 +60,15 @@ class RecordBlock:
 
 @dataclass(frozen=True)
 class RecordColumns:
-    """Records in order: offsets and timestamps BIGINT, keys and values LARGE_BINARY, null where Kafka says null."""
+    """Records in order: offsets and timestamps BIGINT, keys LARGE_BINARY, values BINARY_VIEW, null as in Kafka.
+
+    Values are views of what was unpacked: they are not copied.
+    """
 
     offsets: pa.Int64Array
     timestamps_ms: pa.Int64Array
     keys: pa.LargeBinaryArray
-    values: pa.LargeBinaryArray
+    values: pa.BinaryViewArray
 
 
 def read_blocks(blocks: Sequence[RecordBlock]) -> RecordColumns:
@@ -104,8 +87,21 @@ def read_blocks(blocks: Sequence[RecordBlock]) -> RecordColumns:
         size += len(payload)
     if not starts:
         nothing = pa.array([], pa.int64())
-        return RecordColumns(nothing, nothing, pa.array([], pa.large_binary()), pa.array([], pa.large_binary()))
-    return _read(blocks, _scratch.joined(payloads, size), size, np.asarray(starts, np.int64))
+        return RecordColumns(nothing, nothing, pa.array([], pa.large_binary()), pa.array([], pa.binary_view()))
+    if size > _MOST_BYTES:
+        raise CorruptRecordException(f"the batches from {blocks[0].base_offset} on unpack to {size:,} bytes")
+    return _read(blocks, _joined(payloads, size), size, np.asarray(starts, np.int64))
+
+
+def _joined(payloads: Sequence[bytes], size: int) -> _Bytes:
+    """The payloads, one behind the other, and zeros."""
+    joined = np.empty(size + _BYTES_BEHIND, np.uint8)
+    at = 0
+    for payload in payloads:
+        joined[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
+        at += len(payload)
+    joined[at:] = 0
+    return joined
 
 
 def _walk(payload: bytes, base: int, count: int, starts: list[int]) -> range:
@@ -136,7 +132,7 @@ def _read(blocks: Sequence[RecordBlock], data: _Bytes, size: int, starts: _Numbe
     deltas_ms, at = _varints(data, at + 1)  # the attributes of a record have no meaning
     offset_deltas, at = _varints(data, at)
     key_sizes, key_starts, key_ends = _field(data, at, ends)
-    value_sizes, value_starts, value_ends = _field(data, key_ends, ends)
+    value_sizes, value_starts, _ = _field(data, key_ends, ends)
     offsets = np.repeat([b.base_offset for b in blocks], counts) + offset_deltas
     beyond = offsets >= np.repeat([b.next_offset for b in blocks], counts)
     if (offset_deltas < 0).any() or beyond.any() or (np.diff(offsets) <= 0).any():
@@ -145,13 +141,11 @@ def _read(blocks: Sequence[RecordBlock], data: _Bytes, size: int, starts: _Numbe
     for block, last in zip(blocks, np.cumsum(counts), strict=True):
         if block.log_append_ms is not None:
             timestamps[last - block.count : last] = block.log_append_ms
-    # Four bounds per record cut the data into key, gap, value, gap.
-    bounds = np.column_stack([key_starts, key_ends, value_starts, value_ends]).ravel()
     return RecordColumns(
         offsets=pa.array(offsets),
         timestamps_ms=pa.array(timestamps),
-        keys=_cut(data, bounds, 0, key_sizes < 0),
-        values=_cut(data, bounds, 2, value_sizes < 0),
+        keys=_views(data, key_starts, key_sizes).cast(pa.large_binary()),
+        values=_views(data, value_starts, value_sizes),
     )
 
 
@@ -180,14 +174,20 @@ def _field(data: _Bytes, at: _Numbers, ends: _Numbers) -> tuple[_Numbers, _Numbe
     return sizes, starts, starts + np.maximum(sizes, 0)
 
 
-def _cut(data: _Bytes, bounds: _Numbers, part: int, is_null: npt.NDArray[np.bool_]) -> pa.LargeBinaryArray:
-    """Every fourth piece between the bounds, copied together: the data between them is let go."""
+def _views(data: _Bytes, starts: _Numbers, sizes: _Numbers) -> pa.BinaryViewArray:
+    """The pieces of `data` that begin at `starts`, without a copy; a size below 0 means null."""
+    views = np.zeros(len(starts), _VIEW)
+    views["size"] = np.maximum(sizes, 0)
+    views["place"] = starts
+    for byte in range(4):
+        views["prefix"] |= data[starts + byte].astype(np.uint32) << np.uint32(8 * byte)
+    short = np.flatnonzero(sizes <= _INLINE_BYTES)
+    if short.size:
+        within = np.arange(_INLINE_BYTES)
+        inline = np.where(within < sizes[short, None], data[starts[short, None] + within], 0).astype(np.uint8)
+        views.view(np.uint8).reshape(-1, _VIEW.itemsize)[short, 4:] = inline
     validity = None
-    if is_null.any():
-        valid = np.ones(len(bounds) - 1, np.bool_)
-        valid[part::4] = ~is_null
-        validity = pa.py_buffer(np.packbits(valid, bitorder="little"))
-    pieces = pa.Array.from_buffers(
-        pa.large_binary(), len(bounds) - 1, [validity, pa.py_buffer(bounds), pa.py_buffer(data)]
-    )
-    return pieces.take(pa.array(np.arange(part, len(bounds) - 1, 4)))
+    if (sizes < 0).any():
+        validity = pa.py_buffer(np.packbits(sizes >= 0, bitorder="little"))
+    buffers = [validity, pa.py_buffer(views), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.binary_view(), len(starts), buffers)

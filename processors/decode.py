@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from processors.decode_extra import Extras, layout_of
-from processors.decode_raw import UNIX_EPOCH, RawRecords, RawScan, ScanPool
+from processors.decode_raw import UNIX_EPOCH, RawRecords, RawScan, ScanPool, only
 from processors.decode_record import BadRecordError, Judged, judge_record, source_epochs
 from processors.decode_sql import VALID_SQL, decode_sql, relaxed_sql
 from processors.records import DEAD_SCHEMA, Decoded, RawBatch, Truncate, event_schema
@@ -102,7 +102,7 @@ class Decoder:
         except (duckdb.InvalidInputException, UnicodeDecodeError):
             # DuckDB's message quotes the malformed text, cut off in bytes: at times amid a character.
             valid = scan.run("valid", VALID_SQL, values)["is_json"].combine_chunks()
-            rows = self._run(scan, table, pc.if_else(valid, values, pa.scalar(b"{}", values.type)))
+            rows = self._run(scan, table, only(values, valid))
             rows = rows.set_column(rows.schema.get_field_index("is_json"), "is_json", valid)
         partitions, offsets = records.whereabouts(places)
         rows = rows.append_column("bucket", partitions).append_column("row_offset", offsets)
@@ -117,7 +117,7 @@ class Decoder:
         outcome.events += _event_tables(table, rows)
         return left_over
 
-    def _run(self, scan: RawScan, table: Table, values: pa.LargeBinaryArray) -> pa.Table:
+    def _run(self, scan: RawScan, table: Table, values: pa.BinaryViewArray) -> pa.Table:
         first = values[0].as_py() or b""
         found = _FILE.search(first)
         likely_file = (found[1].decode(), int(found[2])) if found else None
@@ -141,7 +141,7 @@ class Decoder:
         def relaxed(text: str) -> str | None:
             extras.must_look = True  # what is rewritten holds declared columns only
             try:
-                one = pa.array([text.encode()], pa.large_binary())
+                one = pa.array([text.encode()], pa.binary_view())
                 rewritten = scan.run(f"{table.name}, relaxed", sql, one)["value"][0].as_py()
             except (duckdb.Error, UnicodeEncodeError):
                 return None

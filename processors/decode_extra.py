@@ -64,7 +64,7 @@ class Extras:
     def look(self) -> None:
         """Fills in `extra` of the noted events."""
         if self._unread:
-            values = pa.array([value for _, value in self._unread], pa.large_binary())
+            values = pa.array([value for _, value in self._unread], pa.binary_view())
             found = self._scan.run(f"{self._table.name}, extra", extra_sql(self._table), values)[EXTRA].to_pylist()
             for (event, _), text in zip(self._unread, found, strict=True):
                 event[EXTRA] = text
@@ -75,7 +75,7 @@ class Extras:
 
     def _plain(self, found: list[str]) -> list[str | None]:
         """The texts as DuckDB writes them; one that it cannot read (half a surrogate pair) stays as it is."""
-        values = pa.array([text.encode() for text in found], pa.large_binary())
+        values = pa.array([text.encode() for text in found], pa.binary_view())
         try:
             return list(self._scan.run("extra", plain_extra_sql(), values)[EXTRA].to_pylist())
         except (duckdb.Error, UnicodeDecodeError):

@@ -10,7 +10,9 @@ from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from processors.records import RawBatch
 
@@ -50,8 +52,8 @@ class RawRecords:
         value: bytes | None = batch.values[index].as_py()
         return value
 
-    def values(self, places: range) -> pa.LargeBinaryArray:
-        """The values of consecutive records."""
+    def values(self, places: range) -> pa.BinaryViewArray:
+        """The values of consecutive records, which are not copied."""
         return self._column(places, lambda batch: batch.values)
 
     def keys(self, places: range) -> pa.LargeBinaryArray:
@@ -103,13 +105,13 @@ class RawScan:
     def __init__(self) -> None:
         self.con = duckdb.connect(":memory:")
         self.con.execute("SET TimeZone = 'UTC'; SET threads = 1")
-        self._nothing = _raw_table(pa.array([], pa.large_binary()), None)
+        self._nothing = _raw_table(pa.array([], pa.binary_view()), None)
         self._stream = _Stream(self._nothing)
         self.con.register(RAW, self._stream)
         self._prepared: set[str] = set()
 
     def run(
-        self, name: str, sql: str, values: pa.LargeBinaryArray, *, likely_file: tuple[str, int] | None = None
+        self, name: str, sql: str, values: pa.BinaryViewArray, *, likely_file: tuple[str, int] | None = None
     ) -> pa.Table:
         """The statement's rows over these values. `name` stands for the statement: the same name, the same SQL."""
         if name not in self._prepared:
@@ -156,13 +158,22 @@ class ScanPool:
             scan.close()
 
 
-def texts(values: pa.LargeBinaryArray) -> pa.LargeStringArray:
+def texts(values: pa.BinaryViewArray) -> pa.StringViewArray:
     """The values as texts; null where a value is null or not UTF-8."""
     try:
-        return values.cast(pa.large_string())
+        return values.cast(pa.string_view())
     except pa.ArrowInvalid:
         kept = [value if value is not None and is_utf8(value) else None for value in values.to_pylist()]
-        return pa.array(kept, pa.large_string())
+        return pa.array(kept, pa.string_view())
+
+
+def only(values: pa.BinaryViewArray, kept: pa.BooleanArray) -> pa.BinaryViewArray:
+    """The values, null where `kept` is not true."""
+    _, *buffers = values.buffers()
+    bits = np.zeros(values.offset + len(values), np.bool_)
+    bits[values.offset :] = pc.and_(values.is_valid(), pc.fill_null(kept, False)).to_numpy(zero_copy_only=False)
+    validity = pa.py_buffer(np.packbits(bits, bitorder="little"))
+    return pa.Array.from_buffers(values.type, len(values), [validity, *buffers], offset=values.offset)
 
 
 def is_utf8(value: bytes) -> bool:
@@ -193,7 +204,7 @@ def dead_letter(batch: RawBatch, index: int, reason: str, detail: str) -> dict[s
     }
 
 
-def _raw_table(values: pa.LargeBinaryArray, likely_file: tuple[str, int] | None) -> pa.Table:
+def _raw_table(values: pa.BinaryViewArray, likely_file: tuple[str, int] | None) -> pa.Table:
     file, number = (None, None) if likely_file is None else likely_file
     return pa.table(
         {

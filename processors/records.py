@@ -32,7 +32,7 @@ class RawBatch:
     offsets: pa.Int64Array
     timestamps_ms: pa.Int64Array
     keys: pa.LargeBinaryArray
-    values: pa.LargeBinaryArray
+    values: pa.BinaryViewArray
     behind: int = 0
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class RawBatch:
             pa.array(range(start_offset, start_offset + size), pa.int64()),
             pa.array([timestamp_ms] * size, pa.int64()),
             pa.array([key for key, _ in records], pa.large_binary()),
-            pa.array([value for _, value in records], pa.large_binary()),
+            pa.array([value for _, value in records], pa.binary_view()),
         )
 
 
