@@ -8,6 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NamedTuple
 
 import duckdb
@@ -36,13 +37,17 @@ def encode_records(
 ) -> Iterator[tuple[list[bytes], list[bytes]]]:
     """Keys and values of the rows of a relation; `key`, `value`: arguments of a concat over its columns.
 
-    They come in slices of at most SLICE_RECORDS; the connection is in use until the last one was taken.
+    They come in slices of at most SLICE_RECORDS, the next of which is made while one is used; the connection is in use
+    until the last one was taken.
     """
     reader = con.sql(f"""
         SELECT encode(concat({key})) AS key, encode(concat({value})) AS value FROM {relation}
     """).to_arrow_reader(SLICE_RECORDS)
-    for records in reader:
-        yield records["key"].to_pylist(), records["value"].to_pylist()
+    with ThreadPoolExecutor(1, thread_name_prefix="encode") as ahead:
+        following = ahead.submit(next, reader, None)
+        while (records := following.result()) is not None:
+            following = ahead.submit(next, reader, None)
+            yield records["key"].to_pylist(), records["value"].to_pylist()
 
 
 def extracted_sql(columns: Mapping[str, Any]) -> str:
