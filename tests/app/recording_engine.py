@@ -20,8 +20,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
-import pyarrow.compute as pc
-
 from app.run_worker import run_worker
 from app.settings import Settings, load_settings
 from processors.activity import Activity
@@ -251,7 +249,7 @@ class RecordingEngine:
                         batch.start_offset,
                         batch.next_offset,
                         json.dumps(batch.offsets.to_pylist()),
-                        pc.sum(pc.binary_length(batch.values)).as_py(),
+                        sum(map(len, filter(None, batch.values.to_pylist()))),
                     ),
                 )
                 con.execute(
