@@ -9,6 +9,7 @@ tombstone.
 import duckdb
 
 from processors.lake_tables import ACCOUNT_LOG
+from processors.newest import newest_sql
 from processors.state import create_like
 
 ACCOUNTS = "account_state"
@@ -98,16 +99,11 @@ def merge_documents(con: duckdb.DuckDBPyConnection, *, documents: str, owned: st
 
     `first_day`: the earlier of the days on which the document was and is issued, null if it has none.
     """
+    latest = newest_sql(con, documents, key=("account_id", "invoice_id"), rank=("document_version", "row_offset"))
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE {NEW_DOCUMENTS} AS
-        WITH latest AS (
-          SELECT * FROM {documents}
-          QUALIFY row_number() OVER (
-            PARTITION BY account_id, invoice_id ORDER BY document_version DESC, row_offset DESC
-          ) = 1
-        )
         SELECT n.*, o.epoch, least(n.date_issued, s.date_issued) AS first_day
-        FROM latest AS n
+        FROM {latest} AS n
         JOIN {owned} AS o ON n.bucket = o.bucket
         LEFT JOIN {DOCUMENTS} AS s ON n.account_id = s.account_id AND n.invoice_id = s.invoice_id
         WHERE s.invoice_id IS NULL OR n.document_version > s.document_version

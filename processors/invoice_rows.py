@@ -13,6 +13,7 @@ loses but changes these is therefore logged too.
 import duckdb
 
 from processors.lake_tables import INVOICE_LOG
+from processors.newest import REPEATED_KEYS, find_repeated, newest_sql
 from processors.state import count_rows, create_like
 
 INVOICES = "invoice_state"
@@ -76,14 +77,6 @@ def drop_buckets(con: duckdb.DuckDBPyConnection, *, keep: str) -> None:
         con.execute(f"DELETE FROM {state} WHERE bucket NOT IN (SELECT bucket FROM {keep})")
 
 
-def _repeated(con: duckdb.DuckDBPyConnection, events: str, key: str) -> bool:
-    """Leaves the keys that occur more than once in `repeated_keys`; whether there are any."""
-    con.execute(
-        f"CREATE OR REPLACE TEMP TABLE repeated_keys AS SELECT {key} FROM {events} GROUP BY {key} HAVING count(*) > 1"
-    )
-    return count_rows(con, "repeated_keys") > 0
-
-
 def merge_invoices(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -> None:
     """Merges invoice events and leaves the changed states in `new_invoices`.
 
@@ -91,14 +84,7 @@ def merge_invoices(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -
 
     `events`: relation of `event_schema(INVOICES)`; `owned(bucket, epoch)`: each bucket's epoch number.
     """
-    latest = events
-    if _repeated(con, events, "invoice_id"):
-        latest = f"""(
-          SELECT * FROM {events} AS e ANTI JOIN repeated_keys AS r ON e.invoice_id = r.invoice_id
-          UNION ALL
-          SELECT * FROM (SELECT * FROM {events} AS e SEMI JOIN repeated_keys AS r ON e.invoice_id = r.invoice_id)
-          QUALIFY row_number() OVER (PARTITION BY invoice_id ORDER BY row_order DESC, row_offset DESC) = 1
-        )"""
+    latest = newest_sql(con, events, key=("invoice_id",), rank=("row_order", "row_offset"))
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE {NEW_INVOICES} AS
         SELECT
@@ -123,7 +109,7 @@ def merge_invoices(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -
 
 def merge_lines(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -> None:
     """Merges line events and leaves the changed states in `new_lines` (the state's columns)."""
-    repeated = _repeated(con, events, "invoice_id, item_id")
+    repeated = find_repeated(con, events, ("invoice_id", "item_id"))
     # A key with one event and no stored state needs no lists: the bulk of a catch-up takes this path. Rows are found by
     # their keys alone first: the other columns are read of those that match, not of all.
     con.execute(f"""
@@ -147,7 +133,7 @@ def merge_lines(con: duckdb.DuckDBPyConnection, *, events: str, owned: str) -> N
         ANTI JOIN known_lines AS k ON e.invoice_id = k.invoice_id AND e.item_id = k.item_id
     """
     if repeated:
-        once += " ANTI JOIN repeated_keys AS r ON e.invoice_id = r.invoice_id AND e.item_id = r.item_id"
+        once += f" ANTI JOIN {REPEATED_KEYS} AS r ON e.invoice_id = r.invoice_id AND e.item_id = r.item_id"
     con.execute(f"CREATE OR REPLACE TEMP TABLE {NEW_LINES} AS {once}")
     if repeated or count_rows(con, "known_lines"):
         con.execute(f"INSERT INTO {NEW_LINES} BY NAME {_merge_with_history(events, owned)}")
@@ -162,7 +148,7 @@ def _merge_with_history(events: str, owned: str) -> str:
           SEMI JOIN known_lines AS k ON e.invoice_id = k.invoice_id AND e.item_id = k.item_id
           UNION
           SELECT * FROM {events} AS e
-          SEMI JOIN repeated_keys AS r ON e.invoice_id = r.invoice_id AND e.item_id = r.item_id
+          SEMI JOIN {REPEATED_KEYS} AS r ON e.invoice_id = r.invoice_id AND e.item_id = r.item_id
         ),
         latest AS (
           SELECT * FROM hard

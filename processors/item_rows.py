@@ -9,6 +9,7 @@ import duckdb
 
 from processors.lake_tables import ITEM_LOG
 from processors.line_codec import LINE_SCHEMA
+from processors.newest import newest_sql
 from processors.state import create_like
 
 LINES = "item_line_state"
@@ -49,17 +50,12 @@ def merge_lines(con: duckdb.DuckDBPyConnection, *, lines: str, owned: str) -> No
           SEMI JOIN {lines} AS n ON s.item_id = n.item_id AND s.invoice_id = n.invoice_id
         )
     """)
+    latest = newest_sql(con, lines, key=("item_id", "invoice_id"), rank=("line_version", "row_offset"))
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE {NEW_LINES} AS
-        WITH latest AS (
-          SELECT * FROM {lines}
-          QUALIFY row_number() OVER (
-            PARTITION BY item_id, invoice_id ORDER BY line_version DESC, row_offset DESC
-          ) = 1
-        )
         SELECT {names}, o.epoch, s.date_issued AS old_day,
                CASE WHEN s.invoice_id IS NULL THEN NOT n.deleted ELSE {differs} END AS changed
-        FROM latest AS n
+        FROM {latest} AS n
         JOIN {owned} AS o ON n.bucket = o.bucket
         LEFT JOIN known_item_lines AS s ON n.item_id = s.item_id AND n.invoice_id = s.invoice_id
         WHERE s.invoice_id IS NULL OR n.line_version > s.line_version
