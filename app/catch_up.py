@@ -3,8 +3,8 @@
 import asyncio
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -15,6 +15,8 @@ from processors.errors import UnavailableError
 from processors.ports import Engine
 
 _POLL_S = 0.5
+_PAUSE_S = 0.1
+"""Between two looks at the lake, however many epochs end."""
 
 Place = tuple[str, int]
 
@@ -52,12 +54,15 @@ async def catch_up(
     todo = remaining(first.positions, ends)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
+    with (
+        Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar,
+        ended_epochs(engine) as ended,
+    ):
         await show_loading(engine, bar, until=fetching)
         started = time.monotonic()
-        await _reach(engine, ends, bar, "records", documents=True)
+        await _reach(engine, ends, bar, "records", ended, documents=True)
         derived_ends = await _ends(kafka, derived_topics)
-        await _reach(engine, derived_ends, bar, "documents", documents=False)
+        await _reach(engine, derived_ends, bar, "documents", ended, documents=False)
     return CaughtUp(todo, time.monotonic() - started)
 
 
@@ -81,7 +86,27 @@ async def show_loading(engine: Engine, bar: Progress, *, until: asyncio.Event) -
         bar.remove_task(task)
 
 
-async def _reach(engine: Engine, ends: Mapping[Place, int], bar: Progress, what: str, *, documents: bool) -> None:
+@contextmanager
+def ended_epochs(engine: Engine) -> Iterator[asyncio.Event]:
+    """Sets the event whenever one of our own epochs ends: it may have been the last."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell(_epoch: object) -> None:
+        loop.call_soon_threadsafe(ended.set)
+
+    listeners = [activity.on_epoch for activity in engine.activities.values()]
+    for told in listeners:
+        told.append(tell)
+    try:
+        yield ended
+    finally:
+        for told in listeners:
+            told.remove(tell)
+
+
+async def _reach(
+    engine: Engine, ends: Mapping[Place, int], bar: Progress, what: str, ended: asyncio.Event, *, documents: bool
+) -> None:
     task = bar.add_task(what, total=None)
     total: int | None = None
     while True:
@@ -97,7 +122,10 @@ async def _reach(engine: Engine, ends: Mapping[Place, int], bar: Progress, what:
         settled = progress.documents_settled if documents else progress.features_settled
         if left == 0 and settled:
             return
-        await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(_PAUSE_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), _POLL_S - _PAUSE_S)
+        ended.clear()
 
 
 async def _ends(kafka: KafkaConfig, topics: Sequence[str]) -> dict[Place, int]:
