@@ -12,10 +12,12 @@ class PagesFile:
         self._file = home / f"worker-{os.getpid()}.json"
 
     def write(self, host: str, port: int) -> None:
-        """Raises OSError where it cannot."""
+        """Whoever reads meanwhile finds no file, the former one or this one. Raises OSError where it cannot."""
         address = json.dumps({"pid": os.getpid(), "host": host, "port": port})
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text(address, encoding="utf-8")
+        being_written = self._file.with_suffix(".new")
+        being_written.write_text(address, encoding="utf-8")
+        being_written.replace(self._file)
 
     def remove(self) -> None:
         """Nothing where there is none."""
