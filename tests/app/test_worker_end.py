@@ -41,7 +41,7 @@ def test_worker_whose_home_cannot_be_written_ends_with_one_line(settings: Settin
     worker = start()
 
     assert worker.wait() == 5, worker.log
-    assert f"{settings.home}/worker-{worker.pid}.json: " in worker.log
+    assert f"{settings.home}/worker-{worker.pid}.new: " in worker.log
     assert "Traceback" not in worker.log
 
 
