@@ -32,14 +32,11 @@ _FEATURES = "invoice_features_changes"
 _LETTER_EVERY_S = 5.0
 _PATIENCE_S = 600.0
 _DRAINS = 3
-_POOLED_THREADS = 10
-"""So many may come at once and stay: pools keep what the busiest moment needed, whenever it is. (The line of a single
-step rises by 1.5 times its height.) A thread that is lost every minute is found within half an hour."""
 
 _OF_WORKER = (
     Bound("memory", "MB", share=0.10, absolute=20, step_share=0.20),
     Bound("open files", "", share=0.0, absolute=5),
-    Bound("threads", "", share=0.0, absolute=_POOLED_THREADS * 1.5),
+    Bound("threads", "", share=0.0, absolute=3, pooled=10),
     Bound("local files", "", share=0.0, absolute=3),
     Bound("spilled", "MB", share=0.10, absolute=10),
 )

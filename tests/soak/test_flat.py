@@ -59,6 +59,26 @@ def test_step_at_the_peak_has_a_bound_of_its_own_and_does_not_hide_a_leak() -> N
     assert found(60, 300).per_hour == pytest.approx(300, rel=0.15)
 
 
+@pytest.mark.parametrize("begin", [20, 100, 337, 600, 660])
+def test_pool_that_fills_once_is_flat_whenever_it_does_and_too_large_a_step_is_not(begin: int) -> None:
+    bound = Bound("threads", "", share=0, absolute=3, pooled=10)
+
+    def found(step: float) -> Trend:
+        return trend(bound, AT_S, 98 + abs(np.round(NOISE / 15)) + np.where(np.arange(AT_S.size) >= begin, step, 0))
+
+    assert found(8).flat
+    assert found(8).step == pytest.approx(8, abs=1)
+    assert abs(found(8).rise) < 1
+    assert not found(14).flat
+
+
+@pytest.mark.parametrize("every_s", [60, 300])
+def test_threads_that_are_lost_one_by_one_or_in_several_steps_are_a_leak(every_s: int) -> None:
+    bound = Bound("threads", "", share=0, absolute=3, pooled=10)
+    assert not trend(bound, AT_S, 98 + AT_S // every_s).flat
+    assert not trend(bound, AT_S, 98 + 4 * (AT_S // 300)).flat
+
+
 def test_two_samples_are_no_trend() -> None:
     with pytest.raises(ValueError, match="memory: 2 samples"):
         trend(MEMORY, [0.0, 1.0], [1.0, 2.0])
