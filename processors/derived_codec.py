@@ -7,7 +7,7 @@ what the decoded columns would be written with must be, byte for byte, what was 
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,6 +20,8 @@ from processors.reasons import Reason
 from processors.records import DEAD_SCHEMA, RawBatch
 
 SLICE_RECORDS = 32_768
+Encoded = Generator[tuple[list[bytes], list[bytes]], None, None]
+"""Keys and values, slice by slice; to be closed by who does not take the last one."""
 
 
 def sql_literal(text: str) -> str:
@@ -32,13 +34,11 @@ def generation_sql(generation: str) -> str:
     return sql_literal('{"generation":' + json.dumps(generation, ensure_ascii=False))
 
 
-def encode_records(
-    con: duckdb.DuckDBPyConnection, relation: str, *, key: str, value: str
-) -> Iterator[tuple[list[bytes], list[bytes]]]:
+def encode_records(con: duckdb.DuckDBPyConnection, relation: str, *, key: str, value: str) -> Encoded:
     """Keys and values of the rows of a relation; `key`, `value`: arguments of a concat over its columns.
 
     They come in slices of at most SLICE_RECORDS, the next of which is made while one is used; the connection is in use
-    until the last one was taken.
+    until the last one was taken, or the rest is closed.
     """
     reader = con.sql(f"""
         SELECT encode(concat({key})) AS key, encode(concat({value})) AS value FROM {relation}

@@ -7,13 +7,11 @@ a list of objects. Decimals are text with all ten decimals, `source_ts` is micro
 Of a value that is read the header must be, byte for byte, the header that its decoded columns would be written with.
 """
 
-from collections.abc import Iterator
-
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from processors.derived_codec import DerivedDecoder, encode_records, extracted_sql, generation_sql, sql_literal
+from processors.derived_codec import DerivedDecoder, Encoded, encode_records, extracted_sql, generation_sql, sql_literal
 from processors.lake_tables import ACCOUNT_LOG, PRICE
 
 DOCUMENT_SCHEMA = pa.schema(
@@ -60,9 +58,7 @@ _COLUMNS = {
 }
 
 
-def encode_documents(
-    con: duckdb.DuckDBPyConnection, relation: str, *, generation: str
-) -> Iterator[tuple[list[bytes], list[bytes]]]:
+def encode_documents(con: duckdb.DuckDBPyConnection, relation: str, *, generation: str) -> Encoded:
     """Keys and values of the documents in `relation` (the columns of DOCUMENT_SCHEMA without bucket and row_offset)."""
     value = f"""
         {_header_sql(generation, source_us="epoch_us(source_ts)")},

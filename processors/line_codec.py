@@ -5,12 +5,10 @@ article ids are texts. The value is one flat JSON object; the price is text with
 microseconds since 1970. Of a line that is gone (`"deleted":true`) account, day, quantity and price are null.
 """
 
-from collections.abc import Iterator
-
 import duckdb
 import pyarrow as pa
 
-from processors.derived_codec import DerivedDecoder, encode_records, extracted_sql, generation_sql, sql_literal
+from processors.derived_codec import DerivedDecoder, Encoded, encode_records, extracted_sql, generation_sql, sql_literal
 from processors.lake_tables import ITEM_LOG
 
 LINE_SCHEMA = pa.schema([f for f in ITEM_LOG.schema if f.name not in ("epoch", "known_date")])
@@ -31,9 +29,7 @@ _COLUMNS = {
 }
 
 
-def encode_lines(
-    con: duckdb.DuckDBPyConnection, relation: str, *, generation: str
-) -> Iterator[tuple[list[bytes], list[bytes]]]:
+def encode_lines(con: duckdb.DuckDBPyConnection, relation: str, *, generation: str) -> Encoded:
     """Keys and values of the lines in `relation` (the columns of LINE_SCHEMA without bucket and row_offset)."""
     key = """'{"item_id":', to_json(item_id), '}'"""
     return encode_records(con, relation, key=key, value=_value_sql(generation, source_us="epoch_us(source_ts)"))

@@ -1,21 +1,21 @@
 """What stage A sends on: invoice documents by account, and charged lines by article where a set is derived by these."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import duckdb
 
 from processors import charged_lines, invoice_documents
+from processors.derived_codec import Encoded
 from processors.document_codec import encode_documents
 from processors.line_codec import encode_lines
 from processors.ports import DocumentSink
 
 
 class _Encode(Protocol):
-    def __call__(
-        self, con: duckdb.DuckDBPyConnection, relation: str, *, generation: str
-    ) -> Iterator[tuple[list[bytes], list[bytes]]]: ...
+    def __call__(self, con: duckdb.DuckDBPyConnection, relation: str, *, generation: str) -> Encoded: ...
 
 
 @dataclass
@@ -35,8 +35,9 @@ class Output:
 
     def send(self, con: duckdb.DuckDBPyConnection, *, generation: str) -> None:
         """Sends what was derived last; returns when the broker acknowledged all. Raises UnavailableError."""
-        for keys, values in self.encode(con, self.relation, generation=generation):
-            self.sink.send(keys, values)
+        with closing(self.encode(con, self.relation, generation=generation)) as slices:
+            for keys, values in slices:
+                self.sink.send(keys, values)
         self.through = self.sink.flush()
 
 

@@ -17,6 +17,7 @@ from aiokafka.record.util import calc_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors import kafka_records
 from connectors.faust_fetch import KeptRecords, TakenBlocks, take_blocks
 from processors.records import RawBatch
 
@@ -178,6 +179,15 @@ def test_records_cut_short_are_refused() -> None:
     struct.pack_into(">i", data, 57, 4)  # one record more than there is
     with pytest.raises(CorruptRecordException, match="not 4 whole records"):
         take(resealed(data))
+
+
+def test_more_than_a_view_can_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = record_batch([(i, 5, b"k", b"v" * 1000) for i in range(3)])
+    monkeypatch.setattr(kafka_records, "_MOST_BYTES", 3_100)
+    assert len(take(data)) == 3
+    monkeypatch.setattr(kafka_records, "_MOST_BYTES", 3_000)
+    with pytest.raises(CorruptRecordException, match=r"from 0 on unpack to 3,\d+ bytes"):
+        take(data)
 
 
 def test_a_fetch_from_before_a_seek_gives_nothing() -> None:
