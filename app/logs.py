@@ -12,6 +12,9 @@ from processors.activity import EPOCH
 _NOISY = ("faust", "mode", "aiokafka", "asyncio", "aiohttp", "botocore", "urllib3")
 _SERVICES = ("app.streaming", "app.web", "connectors.faust_transport")
 """Faust names the log of a service by the module of its class: who starts and stops is no news."""
+_CLIENT = "trs.kafka"
+CONFIGURED = ("", *_NOISY, *_SERVICES, _CLIENT)
+"""The loggers that `configure_logging` changes; the first is the root."""
 
 
 _REPEAT_S = 10.0
@@ -107,7 +110,7 @@ def configure_logging(settings: Settings) -> None:
         logger.handlers = []
         logger.setLevel(settings.log_level if settings.log_level == "DEBUG" else "WARNING")
     if settings.log_level != "DEBUG":
-        logging.getLogger("trs.kafka").setLevel("CRITICAL")  # librdkafka repeats what our errors say once
+        logging.getLogger(_CLIENT).setLevel("CRITICAL")  # librdkafka repeats what our errors say once
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

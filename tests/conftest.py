@@ -11,6 +11,7 @@ folder whose embedded stack is used and left running: it saves a start per run.
 """
 
 import json
+import logging
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings as hypothesis_settings
 
+from app.logs import CONFIGURED
 from app.settings import ENV_PREFIX, Settings
 
 hypothesis_settings.register_profile("trs", deadline=None)  # how long an example takes says nothing on a busy machine
@@ -65,6 +67,17 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TRS_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """What a command's set-up of the log changes lasts as long as the test that ran it in this process."""
+    loggers = [logging.getLogger(name) for name in CONFIGURED]
+    before = [(logger.handlers, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers = handlers
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

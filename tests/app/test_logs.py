@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from typing import Literal
 
 import pytest
@@ -10,16 +9,6 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from app.logs import configure_logging
 from app.settings import Settings
-
-
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    """Puts the log of pytest back."""
-    root = logging.getLogger()
-    before, level = root.handlers, root.level
-    yield
-    root.handlers = before
-    root.setLevel(level)
 
 
 def test_log_library_that_repeats_itself_is_heard_once(capsys: pytest.CaptureFixture[str]) -> None:
