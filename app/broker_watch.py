@@ -6,7 +6,7 @@ lost brokers in silence and knows the end only of what it fetched lately.
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 
 from app.probes import LagHistory
 from connectors.kafka import KafkaConfig, PartitionEnds
@@ -25,7 +25,7 @@ class BrokerWatch:
     def __init__(
         self,
         kafka: KafkaConfig,
-        places: Callable[[], Sequence[Place] | None],
+        places: Callable[[], Collection[Place] | None],
         committed: Callable[[], Mapping[Place, int]],
         history: LagHistory,
         *,

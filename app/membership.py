@@ -34,12 +34,14 @@ class EngineMembership:
         self.stopping = False
         self.buckets: frozenset[int] | None = None
         """What this worker owns now; None during a rebalance and before the first one."""
+        self.places: frozenset[tuple[str, int]] | None = None
+        """The topic-partitions of them that are read: not those that are parked. None like `buckets`."""
         self.waiting_since_s: float | None = time.monotonic()
         """Since when the group owes us an assignment; None once it came."""
 
     async def revoke(self) -> None:
         """A rebalance begins: the engine finishes the commit in flight."""
-        self.buckets = None
+        self.buckets = self.places = None
         if self._ever_assigned and not self.stopping:
             log.info("rebalance begins")
             await asyncio.get_running_loop().run_in_executor(self._serial, self._engine.revoke)
@@ -64,7 +66,7 @@ class EngineMembership:
         started = time.monotonic()
         loop = asyncio.get_running_loop()
         positions = await loop.run_in_executor(self._serial, self._take_over, buckets)
-        self.buckets = buckets
+        self.buckets, self.places = buckets, frozenset(positions)
         if self._engine.parked:
             log.warning(
                 "buckets are parked: the lake holds features of a newer version, whose workers must take them",

@@ -72,7 +72,7 @@ class Worker:
         limits = limits_of(settings)
         history = LagHistory(limits.lag_grows_s)
         looks_s = min(LOOK_S, limits.lag_grows_s / _LOOKS_AT_LAG)
-        self._broker = BrokerWatch(kafka, self._read_places, self._committed, history, every_s=looks_s)
+        self._broker = BrokerWatch(kafka, lambda: self.membership.places, self._committed, history, every_s=looks_s)
         self.lake = LakeWatch(settings, owns=self._leads)
         self._state = WorkerState(
             settings.group,
@@ -138,13 +138,6 @@ class Worker:
             code = self._report(error)
         await self._stop(app, tasks, code)
         return code
-
-    def _read_places(self) -> list[Place] | None:
-        """The partitions that we read; None during a rebalance."""
-        buckets = self.membership.buckets
-        if buckets is None:
-            return None
-        return [(topic, bucket) for topic in self._engine.topics for bucket in buckets - self._engine.parked]
 
     def _committed(self) -> dict[Place, int]:
         looks = [activity.look(0) for activity in self._engine.activities.values()]

@@ -1,7 +1,7 @@
 """Topics: making them with the right partition count, their ids, their offsets."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
@@ -123,7 +123,7 @@ class PartitionEnds:
         self._config = config
         self._admin: AdminClient | None = None
 
-    def read(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    def read(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """Per (topic, partition) the next offset that a committed read reaches; asks the brokers even for none.
 
         Raises UnavailableError, AccessDeniedError, or SourceError for a topic that does not exist. The look after one

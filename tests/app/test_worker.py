@@ -1,5 +1,6 @@
 """What a worker delivers on a real broker: each record once, in order, from where the engine stands."""
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -52,6 +53,11 @@ def test_worker_transactional_topic_is_read_to_its_end_without_aborted_records(
     assert ledger.offsets()[topic, 1] == [0, 1, 2, 8, 9, 10]
 
 
+def places_with_lag(worker: WorkerProcess) -> set[tuple[str, int]]:
+    """The partitions of which the worker's page says how far behind they are."""
+    return {(row["topic"], row["partition"]) for row in json.loads(worker.get("/status.json")[1])["lag"]}
+
+
 def test_worker_leaves_parked_partitions_alone_and_goes_on_with_the_others(
     settings: Settings, ledger: Ledger, start: Start
 ) -> None:
@@ -72,6 +78,8 @@ def test_worker_leaves_parked_partitions_alone_and_goes_on_with_the_others(
     assert parked not in ledger.offsets()
     assert ledger.rows("SELECT * FROM calls WHERE name = 'offered though parked'") == []
     assert "buckets are parked" in worker.log
+    wait_until(lambda: places_with_lag(worker), timeout_s=30, what="the worker has looked at the broker")
+    assert places_with_lag(worker) == set(ends(settings)) - {parked}
     assert worker.stop() == 0
 
     alone = start("--park", "3", "--until-caught-up")
