@@ -6,8 +6,9 @@
     fresh_database   URL of an empty database of the test's own (part of both)
     extracts         folder of the real CSV extracts; the test is skipped without them
 
-All xdist workers share one embedded stack; a file's tests run on one worker (`--dist loadfile`). TRS_TEST_HOME names a
-folder whose embedded stack is used and left running: it saves a start per run.
+All xdist workers share one embedded stack; a file's tests run on one worker (`--dist loadfile`), as do those of all
+files that share a Kafka Connect. TRS_TEST_HOME names a folder whose embedded stack is used and left running: it saves a
+start per run.
 """
 
 import json
@@ -22,6 +23,8 @@ from urllib.parse import urlsplit
 import pytest
 from filelock import FileLock
 from hypothesis import settings as hypothesis_settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from app.logs import CONFIGURED
 from app.settings import ENV_PREFIX, Settings
@@ -47,7 +50,27 @@ _LONGEST = (
     "test_main_path.py",
 )
 """Files whose tests take a minute each and more."""
+_WITH_CONNECT = (
+    "test_whole_life_on_stack.py",
+    "test_connector_on_stack.py",
+    "test_cutover_on_stack.py",
+    "test_schema_changes_on_stack.py",
+)
+"""Files that share one Kafka Connect, which takes half a minute of a core to start: they run on one xdist worker."""
 _EXTRACTS = Path(os.environ.get("TRS_EXTRACTS") or _REPOSITORY.parent / "shared" / "data" / "trs_extracts")
+
+
+class _ByFile(LoadFileScheduling):
+    """The tests of a file, or of files that share a server, run on one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "with Kafka Connect" if Path(file).name in _WITH_CONNECT else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ByFile | None:
+    """What `--dist loadfile` means here."""
+    return _ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,8 +8,8 @@ import pytest
 from tests.chaos.faults import Kind, plan
 from tests.chaos.run import Run
 
-SEED, FAULTS = 2561, 9
-"""A stop, a zombie, a full disk, restarts of Kafka and S3, lost answers of S3, a fold, a kill."""
+SEED, FAULTS = 17771, 6
+"""A kill, a full disk, a zombie, lost answers of S3, a fold that is killed, a broker that is killed."""
 
 
 def test_plan_of_a_seed_is_the_same_again_and_another_one_differs() -> None:

@@ -140,6 +140,7 @@ def test_up_with_connect_adds_it_until_the_stack_is_ended(home: Path, monkeypatc
     assert "TRS_CONNECT" not in (stack.environment() or {})
 
 
+@pytest.mark.long
 def test_down_ends_its_own_stack_and_leaves_the_other(home: Path, tmp_path: Path) -> None:
     other = Stack(tmp_path / "other")
     try:
@@ -159,6 +160,7 @@ def test_down_ends_its_own_stack_and_leaves_the_other(home: Path, tmp_path: Path
         other.down(wipe=True)
 
 
+@pytest.mark.long
 def test_data_of_all_parts_survives_down_and_up_even_on_other_ports(tmp_path: Path) -> None:
     import boto3
     import pymysql

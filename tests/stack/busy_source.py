@@ -19,6 +19,9 @@ from tests.waiting import wait_until
 INVOICES_MADE = 600
 SEED = 23
 PAUSE_S = 0.1
+_BEGIN_AGAIN = (1205, 1213, 1412)
+"""Errors by which MySQL asks for the transaction anew: it waited too long for a lock, was chosen to end a deadlock, or
+a table was altered since it began."""
 
 
 def url_of(settings: Settings) -> str:
@@ -62,8 +65,14 @@ def changing(settings: Settings, *, after: int = 0) -> Iterator[list[int]]:
         with connect(DatabaseUrl.parse(url_of(settings)), autocommit=False) as connection:
             while not stop.wait(PAUSE_S):
                 number = after + len(made) + 1
-                change(connection, number)
-                made.append(number)
+                try:
+                    change(connection, number)
+                except pymysql.OperationalError as error:
+                    if error.args[0] not in _BEGIN_AGAIN:
+                        raise
+                    connection.rollback()
+                else:
+                    made.append(number)
 
     with ThreadPoolExecutor(1) as pool:
         task = pool.submit(change_on)
@@ -71,7 +80,7 @@ def changing(settings: Settings, *, after: int = 0) -> Iterator[list[int]]:
             yield made
         finally:
             stop.set()
-        task.result()
+            task.result()  # also where the body failed: it may have waited for changes in vain
 
 
 @contextmanager

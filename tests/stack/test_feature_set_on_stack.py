@@ -19,9 +19,9 @@ def answer(settings: Settings, out: Path, *arguments: str) -> str:
 
 
 def test_two_files_make_a_set_that_is_streamed_checked_and_kept_on_a_lake_that_has_rows(
-    stack_settings: Settings, tmp_path: Path
+    local_settings: Settings, tmp_path: Path
 ) -> None:
-    before = stack_settings.model_copy(update={"price_at": "current", "epoch_interval_s": 1.0})
+    before = local_settings.model_copy(update={"price_at": "current", "epoch_interval_s": 1.0})
     after = before.model_copy(update={"feature_sets": write_example(tmp_path / "sets")})
     feed(before, write_extracts(tmp_path / "first", invoices=200, seed=1), run=1)
     trs(before, "worker", "--until-caught-up", timeout_s=CATCH_UP_S)
