@@ -25,7 +25,7 @@ SHORT = {
 }
 LONG = {
     "decode": [],
-    "catch_up": ["--peers", "faust", "spark", "--invoices", "400000"],
+    "catch_up": ["--peers", "faust", "spark", "--invoices", "400000", "--repeat", "1"],
     "freshness": ["--seconds", "300"],
     "epochs": ["--invoices", "22500", "225000", "2250000", "--s3"],
     "workers": ["--workers", "1", "2", "4", "8"],
