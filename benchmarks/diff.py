@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import duckdb
 import pyarrow as pa
@@ -84,7 +85,7 @@ def main() -> None:
                     "TRS_LAKE": str(lake),
                     "TRS_HOME": folder,
                     "TRS_TOPIC_PREFIX": f"bench-{unique}",
-                    "TRS_DATABASE": secret_url(load_settings()).rpartition("/")[0] + f"/{database}",
+                    "TRS_DATABASE": urlsplit(secret_url(load_settings()))._replace(path=f"/{database}").geturl(),
                 }
                 report(connection, lines, arguments, environment)
             finally:
