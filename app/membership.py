@@ -30,7 +30,6 @@ class EngineMembership:
         self._on_failure = on_failure
         self._serial = UnwaitedThreads("rebalance", count=1)
         self._ever_assigned = False
-        self._ends: dict[tuple[str, int], int] = {}
         self.stopping = False
         self.buckets: frozenset[int] | None = None
         """What this worker owns now; None during a rebalance and before the first one."""

@@ -4,7 +4,8 @@
 
 Prints source row events per second, the whole process's seconds and the worker's peak memory; writes JSON. The topics
 hold a synthetic TRS that is made and sent before the clock starts. Peers catch up with the same topics afterwards, one
-by one, and must come to the same features. Needs a running stack (TRS_KAFKA, or the embedded one).
+by one, and must come to the same features. How many cores are busy is told of all processes, the broker's too. Needs a
+running stack (TRS_KAFKA, or the embedded one).
 """
 
 import argparse
@@ -17,10 +18,12 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
+import numpy as np
 from deltalake import DeltaTable
 
 from app.lake_session import LakeSession
@@ -28,7 +31,7 @@ from app.settings import Settings, load_settings
 from app.wiring import kafka_config
 from batch_bootstrap.events import Stamp, connect, row_events
 from benchmarks.report import Row, publish
-from benchmarks.usage import peak_rss_mb
+from benchmarks.usage import busy_seconds, peak_rss_mb
 from benchmarks.worker_process import running_worker, worker_environment
 from connectors.kafka import Producer, ensure_topics
 from processors.features.declarations import INVOICE_FEATURES
@@ -125,6 +128,8 @@ def report_rows(runs: Sequence[Run]) -> list[Row]:
         *compared("CPU of the whole process", "cpu_seconds", "s"),
         *compared("peak memory", "peak_rss_mb", "MB"),
         Row("the whole process", ours["process_seconds"], "s"),
+        Row("busy from first event to last commit", ours["busy_cores"], "cores"),
+        Row("busy in the last fifth of it", ours["busy_cores_at_the_end"], "cores"),
         *(Row(f"features equal to {PEERS[n][0]}'s", peer["equal_rows"], "rows") for n, peer in peers.items()),
     ]
 
@@ -189,26 +194,32 @@ def run_worker(settings: Settings, events: int, folder: Path) -> Figures:
     environment = worker_environment(settings, folder / "home", interval_s=epoch_interval())
     main_module = os.environ.get("TRS_BENCH_MAIN", "-m app.cli.main")
     started, peak, log = time.perf_counter(), 0.0, folder / "worker.log"
+    times, used = [time.time()], [busy_seconds()]
     with running_worker(environment, "--until-caught-up", log=log, main=main_module) as process:
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
             peak = max(peak, peak_rss_mb(process.pid))
             time.sleep(POLL_S)
+            times.append(time.time())
+            used.append(busy_seconds())
         _, status, usage = ended
         process.returncode = os.waitstatus_to_exitcode(status)
     whole, output = time.perf_counter() - started, log.read_text()
     if process.returncode != 0:
         raise SystemExit(output)
     print(output, file=sys.stderr)
-    found = re.search(r"caught up: .* in ([0-9.]+) s", output)
+    found = re.search(r"^(\S+Z) .* ready \[(?:.*\n)+?caught up: .* in ([0-9.]+) s", output, re.MULTILINE)
     if found is None:
-        raise SystemExit(f"the worker did not say how long it took:\n{output}")
-    seconds = float(found.group(1))
+        raise SystemExit(f"the worker did not say when it began or how long it took:\n{output}")
+    began_s, seconds = datetime.fromisoformat(found.group(1)).timestamp(), float(found.group(2))
+    busy = np.interp(began_s + seconds * np.array([0, 0.8, 1]), times, used)
     return {
         "seconds": seconds,
         "events_per_s": events / seconds,
         "process_seconds": whole,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_rss_mb": peak,
+        "busy_cores": (busy[2] - busy[0]) / seconds,
+        "busy_cores_at_the_end": (busy[2] - busy[1]) / (seconds / 5),
     }
 
 

@@ -73,9 +73,9 @@ def main() -> None:
         if not lake.exists():
             fill(DeltaLake(LakeLocation(str(lake))), arguments.invoices)
         unique = uuid.uuid4().hex[:8]
-        url = DatabaseUrl.parse(secret_url(load_settings()))
+        url = secret_url(load_settings())
         database = f"trs_bench_{unique}"
-        with connect(url, autocommit=False) as connection:
+        with connect(DatabaseUrl.parse(url), autocommit=False) as connection:
             execute(connection, f"CREATE DATABASE {database}")
             execute(connection, f"USE {database}")
             try:
@@ -85,7 +85,7 @@ def main() -> None:
                     "TRS_LAKE": str(lake),
                     "TRS_HOME": folder,
                     "TRS_TOPIC_PREFIX": f"bench-{unique}",
-                    "TRS_DATABASE": urlsplit(secret_url(load_settings()))._replace(path=f"/{database}").geturl(),
+                    "TRS_DATABASE": urlsplit(url)._replace(path=f"/{database}").geturl(),
                 }
                 report(connection, lines, arguments, environment)
             finally:

@@ -68,9 +68,10 @@ class _ByFile(LoadFileScheduling):
         return "with Kafka Connect" if Path(file).name in _WITH_CONNECT else file
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ByFile | None:
     """What `--dist loadfile` means here."""
-    return _ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+    return _ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(tryfirst=True)

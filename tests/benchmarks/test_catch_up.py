@@ -49,9 +49,13 @@ def figures(rate: float, **more: float) -> dict[str, float]:
     return {"events_per_s": rate, "seconds": 1000 / rate, "cpu_seconds": 1.0, "peak_rss_mb": 100.0, **more}
 
 
+def of_ours(rate: float) -> dict[str, float]:
+    return figures(rate, process_seconds=9.0, busy_cores=1.8, busy_cores_at_the_end=1.2)
+
+
 def test_the_runs_with_the_median_rates_stand_side_by_side() -> None:
     runs = [
-        Run(figures(rate, process_seconds=9.0), {"faust": figures(peer, equal_rows=50)})
+        Run(of_ours(rate), {"faust": figures(peer, equal_rows=50)})
         for rate, peer in ((100.0, 4.0), (200.0, 10.0), (900.0, 11.0))
     ]
     rows = {row.measure: row for row in report_rows(runs)}
@@ -64,12 +68,12 @@ def test_the_runs_with_the_median_rates_stand_side_by_side() -> None:
 
 def test_the_cold_run_of_a_peer_stands_beside_its_warm_one() -> None:
     spark = figures(50.0, cold_events_per_s=25.0, equal_rows=5)
-    rows = report_rows([Run(figures(100.0, process_seconds=9.0), {"spark": spark})])
+    rows = report_rows([Run(of_ours(100.0), {"spark": spark})])
     rates = [(row.peer_name, row.value, row.peer, row.ratio) for row in rows if row.measure == "row events"]
     assert rates == [("Spark", 100.0, 50.0, 2.0), ("Spark, cold", 100.0, 25.0, 4.0)]
 
 
 def test_without_peers_ours_stands_alone() -> None:
-    rows = report_rows([Run(figures(100.0, process_seconds=9.0), {})])
+    rows = report_rows([Run(of_ours(100.0), {})])
     assert all(row.peer is None and row.ratio is None for row in rows)
     assert [row.value for row in rows if row.measure == "row events"] == [100.0]
