@@ -86,7 +86,7 @@ def changing(settings: Settings, *, after: int = 0) -> Iterator[list[int]]:
 @contextmanager
 def working(settings: Settings, log: Path) -> Iterator[None]:
     """A worker that must not end before the end."""
-    process = start_worker(settings, log)
+    process = start_worker(settings.model_copy(update={"epoch_interval_s": 1.0}), log)
     try:
         yield
         assert process.poll() is None, log.read_text()

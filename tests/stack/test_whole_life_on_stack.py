@@ -35,7 +35,7 @@ from tests.stack_helpers import environment, query, row_count, trs
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
-BIG = 100_000
+BIG = 40_000
 
 
 def server_in(folder: Path) -> MariaDb:
