@@ -1,7 +1,8 @@
 """What a stage does just now, and did lately: the steps of its epochs with their times, and counts since its start.
 
-Written by the thread that runs the stage's epochs, looked at by any other. The parts of an epoch follow one another: a
-commit that is made while a feature set is derived interrupts the deriving, so that seconds add up to the epoch's.
+Written by the thread that runs the stage's epochs and by the one that commits beside it, looked at by any other. What
+is computed follows one another; commits do too, and overlap with what is computed meanwhile. The time for which a stage
+does nothing but wait for its commits is theirs.
 """
 
 import logging
@@ -150,6 +151,8 @@ class Activity:
         self._steps: list[Step] = []
         self._open: list[tuple[StepName, str]] = []
         self._step_s = 0.0
+        self._waits = False
+        self._beside: tuple[StepName, str, float] | None = None
         self._recent: deque[tuple[float, EpochTrace]] = deque(maxlen=_KEPT)
         self._counts: Counter[str] = Counter()
         self._dead: Counter[str] = Counter()
@@ -176,7 +179,7 @@ class Activity:
         notes = EpochNotes()
         with self._lock:
             self._id, self._begin_s, self._begin_at = epoch_id, time.monotonic(), self._now()
-            self._steps, self._open, self._step_s = [], [("apply", "")], self._begin_s
+            self._steps, self._open, self._step_s, self._waits = [], [("apply", "")], self._begin_s, False
         token = EPOCH.set(epoch_id)
         failure: str | None = None
         try:
@@ -205,6 +208,37 @@ class Activity:
                 self._close_step()
                 self._open.pop()
 
+    @contextmanager
+    def beside(self, name: StepName, detail: str = "") -> Iterator[None]:
+        """A part of the epoch that is done in another thread. Nothing outside an epoch."""
+        if self._id is None:
+            yield
+            return
+        began_s = time.monotonic()
+        with self._lock:
+            self._beside = (name, detail, began_s)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._beside = None
+                self._steps.append(Step(name, detail, began_s - self._begin_s, time.monotonic() - began_s))
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Meanwhile the stage waits for what is done beside it."""
+        if self._id is None:
+            yield
+            return
+        with self._lock:
+            self._close_step()
+            self._waits = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._step_s, self._waits = time.monotonic(), False
+
     def _close_step(self) -> None:
         now_s = time.monotonic()
         name, detail = self._open[-1]
@@ -224,7 +258,7 @@ class Activity:
                 self._id or "",
                 self._begin_at,
                 end_s - self._begin_s,
-                (*decoded, *self._steps),
+                (*decoded, *sorted(self._steps, key=lambda step: step.began_s)),
                 read=notes.read,
                 log_rows=notes.log_rows,
                 derived=notes.derived,
@@ -255,8 +289,10 @@ class Activity:
             now_s = time.monotonic()
             running = None
             if self._id is not None:
-                name, detail = self._open[-1]
-                running = Running(self._id, now_s - self._begin_s, name, detail, now_s - self._step_s)
+                name, detail, since_s = *self._open[-1], self._step_s
+                if self._waits and self._beside is not None:
+                    name, detail, since_s = self._beside
+                running = Running(self._id, now_s - self._begin_s, name, detail, now_s - since_s)
             known = list(self._recent)
             count = self._counts
             totals = Totals(

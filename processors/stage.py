@@ -7,7 +7,8 @@ One epoch of a stage, over all buckets that its worker owns:
     3 what is derived from it, with a cursor; then the row of `epochs`
 
 Any crash in between is healed by the next opening: below 1's offsets nothing is written twice, what lies after 2 is
-derived again from the log.
+derived again from the log. The commits of an epoch are made beside what it computes, in this order; `settle` waits for
+them, at the latest at its end.
 """
 
 import logging
@@ -17,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -25,6 +27,7 @@ import pyarrow.compute as pc
 
 from processors.activity import Activity, EpochNotes
 from processors.alarms import StructureWatch
+from processors.commit_lane import CommitLane
 from processors.dead_letters import Place, refused_for, stop_at
 from processors.errors import FencedError, InvariantError, MovedError
 from processors.inbox import Chunk, newest_of, reasons_of
@@ -87,6 +90,7 @@ class Stage(ABC):
         self._stored_topic_ids: dict[str, str] = {}
         self._rows_per_bucket: dict[int, int] = {}
         self._logs: dict[str, FencedLog] = {}
+        self._lane = CommitLane()
 
     # --- ids -----------------------------------------------------------------------------------------------------
 
@@ -180,7 +184,10 @@ class Stage(ABC):
         self._own(self.epochs)
         if gained:
             self.control.refresh()
-            self.load_gained(gained, stored)
+            try:
+                self.load_gained(gained, stored)
+            finally:
+                self.settle()
 
     def _open_log(self, *, kept: Mapping[int, int]) -> dict[str, Mapping[str, int]]:
         """Opens the log with the next epoch of all buckets but those parked; returns the ids of every table as read.
@@ -278,8 +285,25 @@ class Stage(ABC):
         self.epochs = {b: e + 1 for b, e in self.epochs.items()}
         self.more_soon = more_soon
         with self.activity.epoch(self._epoch_name()) as notes:
-            self._run_epoch(chunks, notes)
+            try:
+                self._run_epoch(chunks, notes)
+            finally:
+                self.settle()
         return notes
+
+    def settle(self) -> None:
+        """Returns when all that the stage handed over is committed; raises what refused it."""
+        with self.activity.waiting():
+            self._lane.settle()
+
+    def _put(self, table: str, commit: Callable[[], object]) -> None:
+        """Has a commit to a table made beside what is computed next, after those before it."""
+
+        def noted() -> None:
+            with self.activity.beside("commit", table):
+                commit()
+
+        self._lane.put(noted)
 
     def _epoch_name(self) -> str:
         """Names the epoch in logs and traces: its commit is the only one in which this bucket reached this epoch."""
@@ -299,7 +323,7 @@ class Stage(ABC):
         self._own(self.epochs)
         self._commit_dead(chunks)
         self.apply_and_commit(chunks, notes)
-        self._commit_epochs_row(notes)
+        self._put(EPOCHS.name, lambda: self._commit_epochs_row(notes))
         for alarm in self.structure.look(chunks):
             log.error("alarm: %s", alarm)
         self.news = False
@@ -326,6 +350,7 @@ class Stage(ABC):
         # What was refused before a restart counts again: the log stays before it while its letter is open.
         refused = refused_for(self.context.dead_letter_stop, [c.dead for c in chunks])
         if refused.num_rows:
+            self.settle()
             stop_at(refused, dealt_with=self._dealt_with(refused))
             log.info("stage %s passes %d records whose dead letters were dealt with", self.name, refused.num_rows)
 
@@ -352,8 +377,7 @@ class Stage(ABC):
         # After a restart an epoch may end before the mark, which must stay: rows up to it are in the table.
         marks.update({p: max(o, marks.get(p, 0)) for p, o in self.positions.items()})
         ids = {i: marks[p] for i, p in self._side_ids().items() if p in marks}
-        with self.activity.step("commit", table):
-            self._logs[table].append(rows, self._fence() | ids | dict(extra or {}))
+        self._put(table, partial(self._logs[table].append, rows, self._fence() | ids | dict(extra or {})))
 
     def commit_log(self, rows: pa.Table, extra: Mapping[str, int], notes: EpochNotes) -> None:
         """Commits the stage's log: rows, epochs, positions and cursors in one (R5)."""
@@ -362,13 +386,17 @@ class Stage(ABC):
         self._rows_per_bucket = dict(Counter(rows["bucket"].to_pylist())) if rows.num_rows < 1000 else _count(rows)
         counts = {"ignored": dict(notes.ignored), "read": notes.read, "dead": notes.dead.total()}
         metadata = self._metadata("epoch") | counts
-        with self.activity.step("commit", self.log_name):
-            notes.commit_id = self._logs[self.log_name].append(rows, self._fence() | ids | dict(extra), metadata)
+        fenced = self._fence() | ids | dict(extra)
+
+        def commit() -> None:
+            notes.commit_id = self._logs[self.log_name].append(rows, fenced, metadata)
+
+        self._put(self.log_name, commit)
 
     def commit_derived(self, table: str, rows: pa.Table, extra: Mapping[str, int]) -> None:
         """Commits derived rows with the cursor that says how far they go (R6)."""
-        with self.activity.step("commit", table):
-            self._logs[table].append(rows, self._fence() | dict(extra), self._metadata("derived"))
+        append = self._logs[table].append
+        self._put(table, partial(append, rows, self._fence() | dict(extra), self._metadata("derived")))
 
     def _fence(self) -> dict[str, int]:
         return {self.epoch_id(b): e for b, e in self.epochs.items()}
@@ -421,8 +449,7 @@ class Stage(ABC):
             }
             for b, e in sorted(self.epochs.items())
         ]
-        with self.activity.step("commit", EPOCHS.name):
-            self._logs[EPOCHS.name].append(pa.Table.from_pylist(rows, schema=EPOCHS.schema), self._fence())
+        self._logs[EPOCHS.name].append(pa.Table.from_pylist(rows, schema=EPOCHS.schema), self._fence())
 
 
 def _count(rows: pa.Table) -> dict[int, int]:

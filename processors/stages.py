@@ -18,6 +18,7 @@ from processors.prices import TRUNCATES, PriceTail
 from processors.records import event_schema
 from processors.row_stage import RowStage, bucket_list, epoch_table
 from processors.stage import OWNED, StageContext
+from processors.state import count_rows
 from processors.tables import INVOICE_LINE_ITEMS, INVOICES, SKUS
 
 log = logging.getLogger(__name__)
@@ -199,10 +200,10 @@ class InvoiceStage(RowStage):
         invoice_rows.merge_lines(self.con, events=lines or "no_lines", owned=OWNED)
         invoice_documents.touch_changed(self.con)
         put_off = self._put_off()
-        count = 0 if put_off else self._derive()
         rows = self.dated(invoice_rows.log_rows_sql(), INVOICE_LOG.schema)
         # Nothing to derive: this very commit may say that the outputs are complete through it.
-        through = self.sent_through if put_off or count else dict(self.epochs)
+        waits = put_off or count_rows(self.con, invoice_documents.TOUCHED) > 0
+        through = self.sent_through if waits else dict(self.epochs)
         used = sum(self.prices.versions.values())
         ids = {f"{o.name}:{b}": e for o in self.outputs for b, e in through.items() if e > 0} | {
             f"{PRICES_ID}:{b}": used for b in self.epochs
@@ -211,7 +212,9 @@ class InvoiceStage(RowStage):
         self._cursor_written = through
         if put_off:
             return
+        count = self._derive()
         if count:
+            self.settle()  # what is not in the log yet must not be known to others
             self._send(self.outputs)
         invoice_documents.forget_touched(self.con)
         self.sent_through = dict(self.epochs)

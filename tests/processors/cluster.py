@@ -71,11 +71,22 @@ class SerialPool:
     map = staticmethod(map)
 
 
+class SerialLane:
+    """Stands for CommitLane, for the same reason: what the lake sees, and in which order, is the same."""
+
+    def put(self, commit: Callable[[], None]) -> None:
+        commit()
+
+    def settle(self) -> None:
+        pass
+
+
 @contextmanager
-def serial_openings() -> Iterator[None]:
-    """Stages open their tables one after the other."""
+def serial() -> Iterator[None]:
+    """Stages open their tables one after the other, and commit where they hand over."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("processors.stage.ThreadPoolExecutor", SerialPool)
+        patch.setattr("processors.stage.CommitLane", SerialLane)
         yield
 
 

@@ -47,7 +47,7 @@ from processors.lake_tables import (
 from processors.line_codec import LineDecoder
 from processors.records import RawBatch
 from tests.processors import row_oracle
-from tests.processors.cluster import DOCUMENTS, LINES, Cluster, Logs, TruncateEvent, fill, serial_openings
+from tests.processors.cluster import DOCUMENTS, LINES, Cluster, Logs, TruncateEvent, fill, serial
 from tests.processors.memory_lake import Disk
 from tests.processors.row_oracle import Document, Line, Record
 from tests.processors.test_rows_laws import LAWS, histories
@@ -99,7 +99,7 @@ def played(seed: int, price_at: PriceAt) -> Iterator[Played]:
     shm = Path("/dev/shm")
     with (
         TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder,
-        serial_openings(),
+        serial(),
         localcontext(prec=60),  # Python's default of 28 digits would round
     ):
         cluster = Cluster(Disk(Path(folder)), logs, seed=chance.randrange(2**32), price_at=price_at)

@@ -23,7 +23,7 @@ from processors.lake_tables import ACCOUNTS_PRIVATE, DEAD_LETTERS, EPOCHS, LAKE_
 from processors.records import DEAD_SCHEMA
 from processors.stage import Stage
 from tests.processors import row_oracle
-from tests.processors.cluster import Cluster, Worker, fill, serial_openings
+from tests.processors.cluster import Cluster, Worker, fill, serial
 from tests.processors.memory_lake import Disk
 from tests.processors.row_world import BUCKETS
 from tests.processors.test_cluster_laws import features
@@ -86,7 +86,7 @@ class World:
 def world(tmp_path: Path) -> Iterator[World]:
     chance = random.Random(20)
     logs, records = fill(histories(chance), [], chance)
-    with serial_openings(), localcontext(prec=60):
+    with serial(), localcontext(prec=60):
         yield World(Cluster(Disk(tmp_path), logs, seed=20, price_at="creation"), records)
 
 
