@@ -86,8 +86,8 @@ def test_prepare_refuses_a_place_with_a_lake(world: World) -> None:
 @pytest.mark.parametrize(
     ("stage", "log", "topic"),
     [
-        ("skus", "sku_log", "skus"),
-        ("invoices", "invoice_log", "invoice_line_items"),
+        pytest.param("skus", "sku_log", "skus", marks=pytest.mark.long),
+        pytest.param("invoices", "invoice_log", "invoice_line_items", marks=pytest.mark.long),
         ("accounts", "account_log", DOCUMENTS_TOPIC),
     ],
 )

@@ -149,7 +149,12 @@ def die(call: Callable[..., None], *, at: int, after: bool) -> Callable[..., Non
     return mortal
 
 
-@ALL
+@pytest.mark.parametrize(
+    "log",
+    [*(pytest.param(k, marks=pytest.mark.long) for k in (SKUS_KEYED, ACCOUNTS_KEYED)), INVOICES_KEYED, FEATURES_KEYED],
+    indirect=True,
+    ids=lambda k: k.log,
+)
 @pytest.mark.parametrize("after", [False, True], ids=["before its commit", "after it"])
 def test_fold_killed_at_any_of_its_commits_leaves_current_rows_as_they_are(
     log: Log, after: bool, monkeypatch: pytest.MonkeyPatch

@@ -108,7 +108,7 @@ def as_of(con: duckdb.DuckDBPyConnection, rows: str, time: datetime) -> list[tup
     return sorted(con.sql(f"FROM {query}").fetchall())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     tiers=st.sampled_from(

@@ -53,6 +53,13 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """Settings with the lake on S3 or, much cheaper, in a folder."""
+    chosen: Settings = request.getfixturevalue(request.param)
+    return chosen
+
+
+@pytest.fixture
 def worker(tmp_path: Path) -> Iterator[StartWorker]:
     """Starts workers; those that still run at the end of the test are killed."""
     running: list[subprocess.Popen[bytes]] = []
@@ -133,30 +140,34 @@ def assert_asked_by_time(settings: Settings) -> None:
     assert pc.all(answer["has_features"]).as_py()
 
 
-@pytest.mark.parametrize("folder", [pytest.param("synthetic", marks=pytest.mark.long), "extracts"], indirect=True)
+@pytest.mark.parametrize(
+    ("folder", "settings"),
+    [pytest.param("synthetic", "stack_settings", marks=pytest.mark.long), ("extracts", "local_settings")],
+    indirect=True,
+)
 def test_stream_after_a_catch_up_equals_batch_and_a_second_feed_adds_nothing(
-    stack_settings: Settings, folder: Path, tmp_path: Path
+    settings: Settings, folder: Path, tmp_path: Path
 ) -> None:
-    expected = expected_tables(stack_settings, folder, tmp_path)
-    feed(stack_settings, folder, run=1)
-    trs(stack_settings, "worker", "--until-caught-up", timeout_s=CATCH_UP_S)
-    assert_equal(stream_tables(stack_settings), expected)
-    assert_all_read(stack_settings)
-    before = history_rows(stack_settings)
-    assert_asked_by_time(stack_settings)
+    expected = expected_tables(settings, folder, tmp_path)
+    feed(settings, folder, run=1)
+    trs(settings, "worker", "--until-caught-up", timeout_s=CATCH_UP_S)
+    assert_equal(stream_tables(settings), expected)
+    assert_all_read(settings)
+    before = history_rows(settings)
+    assert_asked_by_time(settings)
 
-    feed(stack_settings, folder, run=2)
-    trs(stack_settings, "worker", "--until-caught-up", timeout_s=CATCH_UP_S)
-    assert_all_read(stack_settings)
-    assert history_rows(stack_settings) == before
-    assert_equal(stream_tables(stack_settings), expected)
+    feed(settings, folder, run=2)
+    trs(settings, "worker", "--until-caught-up", timeout_s=CATCH_UP_S)
+    assert_all_read(settings)
+    assert history_rows(settings) == before
+    assert_equal(stream_tables(settings), expected)
 
-    trs(stack_settings, "lake", "fold")
-    assert row_count(stack_settings, "invoice_features_folded") > expected["invoice_features"].num_rows
-    assert_equal(stream_tables(stack_settings), expected)
-    trs(stack_settings, "worker", "--until-caught-up", timeout_s=CATCH_UP_S)  # recovers from the fold
-    assert history_rows(stack_settings) == before
-    assert_equal(stream_tables(stack_settings), expected)
+    trs(settings, "lake", "fold")
+    assert row_count(settings, "invoice_features_folded") > expected["invoice_features"].num_rows
+    assert_equal(stream_tables(settings), expected)
+    trs(settings, "worker", "--until-caught-up", timeout_s=CATCH_UP_S)  # recovers from the fold
+    assert history_rows(settings) == before
+    assert_equal(stream_tables(settings), expected)
 
 
 @pytest.mark.parametrize("folder", ["synthetic", pytest.param("extracts", marks=pytest.mark.long)], indirect=True)

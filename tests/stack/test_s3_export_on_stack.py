@@ -19,6 +19,7 @@ from batch_bootstrap.source import open_source
 from processors.features.declarations import FEATURE_SETS
 from processors.order import BATCH_SOURCE_NAME
 from processors.tables import TABLES
+from tests.app.commands import trs as trs_here
 from tests.exports import exported, rows_of, write_export
 from tests.stack_helpers import batch_features, environment, query, trs
 from tests.topics import read_topic
@@ -134,20 +135,14 @@ def test_mistyped_address_is_one_line_that_says_what_to_name(
     settings: Settings, store: pafs.S3FileSystem, folder: str, tables: dict[str, pa.Table], command: str
 ) -> None:
     write_export(store, folder, {"skus": tables["skus"]}, name="nightly", parts=1)
+    variables = {name: value for name, value in environment(settings).items() if name.startswith("TRS_")}
     for place, told in (
         (f"s3://{folder}/nighty", "is not an export: it has no export_info_*.json"),
         (f"s3://{folder}", "exports are below it: nightly"),
         (f"s3://no-bucket-{uuid.uuid4().hex}/nightly", "no such bucket or object"),
         ("s3://", "names no bucket and no folder"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "app.cli.main", "bootstrap", command, "--source", f"s3-export:{place}"],
-            env=environment(settings),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode != 0
-        assert told in done.stderr
-        assert "Traceback" not in done.stderr
+        done = trs_here("bootstrap", command, "--source", f"s3-export:{place}", **variables)
+        assert done.code != 0
+        assert told in done.err
+        assert "Traceback" not in done.err

@@ -130,6 +130,7 @@ def sent(settings: Settings) -> int:
     return sum(end for _, end in watermarks(kafka_config(settings), [topic]).values())
 
 
+@pytest.mark.long  # diff, cut-over, changes of columns and a killed connector have tests of their own
 def test_whole_life_of_a_source_ends_with_no_difference(shop: Settings, kafka_connect: Connect, tmp_path: Path) -> None:
     with working(shop, tmp_path / "worker.log"):
         with changing(shop) as before:  # months without change data capture
