@@ -32,6 +32,9 @@ from app.settings import ENV_PREFIX, Settings
 hypothesis_settings.register_profile("trs", deadline=None)  # how long an example takes says nothing on a busy machine
 hypothesis_settings.load_profile("trs")
 
+# The servers of a run live for minutes: what the optimising compiler would cost is not earned back.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+
 _REPOSITORY = Path(__file__).parent.parent
 
 
