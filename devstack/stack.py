@@ -32,6 +32,8 @@ PARTS: tuple[type[Part], ...] = (Kafka, MariaDb, S3)
 OPTIONAL_PARTS: tuple[type[Part], ...] = (Connect, Trino)
 ENVIRONMENT_FILE = "env.json"
 _POLL_S = 0.05
+_WIPED_S = 2.0
+"""How long a part has to end whose data is deleted anyway."""
 _FIRST_START_BYTES = 200_000_000
 """MariaDB's system tables and logs take most of it."""
 _START_BYTES = 20_000_000
@@ -130,7 +132,9 @@ class Stack:
             ended: list[str] = []
             for wave in reversed(_waves(self._parts())):
                 with ThreadPoolExecutor(len(wave)) as pool:
-                    lived = pool.map(lambda p: processes.stop(p.record, timeout_s=p.stop_timeout_s), wave)
+                    lived = pool.map(
+                        lambda p: processes.stop(p.record, timeout_s=_WIPED_S if wipe else p.stop_timeout_s), wave
+                    )
                 ended += [p.name for p, alive in zip(wave, lived, strict=True) if alive]
             if wipe:
                 for kind in (*PARTS, *OPTIONAL_PARTS):

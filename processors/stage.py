@@ -324,6 +324,7 @@ class Stage(ABC):
         self._commit_dead(chunks)
         self.apply_and_commit(chunks, notes)
         self._put(EPOCHS.name, lambda: self._commit_epochs_row(notes))
+        self.settle()
         for alarm in self.structure.look(chunks):
             log.error("alarm: %s", alarm)
         self.news = False
