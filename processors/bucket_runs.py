@@ -21,7 +21,7 @@ def by_bucket(rows: pa.Table) -> pa.Table:
     if (np.diff(order) == 1).all():
         return rows
     if len(starts) * _SHORT_RUN > rows.num_rows:
-        # Taken from many chunks, nested columns cost ten times as much as from one.
+        # From one chunk: what is taken from many costs more, nested columns above all.
         return rows.combine_chunks().take(pa.array(np.argsort(buckets, kind="stable")))
     ends = np.append(starts[1:], rows.num_rows)
     return pa.concat_tables([rows.slice(starts[run], ends[run] - starts[run]) for run in order])

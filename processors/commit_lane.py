@@ -13,7 +13,10 @@ from contextvars import copy_context
 
 
 class CommitLane:
-    """Used by one thread; each commit runs in another, which lives while there is one."""
+    """Used by one thread; each commit runs in another, which lives while there is one.
+
+    That is no executor's: one that hangs in a commit would keep the process from its end.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

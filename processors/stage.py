@@ -289,6 +289,10 @@ class Stage(ABC):
                 self._run_epoch(chunks, notes)
             finally:
                 self.settle()
+            for alarm in self.structure.look(chunks):
+                log.error("alarm: %s", alarm)
+            self.news = False
+            notes.positions = self.positions
         return notes
 
     def settle(self) -> None:
@@ -324,11 +328,6 @@ class Stage(ABC):
         self._commit_dead(chunks)
         self.apply_and_commit(chunks, notes)
         self._put(EPOCHS.name, lambda: self._commit_epochs_row(notes))
-        self.settle()
-        for alarm in self.structure.look(chunks):
-            log.error("alarm: %s", alarm)
-        self.news = False
-        notes.positions = self.positions
 
     def _move_positions(self, chunk: Chunk) -> None:
         for bucket, position in chunk.positions.items():

@@ -37,7 +37,7 @@ MOMENTS = [
     (1, "after a commit to invoice_log"),
     (1, "amid the invoice_documents"),
     *(
-        pytest.param(*moment, marks=pytest.mark.long)  # other stages' moments at tables that every stage writes
+        pytest.param(*moment, marks=pytest.mark.long)  # B has the same tables; documents have the moment above
         for moment in (
             *((place, f"before a commit to {t}") for place in (0, 1) for t in (DEAD_LETTERS.name, EPOCHS.name)),
             (1, "invoice_documents are acknowledged"),

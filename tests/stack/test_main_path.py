@@ -1,4 +1,5 @@
-"""The main path on real parts: extracts, Kafka, workers, Delta on S3; the batch job is the oracle of whole tables."""
+"""The main path on real parts: extracts, Kafka, workers, Delta in a folder or on S3; the batch job is the
+oracle of whole tables."""
 
 import signal
 import subprocess
