@@ -179,7 +179,10 @@ def build_engine(settings: Settings, topic_ids: Mapping[str, str], plan: "Memory
     lake = _agreed_lake(location, settings.partitions)
     sinks = {
         name: KafkaDocumentSink(
-            kafka_config(settings), topic_of(settings.topic_prefix, name), queue_kbytes=plan.queue_kbytes
+            kafka_config(settings),
+            topic_of(settings.topic_prefix, name),
+            partitions=settings.partitions,
+            queue_kbytes=plan.queue_kbytes,
         )
         for name in DERIVED_TOPICS
     }

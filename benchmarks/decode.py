@@ -18,8 +18,9 @@ import duckdb
 
 from benchmarks.report import Row, publish
 from connectors.dms import DmsTranslator
+from processors.block_codec import BlockDecoder, encode_blocks
 from processors.decode import Decoder
-from processors.document_codec import DocumentDecoder, encode_documents
+from processors.document_codec import DOCUMENT_BLOCKS
 from processors.records import RawBatch
 from processors.tables import INVOICE_LINE_ITEMS, TABLES, Kind, Table
 
@@ -135,7 +136,7 @@ def _against_creates(result: dict[str, Any], clean: float) -> dict[str, Any]:
 
 def encoded(con: duckdb.DuckDBPyConnection) -> tuple[list[bytes], list[bytes]]:
     """Keys and values of the table `documents`."""
-    slices = list(encode_documents(con, "documents", generation="g"))
+    slices = list(encode_blocks(DOCUMENT_BLOCKS, con, "documents", generation="g", partitions=PARTITIONS))
     return [key for keys, _ in slices for key in keys], [value for _, values in slices for value in values]
 
 
@@ -159,12 +160,14 @@ def bench_documents(documents: int) -> list[dict[str, Any]]:
         FROM range({documents}) AS t(i)
     """)
     keys, values = encoded(con)
-    decoder = DocumentDecoder(generation="g")
-    results = [measure(f"encode documents ({len(values[2])} bytes)", documents, partial(encoded, con))]
+    decoder = BlockDecoder(DOCUMENT_BLOCKS, generation="g")
+    size = sum(map(len, values)) // documents
+    results = [measure(f"encode documents ({size} bytes)", documents, partial(encoded, con))]
     results.append(measure("decode documents", documents, partial(decoder.decode, batches(values, keys))))
-    few = batches(values[:PARTITIONS], keys[:PARTITIONS])
-    results.append(measure("  8 batches of 1 document", PARTITIONS, partial(decoder.decode, few)))
-    decoder.close()
+    con.execute(f"DELETE FROM documents WHERE invoice_id >= {PARTITIONS}")
+    keys, values = encoded(con)
+    few = batches(values, keys)
+    results.append(measure("  a document per partition", PARTITIONS, partial(decoder.decode, few)))
     con.close()
     return results
 

@@ -18,7 +18,8 @@ import pyarrow as pa
 from benchmarks.catch_up import SYNTHETIC
 from connectors.delta_lake import DeltaLake
 from connectors.fold import fold_all
-from processors.document_codec import DocumentDecoder
+from processors.block_codec import BlockDecoder
+from processors.document_codec import DOCUMENT_BLOCKS
 from processors.feature_stages import AccountStage
 from processors.fold import all_that_waits
 from processors.inbox import Chunk
@@ -54,6 +55,8 @@ def open_stages(lake: DeltaLake, spill: Path, memory_mb: int, sink: Any) -> tupl
 class Discard:
     """A documents topic that nobody reads."""
 
+    partitions = 1
+
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Forgets them."""
 
@@ -65,9 +68,11 @@ class Discard:
 class Feed:
     """Rows to the stages as chunks, and the documents that A sends to B; positions go on per bucket."""
 
+    partitions = 1
+
     def __init__(self, lake: DeltaLake, spill: Path, memory_mb: int = 8000) -> None:
         self.skus, self.invoices, self.accounts = open_stages(lake, spill, memory_mb, self)
-        self._decoder = DocumentDecoder(generation=lake.generation)
+        self._decoder = BlockDecoder(DOCUMENT_BLOCKS, generation=lake.generation)
         self._positions: dict[tuple[str, int], int] = {}
         for stage in (self.skus, self.accounts, self.invoices):  # the last may send documents at once
             found = stage.assign(frozenset(range(BUCKETS)))
@@ -75,16 +80,16 @@ class Feed:
 
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """B takes the documents at once."""
-        parts: list[list[tuple[bytes | None, bytes | None]]] = [[] for _ in range(BUCKETS)]
-        for key, value in zip(keys, values, strict=True):
-            parts[int(key[14:-1]) % BUCKETS].append((key, value))
-        batches = [
-            RawBatch.of(DOCUMENTS, b, part, start_offset=self._next(DOCUMENTS, b)) for b, part in enumerate(parts)
-        ]
-        rows, _, dead = self._decoder.decode(batches)
+        start = self._next(DOCUMENTS, 0)
+        batch = RawBatch.of(DOCUMENTS, 0, list(zip(keys, values, strict=True)), start_offset=start)
+        rows, _, dead = self._decoder.decode([batch])
         if dead.num_rows:
             raise SystemExit("the stages do not read what they write")
-        positions = {b.partition: b.next_offset for b in batches}
+        # The accounts of this lake lie in buckets by their number.
+        accounts = rows["account_id"].to_numpy()
+        buckets = pa.array(accounts % BUCKETS, rows.schema.field("bucket").type)
+        rows = rows.set_column(rows.schema.get_field_index("bucket"), rows.schema.field("bucket"), buckets)
+        positions = dict.fromkeys(range(BUCKETS), batch.next_offset)
         self._run(self.accounts, [Chunk(DOCUMENTS, rows, rows.num_rows, positions)])
 
     def flush(self) -> dict[int, int]:

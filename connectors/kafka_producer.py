@@ -189,7 +189,9 @@ class TransactionalProducer(Producer):
 class KafkaDocumentSink:
     """`processors.ports.DocumentSink` over one topic."""
 
-    def __init__(self, config: KafkaConfig, topic: str, *, queue_kbytes: int = QUEUE_KBYTES) -> None:
+    def __init__(self, config: KafkaConfig, topic: str, *, partitions: int, queue_kbytes: int = QUEUE_KBYTES) -> None:
+        """`partitions`: how many the topic has."""
+        self.partitions = partitions
         self._producer = Producer(config, **{"linger.ms": 5, "queue.buffering.max.kbytes": queue_kbytes})
         self._topic = topic
         self._ends = TopicEnds(config, topic)

@@ -37,7 +37,7 @@ def touch_buckets(con: duckdb.DuckDBPyConnection, buckets: frozenset[int]) -> No
 def derive(con: duckdb.DuckDBPyConnection, *, owned: str) -> int:
     """Leaves the lines of the touched invoices in `charged_lines_out`; returns their number.
 
-    Columns as `line_codec.encode_lines` wants them. `owned(bucket, epoch)` gives the versions.
+    Columns as `line_codec.LINE_BLOCKS` sends them. `owned(bucket, epoch)` gives the versions.
     """
     lines = f"""(
         SELECT l.invoice_id, l.item_id, l.quantity, l.created_order, l.deleted OR i.deleted AS deleted, i.bucket,

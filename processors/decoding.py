@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from processors.block_codec import BlockDecoder, BlockKind
 from processors.dead_letters import dead_from_producer
 from processors.decode import Decoder
-from processors.derived_codec import DerivedDecoder
-from processors.document_codec import DocumentDecoder
+from processors.document_codec import DOCUMENT_BLOCKS
 from processors.inbox import Chunk
-from processors.line_codec import LineDecoder
+from processors.line_codec import LINE_BLOCKS
 from processors.records import RawBatch
 from processors.tables import CHARGED_LINES_TOPIC, DEAD_LETTERS_TOPIC, DOCUMENTS_TOPIC, TABLES_BY_NAME
 
@@ -21,11 +21,7 @@ class Decoding:
         """`generation`: the lake's; documents and lines of another one are ignored."""
         self._names = names
         self._rows = Decoder(source_names=source_names, threads=threads)
-        self._derived: dict[str, DerivedDecoder] = {
-            name: decoder(generation=generation, threads=threads)
-            for name, decoder in _DERIVED.items()
-            if name in names.values()
-        }
+        self._derived = {name: BlockDecoder(kind, generation=generation) for name, kind in _DERIVED.items()}
 
     def decode(self, topic: str, batches: Sequence[RawBatch], positions: Mapping[int, int]) -> Chunk:
         """The records of one topic, and the positions after them."""
@@ -47,4 +43,4 @@ class Decoding:
         )
 
 
-_DERIVED: dict[str, type[DerivedDecoder]] = {DOCUMENTS_TOPIC: DocumentDecoder, CHARGED_LINES_TOPIC: LineDecoder}
+_DERIVED: dict[str, BlockKind] = {DOCUMENTS_TOPIC: DOCUMENT_BLOCKS, CHARGED_LINES_TOPIC: LINE_BLOCKS}

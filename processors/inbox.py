@@ -39,6 +39,11 @@ class Chunk:
     decoded: tuple[float, float] | None = None
 
     @property
+    def weight(self) -> int:
+        """What it counts in an epoch: the records that were read, or their rows where records hold several."""
+        return max(self.read, 0 if self.rows is None else self.rows.num_rows)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes that its tables hold."""
         return int(self.dead.nbytes + (0 if self.rows is None else self.rows.nbytes))
@@ -187,31 +192,32 @@ class Inbox:
         self._raw = left
         return topic, taken
 
-    def take(self, max_records: int, *, timeout_s: float = 5.0) -> list[Chunk]:
-        """Decoded chunks in order, until they hold `max_records`; waits for what is being decoded while it has none."""
+    def take(self, max_weight: int, *, timeout_s: float = 5.0) -> list[Chunk]:
+        """Decoded chunks in order, until they weigh `max_weight`; waits for what is being decoded while it has less."""
         with self._lock:
             self._lock.wait_for(
-                lambda: self._stopped or self._ready_records() >= max_records or not (self._raw or self._decoding),
+                lambda: (
+                    self._stopped
+                    or sum(c.weight for c in self._ready) >= max_weight
+                    or not (self._raw or self._decoding)
+                ),
                 timeout_s,
             )
             chunks: list[Chunk] = []
-            records = 0
-            while self._ready and (not chunks or records < max_records):
+            weight = 0
+            while self._ready and (not chunks or weight < max_weight):
                 chunk = self._ready.popleft()
                 chunks.append(chunk)
-                records += chunk.read
+                weight += chunk.weight
+                self._records -= chunk.read
                 self._bytes -= chunk.size_bytes
                 self._taken_bytes += chunk.size_bytes
-            self._records -= records
             return chunks
 
     def finish(self) -> None:
         """What was taken is done with: its bytes count no more."""
         with self._lock:
             self._taken_bytes = 0
-
-    def _ready_records(self) -> int:
-        return sum(c.read for c in self._ready)
 
     def stop(self) -> None:
         """Ends `run` and lets `take` return."""

@@ -141,7 +141,7 @@ def derive(con: duckdb.DuckDBPyConnection, *, owned: str) -> int:
 
     An account that an invoice left gets a document too, unless the invoice is back there.
 
-    Columns as `document_codec.encode_documents` wants them. `owned(bucket, epoch)` gives the versions.
+    Columns as `document_codec.DOCUMENT_BLOCKS` sends them. `owned(bucket, epoch)` gives the versions.
     """
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE touched_once AS

@@ -3,19 +3,14 @@
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import duckdb
 
 from processors import charged_lines, invoice_documents
-from processors.derived_codec import Encoded
-from processors.document_codec import encode_documents
-from processors.line_codec import encode_lines
+from processors.block_codec import BlockKind, encode_blocks
+from processors.document_codec import DOCUMENT_BLOCKS
+from processors.line_codec import LINE_BLOCKS
 from processors.ports import DocumentSink
-
-
-class _Encode(Protocol):
-    def __call__(self, con: duckdb.DuckDBPyConnection, relation: str, *, generation: str) -> Encoded: ...
 
 
 @dataclass
@@ -30,12 +25,14 @@ class Output:
     sink: DocumentSink
     derive: Callable[..., int]
     relation: str
-    encode: _Encode
+    blocks: BlockKind
     through: Mapping[int, int] = field(default_factory=dict)
 
     def send(self, con: duckdb.DuckDBPyConnection, *, generation: str) -> None:
         """Sends what was derived last; returns when the broker acknowledged all. Raises UnavailableError."""
-        with closing(self.encode(con, self.relation, generation=generation)) as slices:
+        partitions = self.sink.partitions
+        encoded = encode_blocks(self.blocks, con, self.relation, generation=generation, partitions=partitions)
+        with closing(encoded) as slices:
             for keys, values in slices:
                 self.sink.send(keys, values)
         self.through = self.sink.flush()
@@ -43,9 +40,9 @@ class Output:
 
 def documents_output(sink: DocumentSink) -> Output:
     """Invoice documents, for stage B."""
-    return Output("documents", sink, invoice_documents.derive, invoice_documents.DOCUMENTS, encode_documents)
+    return Output("documents", sink, invoice_documents.derive, invoice_documents.DOCUMENTS, DOCUMENT_BLOCKS)
 
 
 def lines_output(sink: DocumentSink) -> Output:
     """Charged lines, for stage C."""
-    return Output("lines", sink, charged_lines.derive, charged_lines.CHARGED_LINES, encode_lines)
+    return Output("lines", sink, charged_lines.derive, charged_lines.CHARGED_LINES, LINE_BLOCKS)

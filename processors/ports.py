@@ -139,6 +139,10 @@ class Engine(Protocol):
 class DocumentSink(Protocol):
     """Where stage A sends documents, or charged lines: a Kafka topic, partitioned by murmur2 of the key."""
 
+    @property
+    def partitions(self) -> int:
+        """How many the topic has."""
+
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Takes messages; nothing is certain before `flush` returned. Raises UnavailableError."""
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from batch_bootstrap.events import Stamp, connect, row_events
 from connectors.source_rows import declared_schema
 from processors.tables import ACCOUNTS, INVOICE_LINE_ITEMS, INVOICES, SKUS, TABLES_BY_NAME, Kind, Table
+from tests.murmur2 import murmur2
 
 RECORDS = Path(__file__).parent / "debezium-records.jsonl"
 PARTITIONS_THERE = 6
@@ -41,21 +42,6 @@ def typed(table: Table, image: dict[str, Any]) -> pa.Table:
             value = str(value)
         row[column.name] = value
     return pa.Table.from_pylist([row], schema=declared_schema(table))
-
-
-def murmur2(data: bytes) -> int:
-    """Kafka's default partitioner (org.apache.kafka.common.utils.Utils.murmur2), as a positive number."""
-    mask = 0xFFFFFFFF
-    h = (0x9747B28C ^ len(data)) & mask
-    for start in range(0, len(data) - len(data) % 4, 4):
-        k = int.from_bytes(data[start : start + 4], "little") * 0x5BD1E995 & mask
-        k = (k ^ (k >> 24)) * 0x5BD1E995 & mask
-        h = (h * 0x5BD1E995 & mask) ^ k
-    rest = data[len(data) - len(data) % 4 :]
-    if rest:
-        h = (h ^ int.from_bytes(rest, "little")) * 0x5BD1E995 & mask
-    h = (h ^ (h >> 13)) * 0x5BD1E995 & mask
-    return (h ^ (h >> 15)) & 0x7FFFFFFF
 
 
 def debezium_records() -> list[dict[str, Any]]:

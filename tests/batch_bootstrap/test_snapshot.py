@@ -24,9 +24,9 @@ from processors.errors import CdcOpenError, SourceError, UsageError
 from processors.order import RowOrder, file_number
 from processors.ports import OpenRun
 from processors.tables import TABLES, all_topics
-from tests.batch_bootstrap.test_events import murmur2
 from tests.exports import rows_of as read_rows
 from tests.exports import write_export
+from tests.murmur2 import murmur2
 from tests.stack_helpers import environment
 from tests.topics import Record, read_topic
 from tests.waiting import wait_until

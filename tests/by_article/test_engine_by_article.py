@@ -75,7 +75,9 @@ def shell(start: Open) -> Shell:
 
 
 def sent(topics: Topics, name: str) -> int:
-    return len(topics.records.get(f"{PREFIX}.{name}", []))
+    """How many documents, or lines, were sent."""
+    values = [value for _, value in topics.records.get(f"{PREFIX}.{name}", [])]
+    return sum(pa.ipc.open_stream(value).read_all().num_rows for value in values)
 
 
 def look(location: LakeLocation) -> tuple[Demand, Demand]:
@@ -199,6 +201,7 @@ def test_set_that_was_away_learns_what_happened_meanwhile(
 class DeafSink:
     """A topic whose brokers do not answer."""
 
+    partitions = 1
     asked = 0
 
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:

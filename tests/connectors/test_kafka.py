@@ -18,7 +18,7 @@ from connectors.kafka import (
     watermarks,
 )
 from processors.errors import FencedError, SourceError, UnavailableError
-from tests.batch_bootstrap.test_events import murmur2
+from tests.murmur2 import murmur2
 from tests.topics import read_topic
 
 
@@ -110,7 +110,7 @@ def test_second_transactional_producer_fences_the_first(stack_settings: Settings
 
 
 def test_document_sink_returns_after_acknowledgement(stack_settings: Settings, topic: str) -> None:
-    sink = KafkaDocumentSink(kafka_config(stack_settings), topic)
+    sink = KafkaDocumentSink(kafka_config(stack_settings), topic, partitions=8)
     keys, values = keyed(1_000)
     sink.send(keys, values)
     sink.flush()

@@ -5,7 +5,6 @@ each commit (memory_lake.py) until the cluster lets it go on. A worker that slee
 keeps its buckets and goes on when it wakes, until the lake refuses it.
 """
 
-import json
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,19 +14,20 @@ from datetime import datetime
 
 import pytest
 
+from processors.block_codec import BlockDecoder
 from processors.charging import PriceAt
-from processors.derived_codec import DerivedDecoder
-from processors.document_codec import DocumentDecoder
+from processors.document_codec import DOCUMENT_BLOCKS
 from processors.errors import FencedError
 from processors.feature_stages import AccountStage, ItemStage
 from processors.features.declarations import SETS_BY_ARTICLE
 from processors.inbox import Chunk
-from processors.line_codec import LineDecoder
+from processors.line_codec import LINE_BLOCKS
 from processors.records import RawBatch, Truncate
 from processors.stage import Stage, StageContext
 from processors.stages import InvoiceStage, SkuStage
 from processors.state import cursor, open_state
 from processors.tables import CHARGED_LINES_TOPIC, DERIVED_TOPICS, DOCUMENTS_TOPIC
+from tests.murmur2 import murmur2
 from tests.processors.memory_lake import Disk, MemoryLake, utc
 from tests.processors.row_oracle import Record
 from tests.processors.row_world import BUCKETS, bucket_of, events
@@ -83,18 +83,21 @@ class SerialLane:
 
 @contextmanager
 def serial() -> Iterator[None]:
-    """Stages open their tables one after the other, and commit where they hand over."""
+    """Stages open their tables one after the other, and commit where they hand over; blocks have a row or two."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("processors.stage.ThreadPoolExecutor", SerialPool)
         patch.setattr("processors.stage.CommitLane", SerialLane)
+        patch.setattr("processors.block_codec.BLOCK_BYTES", 400)
         yield
 
 
 class Sink:
     """A topic that stage A fills; its worker may die in the middle."""
 
-    def __init__(self, worker: "Worker", topic: str, table: str) -> None:
-        self._worker, self._topic, self._table = worker, topic, table
+    partitions = BUCKETS
+
+    def __init__(self, worker: "Worker", topic: str) -> None:
+        self._worker, self._topic = worker, topic
 
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         cluster = self._worker.cluster
@@ -102,8 +105,7 @@ class Sink:
         for place, (key, value) in enumerate(zip(keys, values, strict=True)):
             if place == middle:
                 self._worker.step(f"amid the {self._topic}")
-            bucket = bucket_of(self._table, tuple(json.loads(key).values()))
-            cluster.logs[self._topic, bucket].append((key, value))
+            cluster.logs[self._topic, murmur2(key) % BUCKETS].append((key, value))
 
     def flush(self) -> dict[int, int]:
         self._worker.step(f"{self._topic} are acknowledged")
@@ -130,8 +132,8 @@ class Worker:
             context,
             rows,
             ["invoices", "invoice_line_items"],
-            sink=Sink(self, DOCUMENTS, "accounts"),
-            lines_sink=Sink(self, LINES, "skus") if SETS_BY_ARTICLE else None,
+            sink=Sink(self, DOCUMENTS),
+            lines_sink=Sink(self, LINES) if SETS_BY_ARTICLE else None,
             price_at=cluster.price_at,
             stopping=lambda: False,
         )
@@ -198,9 +200,9 @@ class Cluster:
         self.faults: list[str] = []
         self._number = 0
         self._workers: list[Worker] = []
-        self._decoders: dict[str, DerivedDecoder] = {
-            DOCUMENTS: DocumentDecoder(generation=MemoryLake.generation),
-            LINES: LineDecoder(generation=MemoryLake.generation),
+        self._decoders = {
+            DOCUMENTS: BlockDecoder(DOCUMENT_BLOCKS, generation=MemoryLake.generation),
+            LINES: BlockDecoder(LINE_BLOCKS, generation=MemoryLake.generation),
         }
 
     def run(self, actions: int) -> None:
@@ -222,8 +224,6 @@ class Cluster:
         """Ends all workers."""
         for worker in self._workers:
             worker.kill()
-        for decoder in self._decoders.values():
-            decoder.close()
 
     def _advance(self, worker: Worker) -> None:
         if worker.busy:

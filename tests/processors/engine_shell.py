@@ -42,6 +42,8 @@ def event(table: str, op: str, pos: int, row: Row | None) -> bytes:
 class Sink:
     """Where the engine sends the records of one topic; they come back through it."""
 
+    partitions = 1
+
     def __init__(self, records: dict[str, list[tuple[bytes, bytes]]], topic: str) -> None:
         self._records, self._topic = records, topic
 

@@ -1,9 +1,11 @@
 """The row and feature functions of the core, epoch by epoch, without Kafka and without a lake."""
 
+import json
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -16,14 +18,17 @@ from processors.features.declarations import SETS_BY_ACCOUNT
 from processors.records import event_schema
 from processors.state import to_arrow
 from processors.tables import TABLES_BY_NAME
+from tests.murmur2 import murmur2
 from tests.processors.row_oracle import Record
 
 BUCKETS = 3
 _AT = datetime(2024, 1, 1, tzinfo=UTC)
 
 
+@cache
 def bucket_of(table: str, key: tuple[Any, ...]) -> int:
-    return (sum(map(ord, key[0])) if table == "skus" else int(key[0])) % BUCKETS
+    record_key = {TABLES_BY_NAME[table].key[0]: key[0]}
+    return murmur2(json.dumps(record_key, separators=(",", ":")).encode()) % BUCKETS
 
 
 def events(table: str, records: Sequence[Record]) -> pa.Table:

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processors.charging import PriceAt
-from processors.document_codec import DocumentDecoder
+from processors.document_codec import DOCUMENT_BLOCKS
 from processors.features.declarations import (
     ACCOUNT_FEATURES,
     FEATURE_SETS,
@@ -44,9 +44,9 @@ from processors.lake_tables import (
     feature_keyed,
     stage_of,
 )
-from processors.line_codec import LineDecoder
-from processors.records import RawBatch
+from processors.line_codec import LINE_BLOCKS
 from tests.processors import row_oracle
+from tests.processors.block_records import rows_sent
 from tests.processors.cluster import DOCUMENTS, LINES, Cluster, Logs, TruncateEvent, fill, serial
 from tests.processors.memory_lake import Disk
 from tests.processors.row_oracle import Document, Line, Record
@@ -259,11 +259,9 @@ def check_history_by_article(world: Played, bucket: int, epoch: int) -> None:
 
 def live_lines(logs: Logs, bucket: int, end: int) -> list[Line]:
     """The live lines of a bucket's articles below an offset: of each the greatest version."""
-    decoder = LineDecoder(generation="memory")
-    rows, _, _ = decoder.decode([RawBatch.of(LINES, bucket, logs[LINES, bucket][:end])])  # type: ignore[arg-type]
-    decoder.close()
+    sent: list[tuple[bytes, bytes]] = logs[LINES, bucket][:end]  # type: ignore[assignment]
     latest: dict[tuple[str, int], Row] = {}
-    for row in rows.to_pylist():
+    for row in rows_sent(LINE_BLOCKS, [value for _, value in sent], generation="memory"):
         place = row["item_id"], row["invoice_id"]
         if place not in latest or row["line_version"] > latest[place]["line_version"]:
             latest[place] = row
@@ -272,12 +270,9 @@ def live_lines(logs: Logs, bucket: int, end: int) -> list[Line]:
 
 def live_documents(logs: Logs, bucket: int, end: int) -> dict[int, Document]:
     """The live documents of a bucket's accounts below an offset: of each invoice and account the greatest version."""
-    decoder = DocumentDecoder(generation="memory")
-    batch = RawBatch.of(DOCUMENTS, bucket, logs[DOCUMENTS, bucket][:end])  # type: ignore[arg-type]
-    rows, _, _ = decoder.decode([batch])
-    decoder.close()
+    sent: list[tuple[bytes, bytes]] = logs[DOCUMENTS, bucket][:end]  # type: ignore[assignment]
     latest: dict[tuple[int, int], Row] = {}
-    for row in rows.to_pylist():
+    for row in rows_sent(DOCUMENT_BLOCKS, [value for _, value in sent], generation="memory"):
         place = row["account_id"], row["invoice_id"]
         if place not in latest or row["document_version"] > latest[place]["document_version"]:
             latest[place] = row

@@ -10,12 +10,14 @@ import pytest
 
 from processors.activity import EpochTrace
 from processors.commit_lane import CommitLane
+from processors.document_codec import DOCUMENT_BLOCKS
 from processors.errors import FencedError
 from processors.lake_tables import EPOCHS, INVOICE_LOG
 from processors.stage import StageContext
 from processors.stages import InvoiceStage
 from processors.state import open_state
 from processors.tables import INVOICE_LINE_ITEMS, INVOICES
+from tests.processors.block_records import rows_sent
 from tests.processors.memory_lake import Disk, MemoryLake
 from tests.processors.test_put_off import BUCKET, Source, invoice
 from tests.waiting import wait_until
@@ -69,6 +71,8 @@ class Story:
         self.meanwhile: Callable[[], object] = lambda: None
         """Done before the commit to the log."""
 
+    partitions = 1
+
     def step(self, label: str) -> None:
         if label == f"before a commit to {INVOICE_LOG.name}":
             self.meanwhile()
@@ -78,7 +82,8 @@ class Story:
             self.told.append(label)
 
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        self.told.append(f"{len(values)} documents are sent")
+        documents = rows_sent(DOCUMENT_BLOCKS, values, generation=MemoryLake.generation)
+        self.told.append(f"{len(documents)} documents are sent")
 
     def flush(self) -> dict[int, int]:
         return {}

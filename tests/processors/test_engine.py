@@ -1,8 +1,10 @@
 """The engine of one worker on a lake in a folder: records in, rows and documents out, in their order."""
 
-import json
 import time
 from typing import Any
+
+import pyarrow as pa
+import pytest
 
 from connectors.lake import LakeLocation
 from processors.lake_tables import INVOICE_LOG
@@ -37,7 +39,8 @@ def test_engine_with_all_rows_writes_features_and_says_that_it_is_settled(
 
 
 def documents(topics: Topics) -> list[dict[str, Any]]:
-    return [json.loads(value) for _, value in topics.records.get(f"{PREFIX}.{DOCUMENTS_TOPIC}", [])]
+    values = [value for _, value in topics.records.get(f"{PREFIX}.{DOCUMENTS_TOPIC}", [])]
+    return [row for value in values for row in pa.ipc.open_stream(value).read_all().to_pylist()]
 
 
 def test_documents_wait_while_the_broker_holds_much_more(shell: Open, topics: Topics, location: LakeLocation) -> None:
@@ -51,8 +54,9 @@ def test_documents_wait_while_the_broker_holds_much_more(shell: Open, topics: To
 
 
 def test_features_wait_for_all_documents_of_the_epoch_that_was_sent(
-    shell: Open, topics: Topics, location: LakeLocation
+    shell: Open, topics: Topics, location: LakeLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("processors.block_codec.BLOCK_BYTES", 1)  # a record per document
     topics.add("invoices", event("invoices", "c", 5, INVOICE | {"invoice_id": 2, "date_issued": 18011}))
     one = shell(topics)
     one.offer_all()

@@ -1,5 +1,6 @@
 """What stage C makes of charged lines: in any order, repetition and split into epochs, the batch over the latest."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -13,12 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from processors import feature_rows, item_features, item_rows
+from processors.block_codec import BlockDecoder, encode_blocks
 from processors.errors import UsageError
 from processors.features.feature_set import FeatureSet
 from processors.features.set_files import read_feature_sets
-from processors.line_codec import LINE_SCHEMA, LineDecoder, encode_lines
+from processors.line_codec import LINE_BLOCKS, LINE_SCHEMA
 from processors.records import RawBatch
 from tests.feature_set_example import write_example, write_example_without_months
+from tests.murmur2 import murmur2
+from tests.processors.block_records import rows_sent
 from tests.processors.row_oracle import Line, sku_demand_features_of
 
 Row = dict[str, Any]
@@ -160,38 +164,57 @@ def test_set_that_breaks_its_promise_of_months_is_told(
         World(con, (broken,)).epoch([line | {"account_id": 1, "quantity": 1, "source_ts": stamp(1)}])
 
 
-@pytest.fixture(scope="module")
-def decoder() -> Iterator[LineDecoder]:
-    one = LineDecoder(generation='g"1')
-    yield one
-    one.close()
-
-
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
 
 
-@settings(max_examples=20)
-@given(items=st.lists(TEXTS, min_size=1, max_size=4), price=st.decimals("-9999999999", "9999999999", places=10))
-def test_line_is_read_as_it_was_written(
-    con: duckdb.DuckDBPyConnection, decoder: LineDecoder, items: list[str], price: Decimal
-) -> None:
-    written = [
+def line_rows(items: list[str], price: Decimal) -> list[dict[str, Any]]:
+    """A live and a deleted line in turns."""
+    return [
         dict.fromkeys(LINE_SCHEMA.names)
         | {"item_id": item, "invoice_id": 2**62, "deleted": bool(place % 2), "line_version": 7, "invoice_bucket": 3}
         | ({} if place % 2 else {"account_id": -1, "date_issued": DAYS[0], "quantity": -3, "price": price})
         | {"source_ts": stamp(place)}
         for place, item in enumerate(items)
     ]
-    con.register("written", pa.Table.from_pylist(written, schema=LINE_SCHEMA))
-    ((keys, values),) = encode_lines(con, "written", generation='g"1')
-    rows, ignored, dead = decoder.decode([RawBatch.of("t", 5, list(zip(keys, values, strict=True)))])
+
+
+def encode_lines(
+    con: duckdb.DuckDBPyConnection, rows: list[dict[str, Any]], partitions: int
+) -> list[tuple[bytes, bytes]]:
+    con.register("written", pa.Table.from_pylist(rows, schema=LINE_SCHEMA))
+    slices = encode_blocks(LINE_BLOCKS, con, "written", generation='g"1', partitions=partitions)
+    return [record for keys, values in slices for record in zip(keys, values, strict=True)]
+
+
+@settings(max_examples=20)
+@given(items=st.lists(TEXTS, min_size=1, max_size=4), price=st.decimals("-9999999999", "9999999999", places=10))
+def test_line_is_read_as_it_was_written(con: duckdb.DuckDBPyConnection, items: list[str], price: Decimal) -> None:
+    written = line_rows(items, price)
+    ((key, value),) = encode_lines(con, written, 1)
+    assert json.loads(key) == {"item_id": items[0]}
+    rows, ignored, dead = BlockDecoder(LINE_BLOCKS, generation='g"1').decode([RawBatch.of("t", 5, [(key, value)])])
     assert (dict(ignored), dead.num_rows) == ({}, 0)
-    assert rows.to_pylist() == [r | {"bucket": 5, "row_offset": place} for place, r in enumerate(written)]
-    foreign = values[0].replace(b'g\\"1', b"g2")
-    other, ignored, _ = decoder.decode([RawBatch.of("t", 5, [(keys[0], foreign), (b"", None)])])
-    assert (other.num_rows, dict(ignored)) == (0, {"other_generation": 1, "tombstone": 1})
-    changed = values[0].replace(b'"line_version":7', b'"line_version": 7')
-    rows, _, dead = decoder.decode(
-        [RawBatch.of("t", 5, [(keys[0], changed), (keys[0], b"{}"), (keys[0], values[0][:-1])])]
-    )
-    assert (rows.num_rows, dead["reason"].to_pylist()) == (0, ["bad_document"] * 3)
+    assert rows.to_pylist() == [r | {"bucket": 5, "row_offset": 0} for r in written]
+
+
+def test_lines_of_an_article_lie_in_its_partition(con: duckdb.DuckDBPyConnection) -> None:
+    items = ["a", "b", "\u00e9", 'q"', "a"] * 3
+    for key, value in encode_lines(con, line_rows(items, Decimal(1)), 8):
+        found = {row["item_id"] for row in rows_sent(LINE_BLOCKS, [value], generation='g"1')}
+        keys = [json.dumps({"item_id": i}, ensure_ascii=False, separators=(",", ":")).encode() for i in found]
+        assert {murmur2(k) % 8 for k in keys} == {murmur2(key) % 8}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: None} for name in ("item_id", "invoice_id", "deleted", "line_version", "invoice_bucket")),
+        *({name: None} for name in ("account_id", "date_issued", "quantity")),
+        {"deleted": True},
+    ],
+)
+def test_line_that_we_would_not_write_is_dead(con: duckdb.DuckDBPyConnection, changes: dict[str, Any]) -> None:
+    (line,) = line_rows(["a"], Decimal(1))
+    bad, good = (encode_lines(con, [row], 1)[0] for row in (line | changes, line))
+    rows, _, dead = BlockDecoder(LINE_BLOCKS, generation='g"1').decode([RawBatch.of("t", 5, [bad, good])])
+    assert (rows["row_offset"].to_pylist(), dead["reason"].to_pylist()) == ([1], ["bad_document"])

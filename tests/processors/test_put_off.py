@@ -10,12 +10,14 @@ from connectors.delta_lake import DeltaLake
 from connectors.lake import LakeLocation
 from processors import stages
 from processors.decode import Decoder
+from processors.document_codec import DOCUMENT_BLOCKS
 from processors.inbox import Chunk
 from processors.records import RawBatch
 from processors.stage import StageContext
 from processors.stages import InvoiceStage
 from processors.state import open_state
 from processors.tables import INVOICE_LINE_ITEMS, INVOICES, Table
+from tests.processors.block_records import rows_sent
 
 BUCKET = 0
 Sent = list[dict[str, object]]
@@ -25,11 +27,14 @@ Row = dict[str, object]
 class Sink:
     """Keeps the documents that are sent."""
 
+    partitions = 1
+
     def __init__(self) -> None:
         self.sent: Sent = []
+        self.generation = ""
 
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        self.sent += [json.loads(value) for value in values]
+        self.sent += rows_sent(DOCUMENT_BLOCKS, values, generation=self.generation)
 
     def flush(self) -> dict[int, int]:
         """They are kept at once."""
@@ -87,6 +92,7 @@ def start(tmp_path: Path, sink: Sink) -> Callable[[], InvoiceStage]:
         con = open_state(spill=tmp_path / "spill", memory_mb=200, threads=1)
         con.execute("SET TimeZone = 'UTC'")
         lake.prepare(con)
+        sink.generation = lake.generation
         topics = [f"test.{t.name}" for t in (INVOICES, INVOICE_LINE_ITEMS)]
         stage = InvoiceStage(
             StageContext(lake=lake, topic_ids={t: t for t in topics}, writer="test"),

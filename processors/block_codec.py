@@ -1,0 +1,168 @@
+"""Derived rows as Kafka records: what stage A sends to the stages of features, in blocks of columns.
+
+    rows of one slice ─► by partition of their owner ─► blocks of some 200 kB ─► one Arrow IPC stream, one batch, each
+
+The key is that of the owner of the block's first row, written as Debezium writes keys, so that all rows of a block lie
+in their owners' partition. The stream's schema carries the lake's generation (R12). Every value arrives as it was: none
+is turned into text on the way.
+
+A stream is read if it is whole, has exactly the declared columns, and one batch of rows all of which are as this
+program writes them; else the record is dead as a whole.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from processors.decode_raw import RawRecords
+from processors.murmur2 import partitions_of
+from processors.reasons import Reason
+from processors.records import DEAD_SCHEMA, RawBatch
+
+SLICE_ROWS = 32_768
+BLOCK_BYTES = 200_000
+"""Of a block in memory, at most about: a broker takes a megabyte. A single row may be larger."""
+_GENERATION = b"generation"
+Encoded = Generator[tuple[list[bytes], list[bytes]], None, None]
+"""Keys and values, slice by slice; to be closed by who does not take the last one."""
+
+
+@dataclass(frozen=True)
+class BlockKind:
+    """What the blocks of one topic hold.
+
+    `schema`: of decoded rows; `bucket` is the partition, `row_offset` the Kafka offset of the block. `owner`: the
+    column whose JSON is the key. `faulty`: per row whether this program would not write it.
+    """
+
+    name: str
+    schema: pa.Schema
+    owner: str
+    faulty: Callable[[pa.Table], pa.BooleanArray]
+
+    @cached_property
+    def content(self) -> pa.Schema:
+        """The columns that are sent."""
+        return pa.schema([f.remove_metadata() for f in self.schema if f.name not in ("bucket", "row_offset")])
+
+
+def encode_blocks(
+    kind: BlockKind, con: duckdb.DuckDBPyConnection, relation: str, *, generation: str, partitions: int
+) -> Encoded:
+    """Keys and values of the rows in `relation`, which has the columns of `kind.content`.
+
+    They come slice by slice, the next of which is read while one is used; the connection is in use until the last one
+    was taken, or the rest is closed.
+    """
+    schema = kind.content.with_metadata({_GENERATION: generation.encode()})
+    key = f"""encode(concat('{{"{kind.owner}":', to_json({kind.owner}), '}}'))"""
+    reader = con.sql(f"SELECT {', '.join(schema.names)}, {key} AS key FROM {relation}").to_arrow_reader(SLICE_ROWS)
+    with ThreadPoolExecutor(1, thread_name_prefix="encode") as ahead:
+        following = ahead.submit(next, reader, None)
+        while (batch := following.result()) is not None:
+            following = ahead.submit(next, reader, None)
+            rows = pa.Table.from_batches([batch])
+            keys = rows["key"].combine_chunks().cast(pa.large_binary())
+            found = partitions_of(keys, partitions)
+            order = np.argsort(found, kind="stable")
+            bounds = np.flatnonzero(np.diff(found[order], prepend=-1, append=-1)).tolist()
+            rows = rows.select(schema.names).cast(schema).take(pa.array(order))
+            blocks = [block for start, end in pairwise(bounds) for block in _blocks(rows, start, end)]
+            yield [keys[order[start]].as_py() for start, _ in blocks], [_written(rows, *block) for block in blocks]
+
+
+def _blocks(rows: pa.Table, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Runs of rows that are small enough."""
+    if end - start > 1 and rows.slice(start, end - start).nbytes > BLOCK_BYTES:
+        middle = (start + end) // 2
+        yield from _blocks(rows, start, middle)
+        yield from _blocks(rows, middle, end)
+    else:
+        yield start, end
+
+
+def _written(rows: pa.Table, start: int, end: int) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_table(rows.slice(start, end - start))
+    return bytes(sink.getvalue())
+
+
+class BlockDecoder:
+    """Decodes blocks of one kind and one generation of the lake."""
+
+    def __init__(self, kind: BlockKind, *, generation: str) -> None:
+        self._kind = kind
+        self._generation = generation.encode()
+
+    def decode(self, batches: Sequence[RawBatch]) -> tuple[pa.Table, Counter[str], pa.Table]:
+        """Rows (`kind.schema`), ignored records by reason, dead records (DEAD_SCHEMA).
+
+        Blocks of another generation are ignored as `other_generation`, null values as `tombstone`.
+        """
+        records = RawRecords(batches)
+        blocks: list[pa.Table] = []
+        places: list[int] = []
+        ignored: Counter[str] = Counter()
+        dead: dict[int, str] = {}
+        for place in range(len(records)):
+            value = records.value(place)
+            if value is None:
+                ignored["tombstone"] += 1
+                continue
+            try:
+                block = _read(value, self._kind.content)
+            except (pa.ArrowException, OSError) as error:
+                dead[place] = f"the value is no block of {self._kind.name}: {str(error).splitlines()[0][:200]}"
+                continue
+            if (block.schema.metadata or {}).get(_GENERATION) != self._generation:
+                ignored["other_generation"] += 1
+            else:
+                blocks.append(block.replace_schema_metadata())
+                places.append(place)
+        rows = pa.concat_tables([self._kind.content.empty_table(), *blocks]).combine_chunks()
+        of_block = np.repeat(np.arange(len(blocks)), [b.num_rows for b in blocks])
+        faulty = self._kind.faulty(rows).to_numpy(zero_copy_only=False)
+        if faulty.any():
+            refused = np.unique(of_block[faulty])
+            dead |= {places[b]: f"a row is none of {self._kind.name} as this program writes them" for b in refused}
+            kept = ~np.isin(of_block, refused)
+            rows, of_block = rows.filter(pa.array(kept)), of_block[kept]
+        letters = [records.dead_letter(p, Reason.BAD_DOCUMENT, why) for p, why in sorted(dead.items())]
+        return (
+            self._placed(rows, records, np.array(places, np.int64)[of_block]),
+            ignored,
+            pa.Table.from_pylist(letters, schema=DEAD_SCHEMA),
+        )
+
+    def _placed(self, rows: pa.Table, records: RawRecords, places: Any) -> pa.Table:
+        """The rows with where their records stand."""
+        partitions, offsets = records.whereabouts(range(len(records))) if len(records) else (pa.array([]), pa.array([]))
+        indices = pa.array(places)
+        found = {"bucket": partitions, "row_offset": offsets} | {n: rows[n] for n in rows.schema.names}
+        columns = [
+            found[f.name].cast(f.type).take(indices) if f.name in ("bucket", "row_offset") else found[f.name]
+            for f in self._kind.schema
+        ]
+        return pa.Table.from_arrays(columns, schema=self._kind.schema)
+
+
+def _read(value: bytes, content: pa.Schema) -> pa.Table:
+    """The rows of a block. Raises ArrowException or OSError where it is not whole or has other columns."""
+    source = pa.BufferReader(value)
+    with pa.ipc.open_stream(source) as stream:
+        if not stream.schema.equals(content):
+            raise pa.ArrowInvalid("it has other columns")
+        rows = stream.read_all()
+    if source.tell() != len(value) or len(rows.to_batches()) != 1:
+        raise pa.ArrowInvalid("it is not exactly one batch of rows")
+    rows.validate(full=True)
+    return rows
