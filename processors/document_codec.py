@@ -68,7 +68,8 @@ def _sums(values: Integers, sizes: Integers) -> Integers:
     through = np.zeros(len(values) + 1, np.int64)
     np.cumsum(values, out=through[1:])
     ends = np.cumsum(sizes)
-    return through[ends] - through[ends - sizes]
+    sums: Integers = through[ends] - through[ends - sizes]
+    return sums
 
 
 DOCUMENT_BLOCKS = BlockKind("invoice documents", DOCUMENT_SCHEMA, "account_id", _faulty)
