@@ -62,7 +62,7 @@ async def catch_up(
         started = time.monotonic()
         await _reach(engine, ends, bar, "records", ended, documents=True)
         derived_ends = await _ends(kafka, derived_topics)
-        await _reach(engine, derived_ends, bar, "documents", ended, documents=False)
+        await _reach(engine, derived_ends, bar, "blocks of documents", ended, documents=False)
     return CaughtUp(todo, time.monotonic() - started)
 
 
