@@ -37,3 +37,15 @@ def test_long_runs_are_put_in_order_and_not_copied() -> None:
 def test_short_runs_become_one_batch() -> None:
     (batch,) = by_bucket(table([(n % 3, 5) for n in range(30)])).to_batches()
     assert batch["bucket"].to_pylist() == sorted(batch["bucket"].to_pylist())
+
+
+def test_of_short_runs_beside_long_ones_only_they_are_copied() -> None:
+    rows = table([*((n % 3, 1) for n in range(900)), (1, 4000), (0, 4000), (2, 4000)])
+    rows = pa.concat_tables([rows.slice(0, 900).combine_chunks(), rows.slice(900)])
+    found = by_bucket(rows)
+    assert found.combine_chunks() == rows.sort_by([("bucket", "ascending"), ("number", "ascending")])
+    assert [(len(chunk), chunk["bucket"][0].as_py()) for chunk in found.to_batches()] == [
+        (size, bucket) for bucket in range(3) for size in (300, 4000)
+    ]
+    given = {chunk.buffers()[1].address for chunk in rows["number"].chunks if len(chunk) == 4000}
+    assert given < {chunk.buffers()[1].address for chunk in found["number"].chunks}
