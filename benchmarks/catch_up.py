@@ -4,14 +4,16 @@
 
 Prints source row events per second, the whole process's seconds and the worker's peak memory; writes JSON. The topics
 hold a synthetic TRS that is made and sent before the clock starts. Peers catch up with the same topics afterwards, one
-by one, and must come to the same features. How many cores are busy is told of all processes, the broker's too. Needs a
-running stack (TRS_KAFKA, or the embedded one).
+by one, and must come to the same features. How many cores are busy is told of all processes, the broker's too; and what
+memory costs that is touched for the first time, which on virtual machines may differ several times from hour to hour.
+Needs a running stack (TRS_KAFKA, or the embedded one).
 """
 
 import argparse
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +33,7 @@ from app.settings import Settings, load_settings
 from app.wiring import kafka_config
 from batch_bootstrap.events import Stamp, connect, row_events
 from benchmarks.report import Row, publish
-from benchmarks.usage import busy_seconds, peak_rss_mb
+from benchmarks.usage import busy_seconds, fresh_memory_s_per_gb, peak_rss_mb
 from benchmarks.worker_process import running_worker, worker_environment
 from connectors.kafka import Producer, ensure_topics
 from processors.features.declarations import INVOICE_FEATURES
@@ -104,7 +106,10 @@ def main() -> None:
 
 
 def report_rows(runs: Sequence[Run]) -> list[Row]:
-    """What is reported of the runs: ours beside each peer, of both the run with the median rate."""
+    """What is reported of the runs: ours beside each peer, of both the run with the median rate.
+
+    A ratio is the median of the runs' own: a machine whose speed changes from run to run changes both sides of each.
+    """
     ours = _median([r.ours for r in runs])
     rate = ours["events_per_s"]
     peers = {name: _median([r.peers[name] for r in runs]) for name in runs[0].peers}
@@ -112,7 +117,8 @@ def report_rows(runs: Sequence[Run]) -> list[Row]:
     def compared(measure: str, figure: str, unit: str, *, more_is_better: bool = False) -> Iterator[Row]:
         value = ours[figure]
         for name, peer in peers.items():
-            ratio = value / peer[figure] if more_is_better else peer[figure] / value
+            ratios = [r.ours[figure] / r.peers[name][figure] for r in runs]
+            ratio = statistics.median(ratios if more_is_better else [1 / r for r in ratios])
             yield Row(measure, value, unit, PEERS[name][0], peer[figure], ratio)
         if not peers:
             yield Row(measure, value, unit)
@@ -120,7 +126,14 @@ def report_rows(runs: Sequence[Run]) -> list[Row]:
     return [
         *compared("row events", "events_per_s", "events/s", more_is_better=True),
         *(
-            Row("row events", rate, "events/s", f"{PEERS[n][0]}, cold", cold, rate / cold)
+            Row(
+                "row events",
+                rate,
+                "events/s",
+                f"{PEERS[n][0]}, cold",
+                cold,
+                statistics.median(r.ours["events_per_s"] / r.peers[n]["cold_events_per_s"] for r in runs),
+            )
             for n, peer in peers.items()
             if (cold := peer.get("cold_events_per_s")) is not None
         ),
@@ -130,6 +143,7 @@ def report_rows(runs: Sequence[Run]) -> list[Row]:
         Row("the whole process", ours["process_seconds"], "s"),
         Row("busy from first event to last commit", ours["busy_cores"], "cores"),
         Row("busy in the last fifth of it", ours["busy_cores_at_the_end"], "cores"),
+        Row("a GB of fresh memory, before it began", ours["fresh_memory_s_per_gb"], "s"),
         *(Row(f"features equal to {PEERS[n][0]}'s", peer["equal_rows"], "rows") for n, peer in peers.items()),
     ]
 
@@ -193,6 +207,7 @@ def run_worker(settings: Settings, events: int, folder: Path) -> Figures:
     """One worker with an empty lake of its own; seconds are those that it reports, from the first fetch on."""
     environment = worker_environment(settings, folder / "home", interval_s=epoch_interval())
     main_module = os.environ.get("TRS_BENCH_MAIN", "-m app.cli.main")
+    fresh_memory = fresh_memory_s_per_gb()
     started, peak, log = time.perf_counter(), 0.0, folder / "worker.log"
     times, used = [time.time()], [busy_seconds()]
     with running_worker(environment, "--until-caught-up", log=log, main=main_module) as process:
@@ -220,6 +235,7 @@ def run_worker(settings: Settings, events: int, folder: Path) -> Figures:
         "peak_rss_mb": peak,
         "busy_cores": (busy[2] - busy[0]) / seconds,
         "busy_cores_at_the_end": (busy[2] - busy[1]) / (seconds / 5),
+        "fresh_memory_s_per_gb": fresh_memory,
     }
 
 

@@ -1,6 +1,8 @@
 """What a process has used, as the kernel tells it; needs nothing but the standard library."""
 
+import mmap
 import os
+import time
 from pathlib import Path
 
 
@@ -27,6 +29,18 @@ def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     user, system = fields[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def fresh_memory_s_per_gb(size_mb: int = 256) -> float:
+    """Seconds to touch every page of so much memory for the first time, per GB (2**30 bytes)."""
+    size = size_mb * 2**20
+    with mmap.mmap(-1, size) as memory:
+        pages = memoryview(memory)[:: mmap.PAGESIZE]
+        started = time.perf_counter()
+        pages[:] = bytes(len(pages))
+        seconds = time.perf_counter() - started
+        pages.release()
+    return seconds * 2**30 / size
 
 
 def busy_seconds() -> float:
