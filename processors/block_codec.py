@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -119,14 +118,15 @@ class BlockDecoder:
                 ignored["tombstone"] += 1
                 continue
             try:
-                block = _read(value, self._kind.content)
+                block = self._read(value)
             except (pa.ArrowException, OSError) as error:
-                dead[place] = f"the value is no block of {self._kind.name}: {str(error).splitlines()[0][:200]}"
+                why = str(error).partition("\n")[0][:200]
+                dead[place] = f"the value is no block of {self._kind.name}: {why}"
                 continue
-            if (block.schema.metadata or {}).get(_GENERATION) != self._generation:
+            if block is None:
                 ignored["other_generation"] += 1
             else:
-                blocks.append(block.replace_schema_metadata())
+                blocks.append(block)
                 places.append(place)
         rows = pa.concat_tables([self._kind.content.empty_table(), *blocks]).combine_chunks()
         of_block = np.repeat(np.arange(len(blocks)), [b.num_rows for b in blocks])
@@ -136,33 +136,31 @@ class BlockDecoder:
             dead |= {places[b]: f"a row is none of {self._kind.name} as this program writes them" for b in refused}
             kept = ~np.isin(of_block, refused)
             rows, of_block = rows.filter(pa.array(kept)), of_block[kept]
-        letters = [records.dead_letter(p, Reason.BAD_DOCUMENT, why) for p, why in sorted(dead.items())]
+        found = [records.at(place) for place in places]
+        buckets = np.array([batch.partition for batch, _ in found], np.int32)[of_block]
+        offsets = np.array([batch.offsets[index].as_py() for batch, index in found], np.int64)[of_block]
+        rows = rows.append_column("bucket", pa.array(buckets)).append_column("row_offset", pa.array(offsets))
+        letters = [records.dead_letter(place, Reason.BAD_DOCUMENT, why) for place, why in sorted(dead.items())]
         return (
-            self._placed(rows, records, np.array(places, np.int64)[of_block]),
+            rows.select(self._kind.schema.names).cast(self._kind.schema),
             ignored,
             pa.Table.from_pylist(letters, schema=DEAD_SCHEMA),
         )
 
-    def _placed(self, rows: pa.Table, records: RawRecords, places: Any) -> pa.Table:
-        """The rows with where their records stand."""
-        partitions, offsets = records.whereabouts(range(len(records))) if len(records) else (pa.array([]), pa.array([]))
-        indices = pa.array(places)
-        found = {"bucket": partitions, "row_offset": offsets} | {n: rows[n] for n in rows.schema.names}
-        columns = [
-            found[f.name].cast(f.type).take(indices) if f.name in ("bucket", "row_offset") else found[f.name]
-            for f in self._kind.schema
-        ]
-        return pa.Table.from_arrays(columns, schema=self._kind.schema)
+    def _read(self, value: bytes) -> pa.Table | None:
+        """The rows of a block, None if it is of another generation.
 
-
-def _read(value: bytes, content: pa.Schema) -> pa.Table:
-    """The rows of a block. Raises ArrowException or OSError where it is not whole or has other columns."""
-    source = pa.BufferReader(value)
-    with pa.ipc.open_stream(source) as stream:
-        if not stream.schema.equals(content):
-            raise pa.ArrowInvalid("it has other columns")
-        rows = stream.read_all()
-    if source.tell() != len(value) or len(rows.to_batches()) != 1:
-        raise pa.ArrowInvalid("it is not exactly one batch of rows")
-    rows.validate(full=True)
-    return rows
+        Raises ArrowException or OSError where it is not whole, names no generation or has other columns.
+        """
+        source = pa.BufferReader(value)
+        with pa.ipc.open_stream(source) as stream:
+            generation = (stream.schema.metadata or {}).get(_GENERATION)
+            if generation is not None and generation != self._generation:
+                return None
+            if generation is None or not stream.schema.equals(self._kind.content):
+                raise pa.ArrowInvalid("it has other columns, or names no generation")
+            rows = stream.read_all()
+        if source.tell() != len(value) or len(rows.to_batches()) != 1:
+            raise pa.ArrowInvalid("it is not exactly one batch of rows")
+        rows.validate(full=True)
+        return rows.replace_schema_metadata()
