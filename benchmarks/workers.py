@@ -5,8 +5,9 @@
 A synthetic TRS is caught up with first. For each number of workers these start together, take their share of the
 buckets and load its state; then every line of every invoice is corrected, and the clock stops when all is committed:
 rows, documents and features. Told are the CPU seconds of a worker for its share of the events (mean; what it uses
-while idle is taken off), and its memory. A worker whose commit is refused ends, and that fails the benchmark. Needs a
-running stack (TRS_KAFKA, or the embedded one).
+while idle is taken off), its memory, and how many documents and features all of them derived: an account whose
+documents come in several epochs is derived in each. A worker whose commit is refused ends, and that fails the
+benchmark. Needs a running stack (TRS_KAFKA, or the embedded one).
 """
 
 import argparse
@@ -72,6 +73,7 @@ def report_rows(found: dict[int, dict[str, float]]) -> list[Row]:
     for measure_, key, unit in (
         ("CPU of a worker for its share of the events", "cpu_s", "s"),
         ("memory of a worker", "rss_mb", "MB"),
+        ("documents and features derived by all", "derived", "rows"),
     ):
         for count, figures in found.items():
             peer = () if count == first else (f"{first} worker", base[key], base[key] / figures[key])
@@ -144,7 +146,7 @@ def measure(settings: Settings, folder: Path, count: int, send: Callable[[], int
         before = [w.cpu_s() for w in workers]
         time.sleep(IDLE_S)
         idle = [(w.cpu_s() - b) / IDLE_S for w, b in zip(workers, before, strict=True)]
-        before = [w.cpu_s() for w in workers]
+        before, derived = [w.cpu_s() for w in workers], _derived(workers)
         began = time.monotonic()
         sent = send()
         ended, after = wait_until_done(workers, sent)
@@ -154,6 +156,7 @@ def measure(settings: Settings, folder: Path, count: int, send: Callable[[], int
             "idle_cpu_share": statistics.mean(idle),
             "seconds": ended - began,
             "events": sent,
+            "derived": _derived(workers) - derived,
             "rss_mb": statistics.mean(peak_rss_mb(w.process.pid) for w in workers),
         }
 
@@ -168,6 +171,11 @@ def wait_for_shares(workers: Sequence[Worker]) -> None:
             return
         time.sleep(POLL_S)
     raise SystemExit(f"{len(workers)} workers did not come to equal shares of the buckets in {PATIENCE_S:.0f} s")
+
+
+def _derived(workers: Sequence[Worker]) -> int:
+    """The documents and features that they have derived."""
+    return sum(counts(w)[2] for w in workers)
 
 
 def wait_until_done(workers: Sequence[Worker], events: int) -> tuple[float, list[float]]:
