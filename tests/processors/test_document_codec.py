@@ -188,6 +188,14 @@ def test_block_of_another_generation_is_ignored_and_junk_is_dead(con: duckdb.Duc
     assert _content(found) == [DOCUMENT]
 
 
+def test_block_with_a_text_that_is_no_utf8_is_dead(con: duckdb.DuckDBPyConnection) -> None:
+    lines = [{"item_id": "spoilt", "quantity": 3, "price": None}]
+    _, (value,) = _encode(con, [DOCUMENT | {"lines": lines}])
+    assert value.count(b"spoilt") == 1
+    found, _, dead = DECODER.decode([batch([value, value.replace(b"spoilt", b"spoi\xfft")])])
+    assert (found.num_rows, dead["row_offset"].to_pylist()) == (1, [101])
+
+
 @settings(max_examples=200)
 @given(data=st.data())
 def test_spoilt_block_is_read_whole_or_dead_or_of_another_generation(

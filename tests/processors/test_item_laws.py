@@ -211,6 +211,7 @@ def test_lines_of_an_article_lie_in_its_partition(con: duckdb.DuckDBPyConnection
         *({name: None} for name in ("item_id", "invoice_id", "deleted", "line_version", "invoice_bucket")),
         *({name: None} for name in ("account_id", "date_issued", "quantity")),
         {"deleted": True},
+        {"deleted": True, "account_id": None, "date_issued": None, "quantity": None},  # with a price
     ],
 )
 def test_line_that_we_would_not_write_is_dead(con: duckdb.DuckDBPyConnection, changes: dict[str, Any]) -> None:
