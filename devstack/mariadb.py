@@ -52,6 +52,7 @@ class MariaDb(Part):
 
     def prepare(self) -> list[str | Path]:
         base = self._base(lambda _: None)
+        _temporary(self.data).mkdir(exist_ok=True)
         if not (self.data / "mysql").exists():
             self._install(base)
         init = self.folder / "init.sql"
@@ -122,4 +123,15 @@ _CLOSE_ROOT = (
 
 def _places(base: Path, data: Path) -> tuple[str, ...]:
     user = ("--user=root",) if os.geteuid() == 0 else ()
-    return (f"--basedir={base}", f"--datadir={data}", f"--lc-messages-dir={base / 'share'}", *user)
+    return (
+        f"--basedir={base}",
+        f"--datadir={data}",
+        f"--tmpdir={_temporary(data)}",
+        f"--lc-messages-dir={base / 'share'}",
+        *user,
+    )
+
+
+def _temporary(data: Path) -> Path:
+    """Where a server keeps temporary tables: a folder of its own, as at its start it deletes those of all others."""
+    return data.with_name("tmp")

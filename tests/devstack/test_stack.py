@@ -14,6 +14,7 @@ import pytest
 
 from app.settings import load_settings
 from devstack import ports, processes
+from devstack.mariadb import MariaDb
 from devstack.stack import Stack, State, check_room
 from processors.errors import FullDiskError
 from tests.waiting import wait_until
@@ -53,6 +54,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert first.returncode == 0, first.stderr
     yield folder
     Stack(folder).down(wipe=True)
+
+
+def test_up_leaves_the_temporary_tables_of_other_database_servers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "temporary"
+    shared.mkdir()
+    table = shared / "#sql-temptable-cf3-1-2d.MAI"
+    table.touch()
+    monkeypatch.setenv("TMPDIR", str(shared))
+    database = MariaDb(tmp_path, {})
+    database.folder.mkdir()
+    database.prepare()  # starts a server for its system tables
+    assert table.exists()
 
 
 def test_status_when_up_tells_every_part_with_port_pid_and_memory(home: Path) -> None:
