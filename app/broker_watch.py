@@ -13,7 +13,6 @@ from connectors.kafka import KafkaConfig, PartitionEnds
 from processors.errors import TrsError
 
 Place = tuple[str, int]
-LOOK_S = 5.0
 
 
 class BrokerWatch:
@@ -29,7 +28,7 @@ class BrokerWatch:
         committed: Callable[[], Mapping[Place, int]],
         history: LagHistory,
         *,
-        every_s: float = LOOK_S,
+        every_s: float,
     ) -> None:
         self._kafka = PartitionEnds(kafka)
         self._places = places

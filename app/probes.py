@@ -58,8 +58,17 @@ class Limits:
     lag_grows_s: float = 300.0
     lag_records: int = 10_000
 
+    @property
+    def broker_look_s(self) -> float:
+        """How often the brokers are asked: several times before they count as lost, and often while the lag grows."""
+        return min(_LOOK_S, self.broker_lost_s / _LOOKS_UNTIL_LOST, self.lag_grows_s / _LOOKS_AT_LAG)
+
 
 LIVE_TIMES = 5
+_LOOK_S = 5.0
+_LOOKS_UNTIL_LOST = 3
+_LOOKS_AT_LAG = 20
+"""Within TRS_LAG_GROWS_S at least, so that they tell whether it grows."""
 
 
 class Broker(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from rich.console import Console
 
-from app.broker_watch import LOOK_S, BrokerWatch, Place
+from app.broker_watch import BrokerWatch, Place
 from app.catch_up import catch_up
 from app.cloudwatch import CloudWatchMetrics
 from app.faults import known_fault
@@ -40,8 +40,6 @@ log = structlog.get_logger("trs.worker")
 
 _BEAT_S = 0.5
 _REPORT_S = 30.0
-_LOOKS_AT_LAG = 20
-"""Of the lag within TRS_LAG_GROWS_S at least, so that they tell whether it grows."""
 _STOP_S = 5.0
 """How long leaving the group may take after the engine has stopped."""
 _LEAVE_S = 10.0
@@ -71,8 +69,8 @@ class Worker:
         self._upkeep = UpkeepState()
         limits = limits_of(settings)
         history = LagHistory(limits.lag_grows_s)
-        looks_s = min(LOOK_S, limits.lag_grows_s / _LOOKS_AT_LAG)
-        self._broker = BrokerWatch(kafka, lambda: self.membership.places, self._committed, history, every_s=looks_s)
+        every_s = limits.broker_look_s
+        self._broker = BrokerWatch(kafka, lambda: self.membership.places, self._committed, history, every_s=every_s)
         self.lake = LakeWatch(settings, owns=self._leads)
         self._state = WorkerState(
             settings.group,

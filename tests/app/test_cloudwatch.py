@@ -35,7 +35,7 @@ def test_line_has_every_metric_and_counts_a_refused_record_once(tmp_path: Path, 
     def committed() -> dict[Place, int]:
         return {place: offset for a in activities.values() for place, offset in a.look(0).positions.items()}
 
-    watch = BrokerWatch(KafkaConfig("127.0.0.1:1"), lambda: list(watch.ends), committed, LagHistory(600.0))
+    watch = BrokerWatch(KafkaConfig("127.0.0.1:1"), lambda: list(watch.ends), committed, LagHistory(600.0), every_s=5.0)
     watch.ends = {("test.invoices", 0): 5, ("test.skus", 0): 1}
     metrics = CloudWatchMetrics(WorkerState("workers", shell.engine.status, activities=activities, broker=watch))
     try:
@@ -60,7 +60,7 @@ def test_partition_that_went_to_another_worker_does_not_lag_here() -> None:
     """Its position went with it; what the brokers hold of it is not all unread."""
     places: list[Place] = [("t", 0), ("t", 1)]
     committed = {("t", 0): 1_000, ("t", 1): 1_000}
-    watch = BrokerWatch(KafkaConfig("127.0.0.1:1"), lambda: places, lambda: committed, LagHistory(600.0))
+    watch = BrokerWatch(KafkaConfig("127.0.0.1:1"), lambda: places, lambda: committed, LagHistory(600.0), every_s=5.0)
     watch.ends = {("t", 0): 1_001, ("t", 1): 1_002}
     assert watch.lag == {("t", 0): 1, ("t", 1): 2}
     places.remove(("t", 1))

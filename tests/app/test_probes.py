@@ -99,6 +99,13 @@ def test_silent_broker_and_store_make_not_ready_and_never_dead() -> None:
     assert {t.condition: t.live for t in found} == {Condition.BROKER_LOST: False, Condition.STORE_AWAY: False}
 
 
+def test_brokers_that_answer_every_look_never_count_as_lost_however_short_the_limit() -> None:
+    for limit_s in (0.3, 3.0, 30.0, 600.0):
+        limits = Limits(broker_lost_s=limit_s)
+        just_before_the_next = Outside(silent_s=2 * limits.broker_look_s, reason=None, away=None)
+        assert outside_troubles(limits, broker=just_before_the_next, store=None) == []
+
+
 def stage_of(buckets: set[int], parked: set[int]) -> Activity:
     """A stage that was given both, and works on the first."""
     activity = Activity("accounts")

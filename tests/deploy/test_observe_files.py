@@ -40,7 +40,7 @@ def metrics() -> Metric:
     """Every metric that a worker has, with at least one sample each."""
     activity = Activity("invoices")
     place = ("aurora.trs.invoices", 0)
-    kafka = BrokerWatch(KafkaConfig("127.0.0.1:1"), lambda: [place], dict, LagHistory(600.0))
+    kafka = BrokerWatch(KafkaConfig("127.0.0.1:1"), lambda: [place], dict, LagHistory(600.0), every_s=5.0)
     kafka.ends = {place: 1}
     lake = LakeWatch(Settings(lake="lake"), owns=lambda: True)
     now = datetime.now(UTC)
