@@ -3,11 +3,12 @@
     python -m benchmarks.freshness [--rate N] [--seconds N] [--invoices N] [--json FILE]
 
 A worker with epochs of one second first catches up with a synthetic TRS. Then row events of a working day are sent at a
-steady rate: invoices issued with their lines, lines corrected and invoices paid (recent ones), SKUs priced anew. Each
-carries the time at which it was made; a reader polls the table of feature changes meanwhile and notes when it sees each
-file. The freshness of a change is the time from its event to the sight of the first row of its invoice that knows it;
-it is measured of the changes that alter a feature value for certain: new invoices and new quantities. Needs a running
-stack (TRS_KAFKA, or the embedded one).
+steady rate: invoices issued with their lines, lines corrected and invoices paid (recent ones), SKUs priced anew. They
+are made beforehand, since in life neither source nor reader shares the worker's cores, and get the time at which they
+are sent, which stands for the commit at the source. A reader polls the table of feature changes meanwhile and notes
+when it sees each file. The freshness of a change is the time from its event to the sight of the first row of its
+invoice that knows it; it is measured of the changes that alter a feature value for certain: new invoices and new
+quantities. Needs a running stack (TRS_KAFKA, or the embedded one).
 """
 
 import argparse
@@ -17,6 +18,8 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,15 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
+from rich.console import Console
+from rich.progress import track
 
 from app.settings import Settings, load_settings
 from app.wiring import kafka_config
 from batch_bootstrap.events import Op, Stamp, connect, row_events
 from benchmarks.catch_up import SYNTHETIC, fill_topics
 from benchmarks.report import Row, publish
+from benchmarks.usage import cpu_seconds
 from benchmarks.worker_process import running_worker, worker_environment
 from connectors.kafka import Producer
 from processors.features.declarations import INVOICE_FEATURES
@@ -44,10 +50,27 @@ RECENT = 0.05
 MIX = {"issued": 0.08, "corrected": 0.25, "paid": 0.27, "priced": 0.01}
 """Changes of each kind per row event; an issued invoice brings five lines with it, so that the events add up to one."""
 LINES = 5
+MADE_MS = 9_876_543_210_123
+"""The time that events have before they are sent, as long as a real one."""
+_MADE = b"%d" % MADE_MS
+
+
+@dataclass(frozen=True)
+class Sending:
+    """Events of one kind of a tick, made beforehand: they name MADE_MS as their time. `ids`: the invoices measured."""
+
+    topic: str
+    keys: list[bytes]
+    values: list[bytes]
+    ids: pa.Array | None
+
+    def at(self, now_ms: int) -> list[bytes]:
+        """The values with the time at which they are sent."""
+        return [value.replace(_MADE, b"%d" % now_ms) for value in self.values]
 
 
 class Changes:
-    """Makes the row events of a tick and remembers which invoice changed when."""
+    """Makes the row events of each tick beforehand, sends them, and remembers which invoice changed when."""
 
     def __init__(self, settings: Settings, invoices: int) -> None:
         self._settings = settings
@@ -61,6 +84,7 @@ class Changes:
         self._invoices = self._table(INVOICES, invoices, recent.format(column="invoice_id"))
         self._lines = self._table(INVOICE_LINE_ITEMS, invoices, recent.format(column="invoice_id"))
         self._tick = 0
+        self._made: deque[list[Sending]] = deque()
         self.made: list[pa.Table] = []
 
     def _count(self, table: Table, invoices: int) -> int:
@@ -72,8 +96,8 @@ class Changes:
         query = SYNTHETIC[table.name].format(invoices=invoices)
         return self._con.sql(f"SELECT {columns} FROM ({query}) WHERE {where}").to_arrow_table()
 
-    def send(self, events: int) -> int:
-        """Sends about so many events; returns how many."""
+    def make(self, events: int) -> None:
+        """Makes about so many events for one more tick."""
         self._tick += 1
         issued = self._issued(max(1, round(events * MIX["issued"])))
         corrected = self._some(self._lines, events * MIX["corrected"])
@@ -91,7 +115,18 @@ class Changes:
             (INVOICES, "u", paid, False),
             (SKUS, "u", self._some(self._skus, events * MIX["priced"]), False),
         ]
-        return sum(self._emit(number, *part) for number, part in enumerate(parts))
+        self._made.append([self._sending(number, *part) for number, part in enumerate(parts)])
+
+    def send(self) -> int:
+        """Sends the events of the next tick; returns how many."""
+        sendings = self._made.popleft()
+        for sending in sendings:
+            now_ms = time.time_ns() // 1_000_000
+            self._producer.send(sending.topic, sending.keys, sending.at(now_ms))
+            if sending.ids is not None:
+                made_ms = pa.repeat(pa.scalar(now_ms, pa.int64()), len(sending.ids))
+                self.made.append(pa.table({"inv_id": sending.ids, "made_ms": made_ms}))
+        return sum(len(sending.values) for sending in sendings)
 
     def _some(self, rows: pa.Table, count: float) -> pa.Table:
         return rows.take(pa.array(self._chance.choice(rows.num_rows, round(count), replace=False)))
@@ -116,16 +151,12 @@ class Changes:
             }
         )
 
-    def _emit(self, number: int, table: Table, op: Op, rows: pa.Table, measured: bool) -> int:
-        now_ms = time.time_ns() // 1_000_000
+    def _sending(self, number: int, table: Table, op: Op, rows: pa.Table, measured: bool) -> Sending:
         pos = 1_000 + self._tick * 10 + number
-        stamp = Stamp(self._settings.source_names[-1], "trs", "mysql-bin.000001", pos, now_ms, numbered=True)
+        stamp = Stamp(self._settings.source_names[-1], "trs", "mysql-bin.000001", pos, MADE_MS, numbered=True)
         keys, values = row_events(self._con, table, rows, stamp, op=op)
-        self._producer.send(topic_of(self._settings.topic_prefix, table.name), keys, values)
-        if measured:
-            ids = rows["invoice_id"].combine_chunks().cast(pa.int64()).unique()
-            self.made.append(pa.table({"inv_id": ids, "made_ms": pa.repeat(pa.scalar(now_ms, pa.int64()), len(ids))}))
-        return int(rows.num_rows)
+        ids = rows["invoice_id"].combine_chunks().cast(pa.int64()).unique() if measured else None
+        return Sending(topic_of(self._settings.topic_prefix, table.name), keys, values, ids)
 
     def close(self) -> None:
         """Waits until the broker has all."""
@@ -135,10 +166,11 @@ class Changes:
 
 
 class Reader:
-    """Polls a Delta table and notes when each of its files became readable."""
+    """Polls a Delta table in a folder and notes when each of its files became readable."""
 
-    def __init__(self, uri: str) -> None:
-        self._handle = DeltaTable(uri)
+    def __init__(self, folder: str) -> None:
+        self._log = Path(folder) / "_delta_log"
+        self._handle = DeltaTable(folder)
         self._known = set(self._handle.file_uris())
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -146,9 +178,8 @@ class Reader:
 
     def _run(self) -> None:
         while not self._stopped.wait(POLL_S):
-            before = self._handle.version()
-            self._handle.update_incremental()
-            if self._handle.version() != before:
+            if (self._log / f"{self._handle.version() + 1:020}.json").exists():  # a look, not a listing
+                self._handle.update_incremental()
                 now_ms = time.time_ns() // 1_000_000
                 fresh = set(self._handle.file_uris()) - self._known
                 self._known |= fresh
@@ -179,11 +210,16 @@ def measure(invoices: int, rate: int, seconds: float) -> dict[str, Any]:
         with running_worker(environment, log=home / "worker.log") as process:
             wait_for_commits(table, process, 2)
             changes = Changes(settings, invoices)
+            for _ in track(range(round(seconds / TICK_S) + 1), "the changes are made", console=Console(stderr=True)):
+                changes.make(round(rate * TICK_S))
             with Reader(table) as reader:
-                sent, lasted = keep_changing(changes, rate, seconds)
+                cpu_s = cpu_seconds(process.pid)
+                sent, lasted = keep_changing(changes, seconds)
+                cpu_s = cpu_seconds(process.pid) - cpu_s
                 changes.close()
                 time.sleep(SETTLE_S)
-        return {"events": sent, "events_per_s": sent / lasted, **summarise(changes, reader)}
+        load = {"events": sent, "events_per_s": sent / lasted, "worker_cores": cpu_s / lasted}
+        return load | summarise(changes, reader)
 
 
 def wait_for_commits(table: str, process: subprocess.Popen[bytes], count: int) -> None:
@@ -195,14 +231,14 @@ def wait_for_commits(table: str, process: subprocess.Popen[bytes], count: int) -
         time.sleep(0.2)
 
 
-def keep_changing(changes: Changes, rate: int, seconds: float) -> tuple[int, float]:
-    """Sends `rate` events per second; returns how many, and the seconds that it took."""
+def keep_changing(changes: Changes, seconds: float) -> tuple[int, float]:
+    """Sends a tick's events every TICK_S; returns how many, and the seconds that it took."""
     begin, sent, ticks = time.monotonic(), 0, 0
     while (now := time.monotonic()) < begin + seconds:
         due = begin + ticks * TICK_S
         if due > now:
             time.sleep(due - now)
-        sent += changes.send(round(rate * TICK_S))
+        sent += changes.send()
         ticks += 1
         if ticks % round(5 / TICK_S) == 0:
             print(f"{sent:,} events in {time.monotonic() - begin:.0f} s", file=sys.stderr)
@@ -258,6 +294,7 @@ def main() -> None:
         Row("freshness, 99 of 100", result["p99_s"], "s"),
         Row("freshness, worst", result["max_s"], "s"),
         Row("row events", result["events_per_s"], "events/s"),
+        Row("the worker's CPU", result["worker_cores"], "cores"),
         Row("changes measured", result["changes"], "changes"),
     ]
     publish(

@@ -2,13 +2,14 @@
 
 aiokafka keeps what a fetch brought as undecoded record batches until somebody iterates over it, and then makes an
 object per record, which costs several times what the rest of the transport does. `take_blocks` asks aiokafka for what
-it knows of each record batch (checksum, transaction, offsets); `TakenBlocks.read` then reads the records themselves as
+it knows of each record batch (checksum, transaction, offsets); `read_taken` then reads the records themselves as
 columns (connectors/kafka_records.py). For that the bytes of a fetch must be kept: `keep_bytes`.
 
 The first belongs to aiokafka's event loop, since it moves the consumer's position, and looks at headers only. The
 second is nearly all of the work and belongs to another thread: the loop also sends the heartbeats.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import aiokafka.consumer.fetcher
@@ -16,14 +17,16 @@ from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import CorruptRecordException, UnsupportedVersionError
 from aiokafka.record.memory_records import MemoryRecords
 
-from connectors.kafka_records import HEADER_BYTES, RecordBlock, read_blocks
-from processors.records import RawBatch
+from connectors.kafka_records import HEADER_BYTES, RecordBlock, RecordColumns, read_blocks
+from processors.records import COLUMNS_BYTES, RawBatch
 
 _LENGTH_FROM, _LENGTH_TO = 8, 12
 """Where a record batch says how many bytes follow this very field."""
 _COUNT_FROM = 57
 _FORMAT_V2 = 2
 _LOG_APPEND_TIME = 1
+TOGETHER_BYTES = 1_000_000
+"""So much of several partitions is read by one call; of more, one partition's memory should not hold the others'."""
 
 
 class KeptRecords:
@@ -68,13 +71,38 @@ class TakenBlocks:
         """How many they are."""
         return sum(block.count for block in self.blocks)
 
-    def read(self) -> RawBatch:
-        """Their records. Raises CorruptRecordException when a record batch is not exactly its records."""
-        read = read_blocks(self.blocks)
-        columns = (read.offsets, read.timestamps_ms, read.keys, read.values, self.behind)
-        batch = RawBatch(self.topic, self.partition, self.start_offset, self.next_offset, *columns)
-        # A record batch is fetched whole: the first one may begin before the position that was asked for.
-        return batch.from_offset(self.start_offset)
+
+def read_taken(taken: Sequence[TakenBlocks]) -> list[RawBatch]:
+    """The records of each, in order. Raises CorruptRecordException when a record batch is not exactly its records.
+
+    Little is read together, since what a call costs does not depend on it; its values then share their memory.
+    """
+    if len(taken) > 1 and sum(t.size_bytes for t in taken) > TOGETHER_BYTES:
+        return [read_taken([one])[0] for one in taken]
+    read = read_blocks([block for t in taken for block in t.blocks])
+    batches, first = [], 0
+    for one in taken:
+        part = read.slice(first, one.records)
+        first += one.records
+        batches.append(_batch_of(one, part))
+    return batches
+
+
+def _batch_of(taken: TakenBlocks, read: RecordColumns) -> RawBatch:
+    batch = RawBatch(
+        taken.topic,
+        taken.partition,
+        taken.start_offset,
+        taken.next_offset,
+        read.offsets,
+        read.timestamps_ms,
+        read.keys,
+        read.values,
+        size_bytes=int(read.sizes.sum()) + COLUMNS_BYTES * len(read.sizes),
+        behind=taken.behind,
+    )
+    # A record batch is fetched whole: the first one may begin before the position that was asked for.
+    return batch.from_offset(taken.start_offset)
 
 
 def take_blocks(result: FetchResult, *, check_crcs: bool) -> TakenBlocks | None:
@@ -101,6 +129,10 @@ def take_blocks(result: FetchResult, *, check_crcs: bool) -> TakenBlocks | None:
     while fetched.has_next():
         batch = fetched.next_batch()
         end = at + _LENGTH_TO + int.from_bytes(fetched.data[at + _LENGTH_FROM : at + _LENGTH_TO])
+        if at and batch.base_offset < position:
+            raise CorruptRecordException(
+                f"{topic}-{partition}: the batch at {batch.base_offset} overlaps one before it"
+            )
         if check_crcs and not batch.validate_crc():
             raise CorruptRecordException(f"{topic}-{partition}: wrong checksum in the batch at {batch.base_offset}")
         if getattr(batch, "magic", 0) != _FORMAT_V2:

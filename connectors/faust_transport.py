@@ -11,6 +11,7 @@ comes too late, is void, whatever the timing; what was void is fetched again.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 from faust.types import TP, ConsumerMessage
 from faust.types.tuples import Message
 
-from connectors.faust_fetch import TakenBlocks, keep_bytes, take_blocks
+from connectors.faust_fetch import TakenBlocks, keep_bytes, read_taken, take_blocks
 from processors.errors import AccessDeniedError, OffsetGapError, UnavailableError
 from processors.records import RawBatch
 
@@ -46,6 +47,9 @@ PARTITION_BYTES, FETCH_BYTES = 1 << 20, 8 << 20
 _TAKE_RECORDS = 50_000
 """About so many are handed on at a time: the next are unpacked while these are decoded."""
 _POLL_S = 0.01
+_LITTLE_BYTES = 100_000
+_GATHER_S = 0.05
+"""After so little was taken the next records gather for so long: each take has a price of its own."""
 """How often a full engine, or a rebalance that is going on, is looked at again."""
 
 
@@ -121,6 +125,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
     consumer: "BatchConsumer"
     sought = -1
     """The rebalance whose positions are in force; everything fetched since belongs to it."""
+    _pause_until_s = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -192,6 +197,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
 
         The records are unpacked in a thread of their own: in this one they would hold up the heartbeats.
         """
+        await asyncio.sleep(max(0.0, self._pause_until_s - time.monotonic()))
         fetcher = consumer._fetcher
         if consumer._closed or fetcher._closed:
             raise ConsumerStoppedError
@@ -205,9 +211,8 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
                     return {}
                 waiter.result()
                 rebalance, taken = self._take(fetcher, active_partitions)
-            return await asyncio.to_thread(
-                lambda: {tp: [Fetched(rebalance, blocks.read())] for tp, blocks in taken.items()}
-            )
+            batches = await asyncio.to_thread(read_taken, list(taken.values()))
+            return {tp: [Fetched(rebalance, batch)] for tp, batch in zip(taken, batches, strict=True)}
 
     def _take(self, fetcher: Any, active_partitions: set[TP]) -> tuple[int, dict[TP, TakenBlocks]]:
         """The rebalance that is in force, and what was fetched since; of much, the oldest: the rest follows at once."""
@@ -231,6 +236,8 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             if records >= _TAKE_RECORDS or size_bytes >= self.consumer.transport.options.fetch_bytes:
                 break
         fetcher._notify(fetcher._wait_consume_future)
+        if taken and size_bytes < _LITTLE_BYTES:
+            self._pause_until_s = time.monotonic() + _GATHER_S
         return rebalance, taken
 
     async def seek_all(self, positions: Mapping[tuple[str, int], int], rebalance: int) -> None:

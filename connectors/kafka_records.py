@@ -62,17 +62,27 @@ class RecordBlock:
 class RecordColumns:
     """Records in order: offsets and timestamps BIGINT, keys LARGE_BINARY, values BINARY_VIEW, null as in Kafka.
 
-    Values are views of what was unpacked: they are not copied.
+    Values are views of what was unpacked: they are not copied. `sizes`: bytes of key and value of each record.
     """
 
     offsets: pa.Int64Array
     timestamps_ms: pa.Int64Array
     keys: pa.LargeBinaryArray
     values: pa.BinaryViewArray
+    sizes: _Numbers
+
+    def slice(self, first: int, count: int) -> "RecordColumns":
+        """Some of the records, without a copy."""
+        rows = slice(first, first + count)
+        offsets, timestamps_ms, keys = self.offsets[rows], self.timestamps_ms[rows], self.keys[rows]
+        return RecordColumns(offsets, timestamps_ms, keys, self.values[rows], self.sizes[rows])
 
 
 def read_blocks(blocks: Sequence[RecordBlock]) -> RecordColumns:
-    """The records of all blocks. Raises CorruptRecordException when a block is not exactly its records."""
+    """The records of all blocks, be they of one partition or of several.
+
+    Raises CorruptRecordException when a block is not exactly its records, with rising offsets within its range.
+    """
     payloads: list[bytes] = []
     starts: list[int] = []
     size = 0
@@ -87,7 +97,8 @@ def read_blocks(blocks: Sequence[RecordBlock]) -> RecordColumns:
         size += len(payload)
     if not starts:
         nothing = pa.array([], pa.int64())
-        return RecordColumns(nothing, nothing, pa.array([], pa.large_binary()), pa.array([], pa.binary_view()))
+        none = np.zeros(0, np.int64)
+        return RecordColumns(nothing, nothing, pa.array([], pa.large_binary()), pa.array([], pa.binary_view()), none)
     if size > _MOST_BYTES:
         raise CorruptRecordException(f"the batches from {blocks[0].base_offset} on unpack to {size:,} bytes")
     return _read(blocks, _joined(payloads, size), size, np.asarray(starts, np.int64))
@@ -135,7 +146,9 @@ def _read(blocks: Sequence[RecordBlock], data: _Bytes, size: int, starts: _Numbe
     value_sizes, value_starts, _ = _field(data, key_ends, ends)
     offsets = np.repeat([b.base_offset for b in blocks], counts) + offset_deltas
     beyond = offsets >= np.repeat([b.next_offset for b in blocks], counts)
-    if (offset_deltas < 0).any() or beyond.any() or (np.diff(offsets) <= 0).any():
+    rises = np.diff(offsets) > 0
+    rises[np.cumsum(counts)[:-1] - 1] = True  # from block to block it may be another partition
+    if (offset_deltas < 0).any() or beyond.any() or not rises.all():
         raise CorruptRecordException(f"offsets out of order in the batches from {blocks[0].base_offset} on")
     timestamps = np.repeat([b.first_ms for b in blocks], counts) + deltas_ms
     for block, last in zip(blocks, np.cumsum(counts), strict=True):
@@ -146,6 +159,7 @@ def _read(blocks: Sequence[RecordBlock], data: _Bytes, size: int, starts: _Numbe
         timestamps_ms=pa.array(timestamps),
         keys=_views(data, key_starts, key_sizes).cast(pa.large_binary()),
         values=_views(data, value_starts, value_sizes),
+        sizes=np.maximum(key_sizes, 0) + np.maximum(value_sizes, 0),
     )
 
 

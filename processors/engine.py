@@ -153,7 +153,7 @@ class StreamEngine:
             max_records=2 * config.max_events,
             decode_records=config.max_events,
             max_bytes=config.inbox_bytes,
-            on_ready=self._wake[stage.name].set,
+            on_arrival=self._wake[stage.name].set,
         )
 
     # --- the Engine protocol -------------------------------------------------------------------------------------

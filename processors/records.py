@@ -14,6 +14,9 @@ ORDER_ARROW_TYPE = pa.decimal128(38, 0)
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 assert ORDER_SQL_TYPE == "DECIMAL(38,0)"
 
+COLUMNS_BYTES = 40
+"""Of a record beside its key and value: offset, time, the key's end, the value's view."""
+
 
 @dataclass(frozen=True)
 class RawBatch:
@@ -23,6 +26,7 @@ class RawBatch:
     fetch and `next_offset` its position after it. Offsets in between that have no record (transaction markers, aborted
     records) are gaps by right; a batch without records only moves the position. The four columns have equal length.
     `behind`: how many offsets the broker had beyond `next_offset` when it was fetched.
+    `size_bytes`: what its columns hold, COLUMNS_BYTES of each record among them.
     """
 
     topic: str
@@ -33,15 +37,11 @@ class RawBatch:
     timestamps_ms: pa.Int64Array
     keys: pa.LargeBinaryArray
     values: pa.BinaryViewArray
+    size_bytes: int
     behind: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that its columns hold."""
-        return int(self.keys.nbytes + self.values.nbytes)
 
     def from_offset(self, offset: int) -> "RawBatch":
         """The records at or beyond an offset."""
@@ -73,6 +73,7 @@ class RawBatch:
             pa.array([timestamp_ms] * size, pa.int64()),
             pa.array([key for key, _ in records], pa.large_binary()),
             pa.array([value for _, value in records], pa.binary_view()),
+            size_bytes=sum(len(key or b"") + len(value or b"") + COLUMNS_BYTES for key, value in records),
         )
 
 

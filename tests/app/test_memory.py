@@ -72,7 +72,7 @@ def test_inbox_takes_no_more_than_its_bytes_until_what_was_taken_is_done_with() 
         dead = pa.Table.from_pylist(letters, schema=DEAD_SCHEMA)
         return Chunk(topic, None, len(batches), {0: 1}, dead=dead)
 
-    box = Inbox(decode, max_records=10**6, max_bytes=20_000, on_ready=int)
+    box = Inbox(decode, max_records=10**6, max_bytes=20_000, on_arrival=int)
     box.reset({("t", 0): 0})
     offset = 0
     while box.has_room:

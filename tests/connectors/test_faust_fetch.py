@@ -17,9 +17,9 @@ from aiokafka.record.util import calc_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors import kafka_records
-from connectors.faust_fetch import KeptRecords, TakenBlocks, take_blocks
-from processors.records import RawBatch
+from connectors import faust_fetch, kafka_records
+from connectors.faust_fetch import KeptRecords, TakenBlocks, read_taken, take_blocks
+from processors.records import COLUMNS_BYTES, RawBatch
 
 PLACE = TopicPartition("aurora.trs.invoices", 3)
 Row = tuple[int, int, bytes | None, bytes | None]
@@ -60,18 +60,20 @@ async def fetched(
     return FetchResult(place, assignment=assignment, partition_records=records, backoff=0)
 
 
-def take(data: bytes, *, position: int = 0, aborted: Sequence[tuple[int, int]] = ()) -> RawBatch:
-    async def taken() -> RawBatch | None:
+def taken(data: bytes, *, position: int, aborted: Sequence[tuple[int, int]] = ()) -> TakenBlocks:
+    async def take() -> TakenBlocks | None:
         result = await fetched(data, position=position, aborted=aborted)
         blocks = take_blocks(result, check_crcs=True)
-        if blocks is None:
-            return None
-        assert result._assignment.state_value(PLACE).position == blocks.next_offset
-        return blocks.read()
+        assert blocks is None or result._assignment.state_value(PLACE).position == blocks.next_offset
+        return blocks
 
-    batch = asyncio.run(taken())
-    assert batch is not None
-    return batch
+    blocks = asyncio.run(take())
+    assert blocks is not None
+    return blocks
+
+
+def take(data: bytes, *, position: int = 0, aborted: Sequence[tuple[int, int]] = ()) -> RawBatch:
+    return read_taken([taken(data, position=position, aborted=aborted)])[0]
 
 
 def rows_of(batch: RawBatch) -> list[Row]:
@@ -109,6 +111,31 @@ def test_records_of_any_size_are_what_aiokafka_reads(
     batch.values.validate(full=True)  # what a view repeats of its value must be so
     assert rows_of(batch) == as_aiokafka_reads(data)
     assert (batch.start_offset, batch.next_offset) == (base, first - 3)
+
+
+@pytest.mark.parametrize("together_bytes", [0, 10_000])
+def test_partitions_that_are_read_together_have_their_own_records(
+    together_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faust_fetch, "TOGETHER_BYTES", together_bytes)
+    three = [
+        [(7, 5, b"k", b"v" * 20), (8, 6, None, b"")],
+        [(2, 1, b"", None)],
+        [(900, 9, b"key", b"w" * 13), (901, 9, b"key", b"x"), (905, 9, b"", b"y")],
+    ]
+    read = read_taken([taken(record_batch(rows, base=rows[0][0]), position=rows[0][0]) for rows in three])
+    assert [rows_of(batch) for batch in read] == three
+    assert [(b.start_offset, b.next_offset, b.size_bytes) for b in read] == [
+        (7, 9, 21 + 2 * COLUMNS_BYTES),
+        (2, 3, COLUMNS_BYTES),
+        (900, 906, 21 + 3 * COLUMNS_BYTES),
+    ]
+
+
+def test_record_batches_that_overlap_are_refused() -> None:
+    data = record_batch([(0, 5, None, b"a"), (1, 5, None, b"b")])
+    with pytest.raises(CorruptRecordException, match="overlaps"):
+        take(data + record_batch([(1, 5, None, b"b")], base=1))
 
 
 @pytest.mark.parametrize("name", COMPRESSIONS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from faust.types import TP
 
 import connectors.faust_fetch
+import connectors.faust_transport
 from connectors.faust_transport import BatchConsumerThread, Fetched
 from connectors.kafka_records import RecordColumns, read_blocks
 from tests.connectors.test_faust_fetch import PLACE, fetched, record_batch
@@ -74,3 +76,22 @@ def test_of_much_that_was_fetched_each_call_takes_a_part_and_none_is_left_behind
         return [list(await thread._fetch_records(client, set(places))) for _ in range(3)]
 
     assert asyncio.run(calls()) == [places[:2], places[2:4], places[4:]]
+
+
+@pytest.mark.parametrize(("little_bytes", "gathers"), [(0, False), (10_000, True)])
+def test_after_little_the_next_records_gather_and_after_much_they_are_taken_at_once(
+    little_bytes: int, gathers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connectors.faust_transport, "_LITTLE_BYTES", little_bytes)
+    monkeypatch.setattr(connectors.faust_transport, "_GATHER_S", 0.5)
+
+    async def calls() -> float:
+        data = record_batch([(0, 5, None, b"v" * 100)], compression=0)
+        thread, client = thread_with({PLACE: await fetched(data, position=0)})
+        assert await thread._fetch_records(client, {TP(*PLACE)})
+        client._fetcher._records[PLACE] = await fetched(data, position=0)
+        began_s = time.monotonic()
+        assert await thread._fetch_records(client, {TP(*PLACE)})
+        return time.monotonic() - began_s
+
+    assert (asyncio.run(calls()) >= 0.4) is gathers

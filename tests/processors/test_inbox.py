@@ -1,16 +1,18 @@
 """The inbox: what of a topic it has seen."""
 
 import threading
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
 from processors.inbox import Chunk, Inbox
 from processors.records import RawBatch
+from tests.waiting import wait_until
 
 
 def inbox() -> Inbox:
     return Inbox(
-        lambda topic, batches, positions: Chunk(topic, None, 0, positions), max_records=9, max_bytes=999, on_ready=int
+        lambda topic, batches, positions: Chunk(topic, None, 0, positions), max_records=9, max_bytes=999, on_arrival=int
     )
 
 
@@ -28,7 +30,10 @@ def test_partition_is_reached_by_what_the_lake_holds_or_by_what_is_offered() -> 
 def test_epoch_is_bounded_by_rows_where_records_hold_several() -> None:
     rows = pa.table({"x": range(6)})
     box = Inbox(
-        lambda topic, batches, positions: Chunk(topic, rows, 1, positions), max_records=9, max_bytes=9_999, on_ready=int
+        lambda topic, batches, positions: Chunk(topic, rows, 1, positions),
+        max_records=9,
+        max_bytes=9_999,
+        on_arrival=int,
     )
     box.reset(dict.fromkeys([("documents", 0), ("lines", 0), ("others", 0)], 0))
     decoding = threading.Thread(target=box.run)
@@ -37,6 +42,36 @@ def test_epoch_is_bounded_by_rows_where_records_hold_several() -> None:
         box.offer(RawBatch.of(topic, 0, [(b"{}", b"{}")]))
     try:
         assert [c.topic for c in box.take(7)] == ["documents", "lines"]
+    finally:
+        box.stop()
+        decoding.join()
+
+
+def test_few_records_wait_undecoded_until_the_stage_asks_and_many_do_not() -> None:
+    """Each value is of a kilobyte, and a quarter of the inbox is decoded ahead."""
+    calls, arrivals = [], []
+
+    def decode(topic: str, batches: Sequence[RawBatch], positions: Mapping[int, int]) -> Chunk:
+        calls.append(len(batches))
+        return Chunk(topic, None, len(batches), positions)
+
+    box = Inbox(decode, max_records=99, max_bytes=20_000, on_arrival=lambda: arrivals.append(len(calls)))
+    box.reset({("t", 0): 0})
+    decoding = threading.Thread(target=box.run)
+    decoding.start()
+
+    def offer(offset: int) -> None:
+        box.offer(RawBatch.of("t", 0, [(b"k", b"x" * 1000)], start_offset=offset))
+
+    try:
+        for offset in range(3):
+            offer(offset)
+        assert arrivals == [0, 0, 0], "the stage is told of each, and nothing was decoded for it"
+        assert sum(c.read for c in box.take(99)) == 3
+        assert calls == [3]
+        for offset in range(3, 8):
+            offer(offset)
+        wait_until(lambda: sum(calls) == 8, timeout_s=10, what="much is decoded before the stage asks")
     finally:
         box.stop()
         decoding.join()
