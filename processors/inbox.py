@@ -1,6 +1,7 @@
-"""Where batches wait for their stage: taken from the transport as bytes, decoded ahead of time, handed over as tables.
+"""Where batches wait for their stage: taken from the transport as bytes, decoded, handed over as tables.
 
-Decoding goes on in a thread of its own while the stage computes and commits (R12). Batches of a partition must be
+Much is decoded in a thread of its own while the stage computes and commits (R12); little waits until the stage asks, so
+that hundreds of small batches cost one call instead of one each. Batches of a partition must be
 contiguous; a gap means that records would be lost, so it is an error, never a warning.
 """
 
