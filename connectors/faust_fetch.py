@@ -9,7 +9,7 @@ The first belongs to aiokafka's event loop, since it moves the consumer's positi
 second is nearly all of the work and belongs to another thread: the loop also sends the heartbeats.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import aiokafka.consumer.fetcher
@@ -26,7 +26,7 @@ _COUNT_FROM = 57
 _FORMAT_V2 = 2
 _LOG_APPEND_TIME = 1
 TOGETHER_BYTES = 1_000_000
-"""So much of several partitions is read by one call; of more, one partition's memory should not hold the others'."""
+"""So much of a topic is read by one call; of more, each partition has memory of its own."""
 
 
 class KeptRecords:
@@ -75,17 +75,26 @@ class TakenBlocks:
 def read_taken(taken: Sequence[TakenBlocks]) -> list[RawBatch]:
     """The records of each, in order. Raises CorruptRecordException when a record batch is not exactly its records.
 
-    Little is read together, since what a call costs does not depend on it; its values then share their memory.
+    Little of one topic is read together, since what a call costs does not depend on it. Its values share their memory
+    then, so never those of two topics: what of one waits for its stage would hold memory that nobody counts.
     """
-    if len(taken) > 1 and sum(t.size_bytes for t in taken) > TOGETHER_BYTES:
-        return [read_taken([one])[0] for one in taken]
-    read = read_blocks([block for t in taken for block in t.blocks])
-    batches, first = [], 0
+    topics: dict[str, list[TakenBlocks]] = {}
     for one in taken:
-        part = read.slice(first, one.records)
+        topics.setdefault(one.topic, []).append(one)
+    read: dict[tuple[str, int], RawBatch] = {}
+    for together in topics.values():
+        little = sum(one.size_bytes for one in together) <= TOGETHER_BYTES
+        for group in [together] if little else [[one] for one in together]:
+            read |= {(batch.topic, batch.partition): batch for batch in _read_group(group)}
+    return [read[one.topic, one.partition] for one in taken]
+
+
+def _read_group(group: Sequence[TakenBlocks]) -> Iterator[RawBatch]:
+    columns = read_blocks([block for one in group for block in one.blocks])
+    first = 0
+    for one in group:
+        yield _batch_of(one, columns.slice(first, one.records))
         first += one.records
-        batches.append(_batch_of(one, part))
-    return batches
 
 
 def _batch_of(taken: TakenBlocks, read: RecordColumns) -> RawBatch:

@@ -47,10 +47,10 @@ PARTITION_BYTES, FETCH_BYTES = 1 << 20, 8 << 20
 _TAKE_RECORDS = 50_000
 """About so many are handed on at a time: the next are unpacked while these are decoded."""
 _POLL_S = 0.01
+"""How often a full engine, or a rebalance that is going on, is looked at again."""
 _LITTLE_BYTES = 100_000
 _GATHER_S = 0.05
 """After so little was taken the next records gather for so long: each take has a price of its own."""
-"""How often a full engine, or a rebalance that is going on, is looked at again."""
 
 
 _DENIED = (

@@ -1,8 +1,8 @@
 """Where batches wait for their stage: taken from the transport as bytes, decoded, handed over as tables.
 
 Much is decoded in a thread of its own while the stage computes and commits (R12); little waits until the stage asks, so
-that hundreds of small batches cost one call instead of one each. Batches of a partition must be
-contiguous; a gap means that records would be lost, so it is an error, never a warning.
+that hundreds of small batches cost one call instead of one each. Batches of a partition must be contiguous; a gap means
+that records would be lost, so it is an error, never a warning.
 """
 
 import threading

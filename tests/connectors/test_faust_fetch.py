@@ -4,6 +4,7 @@ import asyncio
 import random
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from aiokafka import TopicPartition
@@ -123,13 +124,23 @@ def test_partitions_that_are_read_together_have_their_own_records(
         [(2, 1, b"", None)],
         [(900, 9, b"key", b"w" * 13), (901, 9, b"key", b"x"), (905, 9, b"", b"y")],
     ]
-    read = read_taken([taken(record_batch(rows, base=rows[0][0]), position=rows[0][0]) for rows in three])
+    blocks = [taken(record_batch(rows, base=rows[0][0]), position=rows[0][0]) for rows in three]
+    read = read_taken([replace(one, partition=number) for number, one in enumerate(blocks)])
     assert [rows_of(batch) for batch in read] == three
     assert [(b.start_offset, b.next_offset, b.size_bytes) for b in read] == [
         (7, 9, 21 + 2 * COLUMNS_BYTES),
         (2, 3, COLUMNS_BYTES),
         (900, 906, 21 + 3 * COLUMNS_BYTES),
     ]
+
+
+def test_what_waits_of_one_topic_holds_no_memory_of_another() -> None:
+    blocks = taken(record_batch([(0, 5, b"k", b"v" * 100)]), position=0)
+    places = [("invoices", 0), ("accounts", 0), ("invoices", 1)]
+    read = read_taken([replace(blocks, topic=topic, partition=partition) for topic, partition in places])
+    assert [(b.topic, b.partition) for b in read] == places
+    memory = [b.values.buffers()[-1].address for b in read]
+    assert memory[0] == memory[2] != memory[1]
 
 
 def test_record_batches_that_overlap_are_refused() -> None:

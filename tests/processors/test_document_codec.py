@@ -196,7 +196,7 @@ def test_block_with_a_text_that_is_no_utf8_is_dead(con: duckdb.DuckDBPyConnectio
     assert (found.num_rows, dead["row_offset"].to_pylist()) == (1, [101])
 
 
-@settings(max_examples=80)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_spoilt_block_is_read_whole_or_dead_or_of_another_generation(
     con: duckdb.DuckDBPyConnection, data: st.DataObject

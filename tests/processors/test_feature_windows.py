@@ -76,7 +76,7 @@ def assert_state_is_that_of_the_whole(world: World, feature_set: FeatureSet) -> 
 
 
 @pytest.mark.parametrize("feature_set", WINDOWED, ids=lambda f: f.name)
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_state_after_any_epochs_is_derived_from_all_documents_at_once(
     con: duckdb.DuckDBPyConnection, feature_set: FeatureSet, data: st.DataObject

@@ -36,7 +36,7 @@ def broker(tmp_path: Path) -> Iterator[Kafka]:
 @pytest.fixture
 def settings(broker: Kafka, tmp_path: Path) -> Settings:
     own = {"kafka": f"127.0.0.1:{broker.port}", "home": tmp_path / "home", "lake": str(tmp_path / "lake")}
-    return Settings(**own, web_port=0, partitions=2, epoch_interval_s=0.2, broker_lost_s=6.0)  # type: ignore[arg-type]
+    return Settings(**own, web_port=0, partitions=2, epoch_interval_s=0.2, broker_lost_s=4.0)  # type: ignore[arg-type]
 
 
 def test_dead_letter_lost_broker_and_silent_worker_are_seen_in_metrics_probes_and_page(
