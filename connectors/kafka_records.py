@@ -62,7 +62,8 @@ class RecordBlock:
 class RecordColumns:
     """Records in order: offsets and timestamps BIGINT, keys LARGE_BINARY, values BINARY_VIEW, null as in Kafka.
 
-    Values are views of what was unpacked: they are not copied. `sizes`: bytes of key and value of each record.
+    Values are views of what was unpacked: they are not copied. `sizes`: bytes that
+    each takes, its headers and the copy of its key among them.
     """
 
     offsets: pa.Int64Array
@@ -159,7 +160,7 @@ def _read(blocks: Sequence[RecordBlock], data: _Bytes, size: int, starts: _Numbe
         timestamps_ms=pa.array(timestamps),
         keys=_views(data, key_starts, key_sizes).cast(pa.large_binary()),
         values=_views(data, value_starts, value_sizes),
-        sizes=np.maximum(key_sizes, 0) + np.maximum(value_sizes, 0),
+        sizes=ends - starts + np.maximum(key_sizes, 0),
     )
 
 

@@ -26,7 +26,7 @@ class RawBatch:
     fetch and `next_offset` its position after it. Offsets in between that have no record (transaction markers, aborted
     records) are gaps by right; a batch without records only moves the position. The four columns have equal length.
     `behind`: how many offsets the broker had beyond `next_offset` when it was fetched.
-    `size_bytes`: what its columns hold, COLUMNS_BYTES of each record among them.
+    `size_bytes`: the memory that its columns hold, COLUMNS_BYTES of each record among them.
     """
 
     topic: str

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from connectors import faust_fetch, kafka_records
 from connectors.faust_fetch import KeptRecords, TakenBlocks, read_taken, take_blocks
+from connectors.kafka_records import HEADER_BYTES
 from processors.records import COLUMNS_BYTES, RawBatch
 
 PLACE = TopicPartition("aurora.trs.invoices", 3)
@@ -124,14 +125,14 @@ def test_partitions_that_are_read_together_have_their_own_records(
         [(2, 1, b"", None)],
         [(900, 9, b"key", b"w" * 13), (901, 9, b"key", b"x"), (905, 9, b"", b"y")],
     ]
-    blocks = [taken(record_batch(rows, base=rows[0][0]), position=rows[0][0]) for rows in three]
+    fetches = [record_batch(rows, base=rows[0][0], compression=0) for rows in three]
+    blocks = [taken(data, position=rows[0][0]) for data, rows in zip(fetches, three, strict=True)]
     read = read_taken([replace(one, partition=number) for number, one in enumerate(blocks)])
     assert [rows_of(batch) for batch in read] == three
-    assert [(b.start_offset, b.next_offset, b.size_bytes) for b in read] == [
-        (7, 9, 21 + 2 * COLUMNS_BYTES),
-        (2, 3, COLUMNS_BYTES),
-        (900, 906, 21 + 3 * COLUMNS_BYTES),
-    ]
+    assert [(b.start_offset, b.next_offset) for b in read] == [(7, 9), (2, 3), (900, 906)]
+    whole = [len(data) - HEADER_BYTES + COLUMNS_BYTES * len(rows) for data, rows in zip(fetches, three, strict=True)]
+    keys = [1, 0, 6]
+    assert [b.size_bytes for b in read] == [size + copied for size, copied in zip(whole, keys, strict=True)]
 
 
 def test_what_waits_of_one_topic_holds_no_memory_of_another() -> None:
