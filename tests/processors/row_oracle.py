@@ -1,12 +1,13 @@
 """What final rows, documents and features must be, by loops over the set of records; shares nothing with the core."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
+from typing import Any, TypeVar
 
+K = TypeVar("K", bound=Hashable)
 Place = tuple[int, int]
 """(row_order, row_offset)."""
 
@@ -150,11 +151,11 @@ def invoice_features(records: list[Record], price_at: str) -> dict[int, tuple[An
 
 
 def invoice_features_of(
-    all_documents: dict[int, Document], accounts: dict[tuple[Any, ...], Record]
-) -> dict[int, tuple[Any, ...]]:
-    """The same, of live documents by invoice and the latest account records."""
+    all_documents: Mapping[K, Document], accounts: dict[tuple[Any, ...], Record]
+) -> dict[K, tuple[Any, ...]]:
+    """The same, of live documents and the latest account records; keyed as the documents are."""
     rows = {}
-    for invoice, d in all_documents.items():
+    for key, d in all_documents.items():
         own = [o for o in all_documents.values() if o.account_id == d.account_id]
         account = accounts.get((d.account_id,))
         known = account is not None and not account.is_delete
@@ -162,19 +163,19 @@ def invoice_features_of(
         first, last = d.date_issued - timedelta(120), d.date_issued - timedelta(1)
         before = sum(1 for o in own if first <= o.date_issued <= last)
         total = sum((o.inv_total for o in own if o.date_issued <= d.date_issued), Decimal(0))
-        rows[invoice] = (d.account_id, d.inv_total, d.inv_items, age, before, total, int(_late(d)))
+        rows[key] = (d.account_id, d.inv_total, d.inv_items, age, before, total, int(_late(d)))
     return rows
 
 
 def account_features(records: list[Record], price_at: str) -> dict[int, tuple[Any, ...]]:
     """The columns of account_features after acct_id, by account."""
-    return account_features_of(documents(records, price_at))
+    return account_features_of(documents(records, price_at).values())
 
 
-def account_features_of(all_documents: dict[int, Document]) -> dict[int, tuple[Any, ...]]:
-    """The same, of live documents by invoice."""
+def account_features_of(all_documents: Iterable[Document]) -> dict[int, tuple[Any, ...]]:
+    """The same, of live documents."""
     of_account: dict[int, list[Document]] = defaultdict(list)
-    for d in all_documents.values():
+    for d in all_documents:
         of_account[d.account_id].append(d)
     rows = {}
     for account, own in of_account.items():

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from decimal import Decimal, localcontext
+from itertools import combinations
 from typing import Any, TypeVar
 
 import duckdb
@@ -22,7 +23,8 @@ from processors.features.declarations import ACCOUNT_FEATURES, FEATURE_SETS, INV
 from processors.lake_tables import ACCOUNT_LOG, INVOICE_LOG, SKU_LOG
 from tests.processors import row_oracle
 from tests.processors.row_oracle import Record
-from tests.processors.row_world import World
+from tests.processors.row_world import BUCKETS, World, bucket_of
+from tests.processors.test_feature_windows import documents_of
 
 SHOPS = 60
 """Independent histories side by side in one run: what a history costs is statements, not rows."""
@@ -293,3 +295,22 @@ def test_deletion_that_is_told_again_for_another_account_ends_the_row_of_the_fir
     world.features_epoch([], world.sent)
 
     assert 1 not in committed(world, INVOICE_FEATURES)
+
+
+def test_invoice_that_moved_within_a_bucket_counts_in_its_new_account_before_the_old_one_hears_of_it(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    bucket_by_account = {account: bucket_of("accounts", (account,)) for account in range(BUCKETS + 1)}
+    old, new = next(
+        pair for pair in combinations(bucket_by_account, 2) if len({bucket_by_account[a] for a in pair}) == 1
+    )
+    common = {"invoice_id": 7, "date_issued": date(2024, 1, 1), "payment_dates": None, "inv_items": 1}
+    values = [{"account_id": a, "document_state": "live", "inv_total": Decimal(a)} | common for a in (old, new)]
+    [before], [after] = documents_of(5, values[:1]), documents_of(6, values[1:])
+    world = World(con, "creation")
+    world.features_epoch([], [before, after])
+    rows = world.history[INVOICE_FEATURES.name]
+    assert sorted((r["document_version"], r["acct_id"], r["epoch"]) for r in rows) == [(5, old, 1), (6, new, 1)]
+    left = before | {"document_state": "left", "document_version": 6, "date_issued": None}
+    world.features_epoch([], [left])
+    assert len(world.history[INVOICE_FEATURES.name]) == 2, "to leave writes no row"
