@@ -297,20 +297,43 @@ def test_deletion_that_is_told_again_for_another_account_ends_the_row_of_the_fir
     assert 1 not in committed(world, INVOICE_FEATURES)
 
 
+def neighbours() -> tuple[int, int]:
+    """Two accounts of one bucket."""
+    bucket = {account: bucket_of("accounts", (account,)) for account in range(BUCKETS + 1)}
+    return next(pair for pair in combinations(bucket, 2) if len({bucket[a] for a in pair}) == 1)
+
+
+def document(account: int, state: str, *, version: int, since: int) -> dict[str, Any]:
+    """Of one invoice, the same in every account."""
+    values: dict[str, Any] = {"inv_total": Decimal(4), "inv_items": 1, "date_issued": date(2024, 1, 1)}
+    place = {"account_id": account, "invoice_id": 7, "document_state": state, "payment_dates": None}
+    [made] = documents_of(version, [values | place])
+    return made | {"account_since": since}
+
+
+def invoice_rows_of(world: World) -> list[tuple[int, int, int]]:
+    """(document version, epoch, account) of every row of the invoice's features; the greatest counts (R7)."""
+    return sorted((r["document_version"], r["epoch"], r["acct_id"]) for r in world.history[INVOICE_FEATURES.name])
+
+
 def test_invoice_that_moved_within_a_bucket_counts_in_its_new_account_before_the_old_one_hears_of_it(
     con: duckdb.DuckDBPyConnection,
 ) -> None:
-    bucket_by_account = {account: bucket_of("accounts", (account,)) for account in range(BUCKETS + 1)}
-    old, new = next(
-        pair for pair in combinations(bucket_by_account, 2) if len({bucket_by_account[a] for a in pair}) == 1
-    )
-    common = {"invoice_id": 7, "date_issued": date(2024, 1, 1), "payment_dates": None, "inv_items": 1}
-    values = [{"account_id": a, "document_state": "live", "inv_total": Decimal(a)} | common for a in (old, new)]
-    [before], [after] = documents_of(5, values[:1]), documents_of(6, values[1:])
+    old, new = neighbours()
     world = World(con, "creation")
-    world.features_epoch([], [before, after])
-    rows = world.history[INVOICE_FEATURES.name]
-    assert sorted((r["document_version"], r["acct_id"], r["epoch"]) for r in rows) == [(5, old, 1), (6, new, 1)]
-    left = before | {"document_state": "left", "document_version": 6, "date_issued": None}
-    world.features_epoch([], [left])
-    assert len(world.history[INVOICE_FEATURES.name]) == 2, "to leave writes no row"
+    world.features_epoch([], [document(old, "live", version=5, since=5), document(new, "live", version=6, since=6)])
+    assert invoice_rows_of(world) == [(5, 1, old), (6, 1, new)]
+    world.features_epoch([], [document(old, "left", version=6, since=6)])
+    assert len(invoice_rows_of(world)) == 2, "to leave writes no row"
+
+
+def test_invoice_that_is_back_counts_there_though_the_account_never_heard_that_it_was_away(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    home, away = neighbours()
+    world = World(con, "creation")
+    world.features_epoch([], [document(home, "live", version=1, since=1)])
+    world.features_epoch([], [document(away, "live", version=2, since=2)])
+    back = [document(home, "left", version=2, since=2), document(home, "live", version=3, since=3)]
+    world.features_epoch([], [*back, document(away, "left", version=3, since=3)])
+    assert invoice_rows_of(world)[-1] == (3, 3, home), "its values are those of its first stay, and are written again"
