@@ -179,9 +179,9 @@ class RecordingEngine:
             if expected is not None and expected != batch.start_offset:
                 raise InvariantError(f"{place}: expected {expected}, offered {batch.start_offset}")
             self._expected[place] = batch.next_offset
-            self.records += len(batch)
             if self._keep:
                 self._queue.put(batch)
+            self.records += len(batch)  # last: whoever sees the count and an empty queue knows that it was taken
         if self._fail_after is not None and self.records >= self._fail_after and not self.failure.done():
             self.failure.set_exception(self._error or RuntimeError("on purpose"))
 

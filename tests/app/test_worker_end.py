@@ -12,8 +12,18 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from app.settings import Settings
-from tests.app.worker_process import Ledger, Start, environment, produce, share
+from tests.app.worker_process import Ledger, Start, WorkerProcess, environment, produce, share
 from tests.waiting import wait_until
+
+
+def wait_until_it_commits(settings: Settings, worker: WorkerProcess) -> None:
+    """Gives it a record whose commit has begun; a second one could come when the commit already keeps the engine."""
+    produce(settings, "invoices", 1)
+
+    def commits() -> bool:
+        return bool(json.loads(worker.get("/status.json")[1])["engine"] == {"records": 1, "queued": 0})
+
+    wait_until(commits, timeout_s=30, what="the engine commits the record")
 
 
 def test_worker_unreachable_broker_says_so_in_one_line(settings: Settings, ledger: Ledger) -> None:
@@ -85,12 +95,7 @@ def test_worker_that_is_stopped_while_it_loads_state_ends_clean(start: Start) ->
 def test_worker_second_sigint_ends_at_once(settings: Settings, ledger: Ledger, start: Start) -> None:
     worker = start("--slow-commit", "30")
     wait_until(lambda: share(ledger, worker), timeout_s=90, what="the worker owns all")
-    produce(settings, "invoices", 10)
-
-    def committing() -> bool:
-        return bool(json.loads(worker.get("/status.json")[1])["engine"] == {"records": 10, "queued": 0})
-
-    wait_until(committing, timeout_s=30, what="the engine commits the records")
+    wait_until_it_commits(settings, worker)
 
     worker.process.send_signal(signal.SIGINT)
     wait_until(lambda: "stopping" in worker.log, timeout_s=10, what="the worker stops")
@@ -117,8 +122,7 @@ def test_worker_whose_commit_does_not_end_is_gone_in_the_time_that_it_has_to_sto
     monkeypatch.setenv("TRS_STOP_TIMEOUT_S", "2")
     worker = start("--slow-commit", "600")
     wait_until(lambda: share(ledger, worker), timeout_s=90, what="the worker owns all")
-    produce(settings, "invoices", 10)
-    wait_until(lambda: '"records": 10, "queued": 0' in worker.get("/status.json")[1], timeout_s=30, what="it commits")
+    wait_until_it_commits(settings, worker)
 
     assert worker.stop() == 0, worker.log
 
