@@ -3,8 +3,8 @@
     python -m benchmarks.workers [--workers N ...] [--invoices N] [--json FILE]
 
 A synthetic TRS is caught up with first. For each number of workers these start together, take their share of the
-buckets and load its state; then every line of every invoice is corrected, and the clock stops when all is committed:
-rows, documents and features. Told are the CPU seconds of a worker for its share of the events (mean; what it uses
+buckets and load its state; then every line of every invoice is corrected while they stand still, so that all meet the
+same backlog however many they are, and the clock stops when all is committed: rows, documents and features. Told are the CPU seconds of a worker for its share of the events (mean; what it uses
 while idle is taken off), its memory, and how many documents and features all of them derived: an account whose
 documents come in several epochs is derived in each. A worker whose commit is refused ends, and that fails the
 benchmark. Needs a running stack (TRS_KAFKA, or the embedded one).
@@ -12,6 +12,7 @@ benchmark. Needs a running stack (TRS_KAFKA, or the embedded one).
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -119,6 +120,18 @@ def started(settings: Settings, home: Path, *options: str) -> Iterator[Worker]:
         yield Worker(process, home, log)
 
 
+@contextmanager
+def standing_still(workers: Sequence[Worker]) -> Iterator[None]:
+    """They do nothing within the block, which must be shorter than their session time-out."""
+    for worker in workers:
+        worker.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for worker in workers:
+            worker.process.send_signal(signal.SIGCONT)
+
+
 def correct_all_lines(settings: Settings, invoices: int, run: int) -> int:
     """Sends an update of every line, with a quantity that it never had; returns how many."""
     table, sent = INVOICE_LINE_ITEMS, 0
@@ -147,8 +160,9 @@ def measure(settings: Settings, folder: Path, count: int, send: Callable[[], int
         time.sleep(IDLE_S)
         idle = [(w.cpu_s() - b) / IDLE_S for w, b in zip(workers, before, strict=True)]
         before, derived = [w.cpu_s() for w in workers], _derived(workers)
+        with standing_still(workers):
+            sent = send()
         began = time.monotonic()
-        sent = send()
         ended, after = wait_until_done(workers, sent)
         used = [a - b - share * (ended - began) for a, b, share in zip(after, before, idle, strict=True)]
         return {
