@@ -4,10 +4,11 @@
 
 A synthetic TRS is caught up with first. For each number of workers these start together, take their share of the
 buckets and load its state; then every line of every invoice is corrected while they stand still, so that all meet the
-same backlog however many they are, and the clock stops when all is committed: rows, documents and features. Told are the CPU seconds of a worker for its share of the events (mean; what it uses
-while idle is taken off), its memory, and how many documents and features all of them derived: an account whose
-documents come in several epochs is derived in each. A worker whose commit is refused ends, and that fails the
-benchmark. Needs a running stack (TRS_KAFKA, or the embedded one).
+same backlog however many they are, and the clock stops when all is committed: rows, documents and features. Told are
+the CPU seconds of a worker for its share of the events (mean; what it uses while idle is taken off), its memory, and
+how many documents and features all of them derived: an account whose documents come in several epochs is derived in
+each. A worker whose commit is refused ends, and that fails the benchmark. Needs a running stack (TRS_KAFKA, or the
+embedded one).
 """
 
 import argparse
