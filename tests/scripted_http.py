@@ -15,6 +15,11 @@ class Script(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
+    def server_close(self) -> None:
+        """Ends its thread first, which would ask a closed socket for ever and take a core."""
+        self.shutdown()
+        super().server_close()
+
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.server_address[1]}"

@@ -55,6 +55,11 @@ class SmallConnect(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
+    def server_close(self) -> None:
+        """Ends its thread first, which would ask a closed socket for ever and take a core."""
+        self.shutdown()
+        super().server_close()
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"

@@ -44,7 +44,6 @@ def scripted() -> Iterator[Any]:
 
     yield start
     for server in servers:
-        server.shutdown()
         server.server_close()
 
 

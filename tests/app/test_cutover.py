@@ -42,7 +42,6 @@ def kafka_connect() -> Iterator[SmallConnect]:
     server = SmallConnect()
     server.world.position = FAR
     yield server
-    server.shutdown()
     server.server_close()
 
 

@@ -44,7 +44,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallConnect]:
     monkeypatch.setenv("TRS_CONNECT", made.url)
     monkeypatch.setenv("TRS_CONNECTOR", "c")
     yield made
-    made.shutdown()
     made.server_close()
 
 

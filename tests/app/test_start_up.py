@@ -171,7 +171,6 @@ def test_store_that_refuses_is_told_from_one_that_is_down(
     server = Script((status, body))
     with pytest.raises(error, match=told):
         check_store(lake_at(f"http://{server.address}"))
-    server.shutdown()
     server.server_close()
 
 

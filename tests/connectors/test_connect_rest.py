@@ -37,7 +37,6 @@ def script() -> Iterator[Any]:
 
     yield start
     for server in servers:
-        server.shutdown()
         server.server_close()
 
 
@@ -149,5 +148,4 @@ def test_position_is_that_of_the_sources_present_name() -> None:
         assert client.position("c") == {"file": "binlog.000001", "pos": 7}
         assert client.position("nobody") is None
     finally:
-        server.shutdown()
         server.server_close()
