@@ -4,10 +4,10 @@ For what a command makes of Kafka Connect's answers. That these are its answers 
 """
 
 import json
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.small_server import QuietHandler, SmallServer
 
 _CLASSES = ("io.debezium.connector.mariadb.MariaDbConnector", "io.debezium.connector.mysql.MySqlConnector")
 _STATES = {"pause": "PAUSED", "resume": "RUNNING", "stop": "STOPPED"}
@@ -47,25 +47,15 @@ class _World:
         return [line for line in self.asked if not line.startswith("GET") and not line.endswith("validate")]
 
 
-class SmallConnect(ThreadingHTTPServer):
+class SmallConnect(SmallServer):
     """A server of one's own; `world` is what it serves."""
 
     def __init__(self) -> None:
         self.world = _World()
-        super().__init__(("127.0.0.1", 0), _Handler)
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    def server_close(self) -> None:
-        """Ends its thread first, which would ask a closed socket for ever and take a core."""
-        self.shutdown()
-        super().server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        super().__init__(_Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     server: SmallConnect
 
     def _answer(self) -> None:
@@ -110,6 +100,3 @@ class _Handler(BaseHTTPRequestHandler):
         return 202, None
 
     do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815
-
-    def log_message(self, *_args: object) -> None:
-        """Nothing is printed."""

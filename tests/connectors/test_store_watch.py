@@ -4,11 +4,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from connectors.store_watch import StoreWatch
+from tests.small_server import SmallServer
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -38,13 +39,8 @@ class Silence(Answers):
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler], port: int = 0) -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with SmallServer(handler, port) as server:
         yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def watching(port: int) -> StoreWatch:

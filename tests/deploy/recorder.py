@@ -2,12 +2,12 @@
 
 import http.client
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.small_server import QuietHandler, SmallServer
 
 _KEPT = frozenset({"content-length", "transfer-encoding", "connection", "host", "date", "server"})
 
@@ -35,7 +35,7 @@ def recording(endpoint: str) -> Iterator[Recorder]:
     target = urlsplit(endpoint)
     recorder = Recorder("")
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
 
@@ -60,20 +60,9 @@ def recording(endpoint: str) -> Iterator[Recorder]:
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815 - the names that http.server asks for
 
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    recorder.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with SmallServer(Handler) as server:
+        recorder.url = server.url
         yield recorder
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def actions_of(method: str, path: str, headers: dict[str, str], body: bytes) -> Iterator[Asked]:

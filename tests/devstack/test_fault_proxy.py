@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from devstack.fault_proxy import Fault, FaultProxy, Weather
+from tests.small_server import SmallServer
 
 WAIT_S = 0.3
 
@@ -98,15 +99,11 @@ def store() -> Iterator[type[Store]]:
 
 @pytest.fixture
 def proxy(store: type[Store]) -> Iterator[FaultProxy]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), store)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    proxy = FaultProxy(upstream_port=server.server_port, seed=1)
-    proxy.start()
-    yield proxy
-    proxy.stop()
-    server.shutdown()
-    server.server_close()
+    with SmallServer(store) as server:
+        proxy = FaultProxy(upstream_port=server.server_port, seed=1)
+        proxy.start()
+        yield proxy
+        proxy.stop()
 
 
 @pytest.fixture
