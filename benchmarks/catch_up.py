@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def report_rows(runs: Sequence[Run]) -> list[Row]:
-    """What is reported of the runs: ours beside each peer, of both the run with the median rate.
+    """What is reported of the runs: ours beside each peer, of both the run with the median rate (of two, the lower).
 
     A ratio is the median of the runs' own: a machine whose speed changes from run to run changes both sides of each.
     """
@@ -149,7 +149,7 @@ def report_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def _median(figures: Sequence[Figures]) -> Figures:
-    return sorted(figures, key=lambda f: f["events_per_s"])[len(figures) // 2]
+    return sorted(figures, key=lambda f: f["events_per_s"])[(len(figures) - 1) // 2]
 
 
 def run_once(invoices: int, peers: Sequence[str]) -> Run:

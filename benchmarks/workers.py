@@ -122,8 +122,9 @@ def started(settings: Settings, home: Path, *options: str) -> Iterator[Worker]:
 
 
 @contextmanager
-def standing_still(workers: Sequence[Worker]) -> Iterator[None]:
-    """They do nothing within the block, which must be shorter than their session time-out."""
+def standing_still(workers: Sequence[Worker], *, at_most_s: float) -> Iterator[None]:
+    """They do nothing within the block, which ends the benchmark if it took as long as a session of theirs."""
+    began = time.monotonic()
     for worker in workers:
         worker.process.send_signal(signal.SIGSTOP)
     try:
@@ -131,6 +132,10 @@ def standing_still(workers: Sequence[Worker]) -> Iterator[None]:
     finally:
         for worker in workers:
             worker.process.send_signal(signal.SIGCONT)
+    if (stood_s := time.monotonic() - began) >= at_most_s:
+        raise SystemExit(
+            f"the changes took {stood_s:.0f} s to send: workers that stand still so long lose their buckets"
+        )
 
 
 def correct_all_lines(settings: Settings, invoices: int, run: int) -> int:
@@ -161,7 +166,7 @@ def measure(settings: Settings, folder: Path, count: int, send: Callable[[], int
         time.sleep(IDLE_S)
         idle = [(w.cpu_s() - b) / IDLE_S for w, b in zip(workers, before, strict=True)]
         before, derived = [w.cpu_s() for w in workers], _derived(workers)
-        with standing_still(workers):
+        with standing_still(workers, at_most_s=settings.session_timeout_s):
             sent = send()
         began = time.monotonic()
         ended, after = wait_until_done(workers, sent)
