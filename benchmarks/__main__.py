@@ -7,11 +7,15 @@ Each writes build/bench/NAME.json. What one benchmark alone can be told is in `p
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from devstack.ending import end_in_order
 from devstack.stack import Stack
 
 SHORT = {
@@ -52,16 +56,28 @@ def main() -> None:
     if arguments.list:
         print("\n".join(" ".join(["python", *command[1:]]) for command in commands))
         return
+    end_in_order()
     with tempfile.TemporaryDirectory(prefix="trs-bench-stack-") as folder:
         stack = Stack(Path(folder))
         try:
             environment = stack.up(report=lambda part, message: print(part, message, file=sys.stderr))
             environment = {**os.environ, **environment, **PRODUCTION, "TRS_HOME": folder}
-            failed = [c[2] for c in commands if subprocess.run(c, env=environment, check=False).returncode]
+            failed = [c[2] for c in commands if run(c, environment)]
         finally:
             stack.down(wipe=True)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """The exit code of a benchmark. If this process is told to end, the benchmark ends with all that it started."""
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        return process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -197,13 +196,3 @@ def batch_features(settings: Settings, source: str, features: FeatureSet, folder
         progress=lambda _table, _read, _total: None,
     )
     return pq.read_table(file)
-
-
-def end_in_order() -> None:
-    """Lets a first SIGTERM end this process through every `finally`, as Ctrl-C does; further ones do not disturb."""
-
-    def leave(number: int, _frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)

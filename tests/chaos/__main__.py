@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from devstack.ending import end_in_order
 from tests.chaos.run import Outcome, Run
 from tests.long_run import conclude
-from tests.stack_helpers import end_in_order
 
 
 def main() -> int:

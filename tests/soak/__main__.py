@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import Row, number, publish
+from devstack.ending import end_in_order
 from tests.long_run import conclude
 from tests.soak.run import Outcome, Soak
-from tests.stack_helpers import end_in_order
 
 
 def main() -> int:
