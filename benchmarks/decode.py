@@ -18,7 +18,7 @@ import duckdb
 
 from benchmarks.report import Row, publish
 from connectors.dms import DmsTranslator
-from processors.block_codec import BlockDecoder, encode_blocks
+from processors.block_codec import BlockDecoder, encode_blocks, placed_rows
 from processors.decode import Decoder
 from processors.document_codec import DOCUMENT_BLOCKS
 from processors.records import RawBatch
@@ -136,7 +136,8 @@ def _against_creates(result: dict[str, Any], clean: float) -> dict[str, Any]:
 
 def encoded(con: duckdb.DuckDBPyConnection) -> tuple[list[bytes], list[bytes]]:
     """Keys and values of the table `documents`."""
-    slices = list(encode_blocks(DOCUMENT_BLOCKS, con, "documents", generation="g", partitions=PARTITIONS))
+    parts = placed_rows(con, DOCUMENT_BLOCKS, "documents", partitions=PARTITIONS)
+    slices = [s for rows in parts for s in encode_blocks(DOCUMENT_BLOCKS, rows, generation="g")]
     return [key for keys, _ in slices for key in keys], [value for _, values in slices for value in values]
 
 

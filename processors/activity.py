@@ -1,8 +1,8 @@
 """What a stage does just now, and did lately: the steps of its epochs with their times, and counts since its start.
 
-Written by the thread that runs the stage's epochs and by the one that commits beside it, looked at by any other. What
-is computed follows one another; commits do too, and overlap with what is computed meanwhile. The time for which a stage
-does nothing but wait for its commits is theirs.
+Written by the thread that runs the stage's epochs and by those that commit and derive beside it, looked at by any
+other. What is computed follows one another; commits do too, and overlap with what is computed meanwhile; the next part
+is derived while one is sent. The time for which a stage does nothing but wait for what is done beside it is theirs.
 """
 
 import logging
@@ -151,8 +151,8 @@ class Activity:
         self._steps: list[Step] = []
         self._open: list[tuple[StepName, str]] = []
         self._step_s = 0.0
-        self._waits = False
-        self._beside: tuple[StepName, str, float] | None = None
+        self._waits: StepName | None = None
+        self._beside: list[tuple[StepName, str, float]] = []
         self._recent: deque[tuple[float, EpochTrace]] = deque(maxlen=_KEPT)
         self._counts: Counter[str] = Counter()
         self._dead: Counter[str] = Counter()
@@ -179,7 +179,7 @@ class Activity:
         notes = EpochNotes()
         with self._lock:
             self._id, self._begin_s, self._begin_at = epoch_id, time.monotonic(), self._now()
-            self._steps, self._open, self._step_s, self._waits = [], [("apply", "")], self._begin_s, False
+            self._steps, self._open, self._step_s, self._waits = [], [("apply", "")], self._begin_s, None
         token = EPOCH.set(epoch_id)
         failure: str | None = None
         try:
@@ -216,28 +216,28 @@ class Activity:
             return
         began_s = time.monotonic()
         with self._lock:
-            self._beside = (name, detail, began_s)
+            self._beside.append((name, detail, began_s))
         try:
             yield
         finally:
             with self._lock:
-                self._beside = None
+                self._beside.remove((name, detail, began_s))
                 self._steps.append(Step(name, detail, began_s - self._begin_s, time.monotonic() - began_s))
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Meanwhile the stage waits for what is done beside it."""
+    def waiting(self, name: StepName) -> Iterator[None]:
+        """Meanwhile the stage waits for what of this name is done beside it."""
         if self._id is None:
             yield
             return
         with self._lock:
             self._close_step()
-            self._waits = True
+            self._waits = name
         try:
             yield
         finally:
             with self._lock:
-                self._step_s, self._waits = time.monotonic(), False
+                self._step_s, self._waits = time.monotonic(), None
 
     def _close_step(self) -> None:
         now_s = time.monotonic()
@@ -290,8 +290,9 @@ class Activity:
             running = None
             if self._id is not None:
                 name, detail, since_s = *self._open[-1], self._step_s
-                if self._waits and self._beside is not None:
-                    name, detail, since_s = self._beside
+                awaited = next((part for part in self._beside if part[0] == self._waits), None)
+                if awaited is not None:
+                    name, detail, since_s = awaited
                 running = Running(self._id, now_s - self._begin_s, name, detail, now_s - since_s)
             known = list(self._recent)
             count = self._counts

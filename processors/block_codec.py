@@ -1,6 +1,6 @@
 """Derived rows as Kafka records: what stage A sends to the stages of features, in blocks of columns.
 
-    rows of one slice ─► by partition of their owner ─► blocks of some 200 kB ─► one Arrow IPC stream, one batch, each
+    rows, by partition of their owner ─► blocks of some 200 kB ─► one Arrow IPC stream, one batch, each
 
 The key is that of the owner of the block's first row, written as Debezium writes keys, so that all rows of a block lie
 in their owners' partition. The stream's schema carries the lake's generation (R12). Every value arrives as it was: none
@@ -11,8 +11,7 @@ program writes them; else the record is dead as a whole.
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -26,12 +25,13 @@ from processors.murmur2 import partitions_of
 from processors.reasons import Reason
 from processors.records import DEAD_SCHEMA, RawBatch
 
-SLICE_ROWS = 32_768
+PLACES = "owner_places"
+"""Relation (owner, key BLOB, partition INTEGER) of `place_owners`; the first column has the owner's own name."""
+PART_ROWS = 50_000
+"""Rows that are sent together, at most about: the next ones are derived meanwhile."""
 BLOCK_BYTES = 200_000
 """Of a block in memory, at most about: a broker takes a megabyte. A single row may be larger."""
 _GENERATION = b"generation"
-Encoded = Generator[tuple[list[bytes], list[bytes]], None, None]
-"""Keys and values, slice by slice; to be closed by who does not take the last one."""
 
 
 @dataclass(frozen=True)
@@ -53,29 +53,43 @@ class BlockKind:
         return pa.schema([f.remove_metadata() for f in self.schema if f.name not in ("bucket", "row_offset")])
 
 
-def encode_blocks(
-    kind: BlockKind, con: duckdb.DuckDBPyConnection, relation: str, *, generation: str, partitions: int
-) -> Encoded:
-    """Keys and values of the rows in `relation`, which has the columns of `kind.content`.
+def place_owners(con: duckdb.DuckDBPyConnection, kind: BlockKind, owners: str, *, partitions: int) -> None:
+    """Leaves in `owner_places` where the rows of the owners in this relation go, each with its key."""
+    key = f"""encode(concat('{{"{kind.owner}":', to_json({kind.owner}), '}}'))"""
+    found = con.sql(f"SELECT {kind.owner}, {key} AS key FROM (SELECT DISTINCT {kind.owner} FROM {owners})")
+    rows = found.to_arrow_table()
+    keys = rows["key"].combine_chunks().cast(pa.large_binary())
+    con.register(PLACES, rows.append_column("partition", pa.array(partitions_of(keys, partitions))))
 
-    They come slice by slice, the next of which is read while one is used; the connection is in use until the last one
-    was taken, or the rest is closed.
+
+def placed_rows(
+    con: duckdb.DuckDBPyConnection, kind: BlockKind, relation: str, *, partitions: int
+) -> Iterator[pa.Table]:
+    """The rows of a relation that has the columns of `kind.content`, as `encode_blocks` takes them, part by part.
+
+    The connection is in use until the last one was taken.
+    """
+    place_owners(con, kind, relation, partitions=partitions)
+    columns = ", ".join(f"r.{name}" for name in kind.content.names)
+    placed = f"""
+        SELECT {columns}, key, partition
+        FROM {relation} AS r JOIN {PLACES} AS p ON r.{kind.owner} IS NOT DISTINCT FROM p.{kind.owner}
+    """
+    rows = con.sql(f"{placed} ORDER BY partition").to_arrow_reader(PART_ROWS)
+    yield from (pa.Table.from_batches([batch]) for batch in rows)
+
+
+def encode_blocks(kind: BlockKind, rows: pa.Table, *, generation: str) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    """Keys and values of rows that are ordered by `partition`, one partition after another.
+
+    Columns: those of `kind.content`, `key` of the row's owner, and `partition`, where that key goes.
     """
     schema = kind.content.with_metadata({_GENERATION: generation.encode()})
-    key = f"""encode(concat('{{"{kind.owner}":', to_json({kind.owner}), '}}'))"""
-    reader = con.sql(f"SELECT {', '.join(schema.names)}, {key} AS key FROM {relation}").to_arrow_reader(SLICE_ROWS)
-    with ThreadPoolExecutor(1, thread_name_prefix="encode") as ahead:
-        following = ahead.submit(next, reader, None)
-        while (batch := following.result()) is not None:
-            following = ahead.submit(next, reader, None)
-            rows = pa.Table.from_batches([batch])
-            keys = rows["key"].combine_chunks().cast(pa.large_binary())
-            found = partitions_of(keys, partitions)
-            order = np.argsort(found, kind="stable")
-            bounds = np.flatnonzero(np.diff(found[order], prepend=-1, append=-1)).tolist()
-            rows = rows.select(schema.names).cast(schema).take(pa.array(order))
-            blocks = [block for start, end in pairwise(bounds) for block in _blocks(rows, start, end)]
-            yield [keys[order[start]].as_py() for start, _ in blocks], [_written(rows, *block) for block in blocks]
+    keys, partition = rows["key"], rows["partition"].to_numpy()
+    rows = rows.select(schema.names).cast(schema).combine_chunks()
+    for start, end in pairwise(np.flatnonzero(np.diff(partition, prepend=-1, append=-1)).tolist()):
+        blocks = list(_blocks(rows, start, end))
+        yield [keys[first].as_py() for first, _ in blocks], [_written(rows, *block) for block in blocks]
 
 
 def _blocks(rows: pa.Table, start: int, end: int) -> Iterator[tuple[int, int]]:

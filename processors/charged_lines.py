@@ -10,12 +10,16 @@ changed. Like a document a line carries the epoch of the invoice's bucket as its
     live                    live      the line with the price charged; null while the SKU is unknown
 """
 
-import duckdb
+from collections.abc import Iterator
 
+import duckdb
+import pyarrow as pa
+
+from processors.block_codec import placed_rows
 from processors.charging import charged_lines_sql
 from processors.invoice_documents import INTERVALS, TOUCHED
 from processors.invoice_rows import INVOICES, LINES
-from processors.state import count_rows
+from processors.line_codec import LINE_BLOCKS
 
 CHARGED_LINES = "charged_lines_out"
 
@@ -34,10 +38,10 @@ def touch_buckets(con: duckdb.DuckDBPyConnection, buckets: frozenset[int]) -> No
     """)
 
 
-def derive(con: duckdb.DuckDBPyConnection, *, owned: str) -> int:
-    """Leaves the lines of the touched invoices in `charged_lines_out`; returns their number.
+def derive(con: duckdb.DuckDBPyConnection, *, owned: str, partitions: int) -> Iterator[pa.Table]:
+    """The lines of the touched invoices, as `encode_blocks` takes them, part by part.
 
-    Columns as `line_codec.LINE_BLOCKS` sends them. `owned(bucket, epoch)` gives the versions.
+    `owned(bucket, epoch)` gives the versions. The connection is in use until the last part was taken.
     """
     lines = f"""(
         SELECT l.invoice_id, l.item_id, l.quantity, l.created_order, l.deleted OR i.deleted AS deleted, i.bucket,
@@ -59,4 +63,4 @@ def derive(con: duckdb.DuckDBPyConnection, *, owned: str) -> int:
         FROM {charged_lines_sql(lines, INTERVALS, also=also)} AS c
         JOIN {owned} AS o ON c.bucket = o.bucket
     """)
-    return count_rows(con, CHARGED_LINES)
+    yield from placed_rows(con, LINE_BLOCKS, CHARGED_LINES, partitions=partitions)

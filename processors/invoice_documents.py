@@ -5,17 +5,26 @@ the epoch of the invoice's bucket as its version, a total order per invoice (R6)
 invoice is in its account without a break: what the account knew of it before is not current, though it looks alike.
 """
 
-import duckdb
+import math
+from collections.abc import Iterator
 
-from processors.charging import PriceAt, documents_sql, price_intervals_sql
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from processors.block_codec import PART_ROWS, PLACES, place_owners
+from processors.charging import PriceAt, charged_lines_sql, invoice_totals_sql, price_intervals_sql
+from processors.document_codec import DOCUMENT_BLOCKS, DOCUMENT_SCHEMA
+from processors.errors import InvariantError
 from processors.invoice_rows import INVOICES, LINES, NEW_INVOICES, NEW_LINES
-from processors.state import count_rows
+from processors.state import count_rows, to_arrow
 
 PRICE_VERSIONS = "price_versions"
 INTERVALS = "price_intervals"
 REPRICED = "repriced"
 TOUCHED = "touched"
 LEFT = "left_accounts"
+CHARGED = "charged"
 DOCUMENTS = "documents_out"
 
 
@@ -136,54 +145,74 @@ def touch_beyond_cursor(con: duckdb.DuckDBPyConnection, *, log: str, cursors: st
     """)
 
 
-def derive(con: duckdb.DuckDBPyConnection, *, owned: str) -> int:
-    """Leaves the documents of the touched invoices in `documents_out`; returns their number.
+def derive(con: duckdb.DuckDBPyConnection, *, owned: str, partitions: int) -> Iterator[pa.Table]:
+    """The documents of the touched invoices, as `encode_blocks` takes them, part by part.
 
-    An account that an invoice left gets a document too, unless the invoice is back there.
-
-    Columns as `document_codec.DOCUMENT_BLOCKS` sends them. `owned(bucket, epoch)` gives the versions.
+    An account that an invoice left gets a document too, unless the invoice is back there. `owned(bucket, epoch)` gives
+    the versions. The connection is in use until the last part was taken.
     """
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE touched_once AS
         SELECT invoice_id, max(source_ts) AS source_ts, bool_or(header) AS header FROM {TOUCHED} GROUP BY invoice_id
     """)
-    headers = f"""(
-        SELECT s.invoice_id, s.account_id, s.account_since, s.date_issued, s.payment_dates, s.bucket AS invoice_bucket,
-               t.source_ts
-        FROM {INVOICES} AS s JOIN touched_once AS t ON s.invoice_id = t.invoice_id
-        WHERE NOT s.deleted
-    )"""
+    touched = f"{INVOICES} AS s JOIN touched_once AS t ON s.invoice_id = t.invoice_id"
+    accounts = f"(SELECT s.account_id FROM {touched} UNION ALL SELECT account_id FROM {LEFT})"
+    place_owners(con, DOCUMENT_BLOCKS, accounts, partitions=partitions)
+    _derive_flat(con, touched, owned)
+    parts = math.ceil(count_rows(con, DOCUMENTS) / PART_ROWS)
+    yield from (_part(con, f"hash(invoice_id) % {parts} = {part}") for part in range(parts))
+
+
+def _derive_flat(con: duckdb.DuckDBPyConnection, touched: str, owned: str) -> None:
+    """Leaves the lines of the documents in `charged`, and the rest of them, places included, in `documents_out`."""
     lines = f"""(
         SELECT l.invoice_id, l.item_id, l.quantity, l.created_order
         FROM {LINES} AS l SEMI JOIN touched_once AS t ON l.invoice_id = t.invoice_id
         WHERE NOT l.deleted
     )"""
-    con.execute(f"""
-        CREATE OR REPLACE TEMP TABLE {DOCUMENTS} AS
-        SELECT
-          d.account_id, d.invoice_id, 'live' AS document_state, o.epoch AS document_version, d.account_since,
-          d.invoice_bucket, d.date_issued, d.payment_dates, d.inv_total, d.inv_items, d.unpriced_lines, d.lines,
-          d.source_ts
-        FROM {documents_sql(headers, lines, INTERVALS)} AS d
-        JOIN {owned} AS o ON d.invoice_bucket = o.bucket
-    """)
-    gone = f"""
-        SELECT s.account_id, s.invoice_id, 'deleted' AS document_state, s.account_since, s.bucket, s.date_issued,
-               s.payment_dates, t.source_ts
-        FROM {INVOICES} AS s JOIN touched_once AS t ON s.invoice_id = t.invoice_id
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {CHARGED} AS FROM {charged_lines_sql(lines, INTERVALS)}")
+    columns = "s.invoice_id, s.account_since, s.date_issued, s.payment_dates, s.bucket AS invoice_bucket, t.source_ts"
+    headers = f"(SELECT {columns}, s.account_id FROM {touched} WHERE NOT s.deleted)"
+    gone = f"""(
+        SELECT {columns}, s.account_id, 'deleted' AS document_state FROM {touched}
         WHERE s.deleted AND t.header AND s.account_id IS NOT NULL
         UNION ALL
-        SELECT a.account_id, s.invoice_id, 'left', s.account_since, s.bucket, s.date_issued, s.payment_dates,
-               t.source_ts
-        FROM (SELECT DISTINCT invoice_id, account_id FROM {LEFT}) AS a
-        JOIN {INVOICES} AS s ON a.invoice_id = s.invoice_id AND a.account_id <> s.account_id
-        JOIN touched_once AS t ON a.invoice_id = t.invoice_id
-    """
+        SELECT {columns}, a.account_id, 'left' FROM {touched}
+        JOIN (SELECT DISTINCT invoice_id, account_id FROM {LEFT}) AS a
+          ON a.invoice_id = s.invoice_id AND a.account_id <> s.account_id
+    )"""
     con.execute(f"""
-        INSERT INTO {DOCUMENTS} BY NAME
-        SELECT g.account_id, g.invoice_id, g.document_state, o.epoch AS document_version, g.account_since,
-               g.bucket AS invoice_bucket, g.date_issued, g.payment_dates, 0 AS inv_total, 0 AS inv_items,
-               0 AS unpriced_lines, [] AS lines, g.source_ts
-        FROM ({gone}) AS g JOIN {owned} AS o ON g.bucket = o.bucket
+        CREATE OR REPLACE TEMP TABLE {DOCUMENTS} AS
+        SELECT d.*, o.epoch AS document_version, p.key, p.partition
+        FROM (
+          SELECT *, 'live' AS document_state FROM {invoice_totals_sql(headers, CHARGED)}
+          UNION ALL BY NAME
+          SELECT *, 0 AS inv_total, 0 AS inv_items, 0 AS unpriced_lines, 0 AS line_count FROM {gone}
+        ) AS d
+        JOIN {owned} AS o ON d.invoice_bucket = o.bucket
+        JOIN {PLACES} AS p ON d.account_id IS NOT DISTINCT FROM p.account_id
     """)
-    return count_rows(con, DOCUMENTS)
+
+
+def _part(con: duckdb.DuckDBPyConnection, chosen: str) -> pa.Table:
+    """The chosen documents by partition. Their lists of lines are cut from the lines in the same order.
+
+    DuckDB's own aggregate of structs into lists takes twice the time of all the rest.
+    """
+    rows = to_arrow(con, f"SELECT * FROM {DOCUMENTS} WHERE {chosen} ORDER BY partition, invoice_id")
+    kind = DOCUMENT_SCHEMA.field("lines").type
+    lines = to_arrow(
+        con,
+        f"""
+        SELECT c.item_id, c.quantity, c.price
+        FROM {CHARGED} AS c
+        JOIN (FROM {DOCUMENTS} WHERE document_state = 'live' AND {chosen}) AS d ON c.invoice_id = d.invoice_id
+        ORDER BY d.partition, c.invoice_id, c.item_id
+        """,
+        pa.schema(list(kind.value_type)),
+    )
+    bounds = np.cumsum(np.append(0, rows["line_count"].to_numpy()), dtype=np.int32)
+    if bounds[-1] != lines.num_rows:
+        raise InvariantError(f"documents were to have {bounds[-1]} lines, {lines.num_rows} were found")
+    each = pa.StructArray.from_arrays([c.combine_chunks() for c in lines.columns], fields=list(kind.value_type))
+    return rows.append_column("lines", pa.ListArray.from_arrays(pa.array(bounds), each, type=kind))

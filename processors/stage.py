@@ -297,7 +297,7 @@ class Stage(ABC):
 
     def settle(self) -> None:
         """Returns when all that the stage handed over is committed; raises what refused it."""
-        with self.activity.waiting():
+        with self.activity.waiting("commit"):
             self._lane.settle()
 
     def _put(self, table: str, commit: Callable[[], object]) -> None:

@@ -2,12 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 
 import duckdb
+import pyarrow as pa
 
 from processors import charged_lines, invoice_documents, invoice_rows, sku_rows
 from processors.activity import EpochNotes
+from processors.ahead import one_ahead
 from processors.charging import PriceAt
 from processors.errors import UnavailableError
 from processors.inbox import Chunk
@@ -137,10 +140,9 @@ class InvoiceStage(RowStage):
             if cursors != touched:  # as a rule they stand together
                 self._touch_beyond(output, cursors, folded=files.folded)
             touched = cursors
-            count = output.derive(self.con, owned=OWNED)
+            count = self._send((output,))
             if count:
-                log.info("sending %d %s again that lie beyond the cursors", count, output.name)
-                self._send((output,))
+                log.info("sent %d %s again that lay beyond the cursors", count, output.name)
         invoice_documents.forget_touched(self.con)
         self._put_off_since_s = None
         self.sent_through = dict(self.epochs)
@@ -212,20 +214,9 @@ class InvoiceStage(RowStage):
         self._cursor_written = through
         if put_off:
             return
-        count = self._derive()
-        if count:
-            self.settle()  # what is not in the log yet must not be known to others
-            self._send(self.outputs)
+        notes.derived = self._send(self.outputs)
         invoice_documents.forget_touched(self.con)
         self.sent_through = dict(self.epochs)
-        notes.derived = count
-
-    def _derive(self) -> int:
-        count = 0
-        for output in self.outputs:
-            with self.activity.step("derive", output.name):
-                count += output.derive(self.con, owned=OWNED)
-        return count
 
     def _put_off(self) -> bool:
         """Whether documents wait for a next epoch: in a backlog the lines of an invoice come in several of them.
@@ -243,19 +234,42 @@ class InvoiceStage(RowStage):
             return False
         return self.more_soon
 
-    def _send(self, outputs: Sequence[Output]) -> None:
-        """Sends what was derived until the broker acknowledged all; a worker that stops meanwhile derives it again."""
-        self.sending = True
-        for output in outputs:
-            with self.activity.step("send", output.name):
-                self._send_output(output)
-        self.sends += 1
-        self.sending = False
+    def _send(self, outputs: Sequence[Output]) -> int:
+        """Derives what is touched and sends it until the broker acknowledged all; returns how many rows.
 
-    def _send_output(self, output: Output) -> None:
+        A worker that stops meanwhile derives it again.
+        """
+        count = 0
+        for output in outputs:
+            with closing(one_ahead(self._derived(output))) as parts:
+                while (rows := self._next_of(parts)) is not None:
+                    self.settle()  # what is not in the log yet must not be known to others
+                    self.sending = True
+                    with self.activity.step("send", output.name):
+                        self._send_part(output, rows)
+                    count += rows.num_rows
+        if count:
+            self.sends += 1
+        self.sending = False
+        return count
+
+    def _next_of(self, parts: Iterator[pa.Table]) -> pa.Table | None:
+        with self.activity.waiting("derive"):
+            return next(parts, None)
+
+    def _derived(self, output: Output) -> Iterator[pa.Table]:
+        parts = output.derive(self.con, owned=OWNED, partitions=output.sink.partitions)
+        while True:
+            with self.activity.beside("derive", output.name):
+                rows = next(parts, None)
+            if rows is None:
+                return
+            yield rows
+
+    def _send_part(self, output: Output, rows: pa.Table) -> None:
         while True:
             try:
-                output.send(self.con, generation=self.context.lake.generation)
+                output.send(rows, generation=self.context.lake.generation)
                 return
             except UnavailableError as error:
                 if self._stopping():

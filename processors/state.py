@@ -87,10 +87,10 @@ def create_like(con: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, *,
     con.execute(f"CREATE OR REPLACE TABLE {name} ({columns})")
 
 
-def to_arrow(con: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> pa.Table:
-    """The query's rows with exactly this schema (names, order, types)."""
+def to_arrow(con: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema | None = None) -> pa.Table:
+    """The query's rows with exactly this schema (names, order, types), or as they are."""
     table = con.sql(query).to_arrow_table(_BATCH_ROWS)
-    return table.select(schema.names).cast(schema)
+    return table if schema is None else table.select(schema.names).cast(schema)
 
 
 def count_rows(con: duckdb.DuckDBPyConnection, relation: str) -> int:

@@ -83,11 +83,12 @@ class SerialLane:
 
 @contextmanager
 def serial() -> Iterator[None]:
-    """Stages open their tables one after the other, and commit where they hand over; blocks have a row or two."""
+    """Stages open their tables one after the other, and commit where they hand over; blocks and parts are tiny."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("processors.stage.ThreadPoolExecutor", SerialPool)
         patch.setattr("processors.stage.CommitLane", SerialLane)
         patch.setattr("processors.block_codec.BLOCK_BYTES", 400)
+        patch.setattr("processors.invoice_documents.PART_ROWS", 2)
         yield
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import duckdb
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from processors import account_features, account_rows, feature_rows, invoice_documents, invoice_rows, sku_rows
 from processors.charging import PriceAt
-from processors.document_codec import DOCUMENT_SCHEMA
+from processors.document_codec import DOCUMENT_BLOCKS, DOCUMENT_SCHEMA
 from processors.features.declarations import SETS_BY_ACCOUNT
 from processors.records import event_schema
 from processors.state import to_arrow
@@ -96,13 +97,14 @@ class World:
         self.invoice_log += logged
         if put_off:
             return changed + len(logged)
-        count = invoice_documents.derive(self.con, owned="owned")
-        for document in self.rows(f"FROM {invoice_documents.DOCUMENTS} ORDER BY account_id, invoice_id"):
+        parts = invoice_documents.derive(self.con, owned="owned", partitions=BUCKETS)
+        derived = [row for part in parts for row in part.select(DOCUMENT_BLOCKS.content.names).to_pylist()]
+        for document in sorted(derived, key=itemgetter("account_id", "invoice_id")):
             self._offset += 1
             bucket = bucket_of("accounts", (document["account_id"],))
             self.sent.append(document | {"bucket": bucket, "row_offset": self._offset})
         invoice_documents.forget_touched(self.con)
-        return changed + len(logged) + count
+        return changed + len(logged) + len(derived)
 
     def features_epoch(self, records: Sequence[Record], documents: Sequence[dict[str, Any]]) -> int:
         """One epoch of stage B; returns the number of changed states and feature rows."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processors.block_codec import BLOCK_BYTES, SLICE_ROWS, BlockDecoder, encode_blocks
+from processors.block_codec import BLOCK_BYTES, PART_ROWS, BlockDecoder, encode_blocks, placed_rows
 from processors.document_codec import DOCUMENT_BLOCKS, DOCUMENT_SCHEMA
 from processors.records import DEAD_SCHEMA
 from tests.murmur2 import murmur2
@@ -61,7 +61,8 @@ Records = tuple[list[bytes], list[bytes]]
 def _sent(
     con: duckdb.DuckDBPyConnection, relation: str, *, generation: str = GENERATION, partitions: int = 1
 ) -> Records:
-    slices = list(encode_blocks(DOCUMENT_BLOCKS, con, relation, generation=generation, partitions=partitions))
+    parts = placed_rows(con, DOCUMENT_BLOCKS, relation, partitions=partitions)
+    slices = [s for rows in parts for s in encode_blocks(DOCUMENT_BLOCKS, rows, generation=generation)]
     return [key for keys, _ in slices for key in keys], [value for _, values in slices for value in values]
 
 
@@ -222,9 +223,9 @@ def test_large_batches_keep_lines_with_their_documents(con: duckdb.DuckDBPyConne
           [{'item_id': i || '-' || x, 'quantity': 1::BIGINT, 'price': (x / 4)::DECIMAL(20,10)} FOR x IN range(i % 6)]
             AS lines,
           TIMESTAMPTZ '2026-01-01 00:00:00+00' AS source_ts
-        FROM range(40_000) AS t(i)
+        FROM range(60_000) AS t(i)
     """)
-    assert SLICE_ROWS < 40_000
+    assert PART_ROWS < 60_000
     keys, values = _sent(con, "many", partitions=8)
     assert max(map(len, values)) < 1.1 * BLOCK_BYTES
     lost = {d["invoice_id"] for d in DECODER.decode([batch([values[7]])])[0].to_pylist()}
@@ -235,7 +236,7 @@ def test_large_batches_keep_lines_with_their_documents(con: duckdb.DuckDBPyConne
     missing = con.sql(f"SELECT invoice_id FROM (SELECT {names} FROM many EXCEPT SELECT {names} FROM found)")
     assert {number for (number,) in missing.fetchall()} == lost
     con.unregister("found")
-    assert (found.num_rows, dead["record_value"].to_pylist()) == (40_000 - len(lost), [b"bad"])
+    assert (found.num_rows, dead["record_value"].to_pylist()) == (60_000 - len(lost), [b"bad"])
 
 
 def test_document_larger_than_a_block_is_a_block(con: duckdb.DuckDBPyConnection) -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from processors import feature_rows, item_features, item_rows
-from processors.block_codec import BlockDecoder, encode_blocks
+from processors.block_codec import BlockDecoder, encode_blocks, placed_rows
 from processors.errors import UsageError
 from processors.features.feature_set import FeatureSet
 from processors.features.set_files import read_feature_sets
@@ -182,7 +182,8 @@ def encode_lines(
     con: duckdb.DuckDBPyConnection, rows: list[dict[str, Any]], partitions: int
 ) -> list[tuple[bytes, bytes]]:
     con.register("written", pa.Table.from_pylist(rows, schema=LINE_SCHEMA))
-    slices = encode_blocks(LINE_BLOCKS, con, "written", generation='g"1', partitions=partitions)
+    parts = placed_rows(con, LINE_BLOCKS, "written", partitions=partitions)
+    slices = [s for rows in parts for s in encode_blocks(LINE_BLOCKS, rows, generation='g"1')]
     return [record for keys, values in slices for record in zip(keys, values, strict=True)]
 
 
