@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from processors.decode_extra import Extras, layout_of
 from processors.decode_raw import UNIX_EPOCH, RawRecords, RawScan, ScanPool, only
 from processors.decode_record import BadRecordError, Judged, judge_record, source_epochs
-from processors.decode_sql import VALID_SQL, decode_sql, relaxed_sql
+from processors.decode_sql import VALID_SQL, decode_sql, relaxed_sql, template_sql
+from processors.decode_template import template_of
 from processors.records import DEAD_SCHEMA, Decoded, RawBatch, Truncate, event_schema
 from processors.tables import EXTRA, Table
 
@@ -26,6 +27,8 @@ SLICE_RECORDS = 32_768
 """Records per statement: their bytes stay near the processor's cache, and memory is used again slice after slice."""
 MOST_LAYOUTS = 32
 """Each order of columns is a statement of its own, which is kept; a source has few."""
+TEMPLATE_RECORDS = 4_000
+"""Fewer records are not worth a template: its statement must be planned, and there may be another one next time."""
 FEW_RECORDS = 40
 """Fewer records are judged one by one, which costs less than running a statement."""
 _FILE = re.compile(rb'"file":"([A-Za-z][A-Za-z0-9_-]{0,99}\.([0-9]{1,10}))"')
@@ -53,7 +56,9 @@ class Decoder:
     def __init__(self, *, source_names: tuple[str, ...], threads: int = 1) -> None:
         self._epochs = source_epochs(source_names)
         self._scans = ScanPool(threads)
-        self._layouts: set[tuple[str, tuple[str, ...]]] = set()
+        self._layouts: set[tuple[str, ...]] = set()
+        self._hopeless: set[tuple[str, ...]] = set()
+        """Templates that prove few records, for what the samples do not show."""
 
     def decode(self, table: Table, batches: Sequence[RawBatch]) -> Decoded:
         """Every record of the batches as rows, truncates, counts or dead letters; rows are in no particular order."""
@@ -97,6 +102,23 @@ class Decoder:
         Returns the places of the others, each with whether DuckDB's JSON reader could read an object there.
         """
         values = records.values(places)
+        has_key = pc.fill_null(pc.greater(pc.binary_length(records.keys(places)), 0), False)
+
+        def take(rows: pa.Table) -> pa.BooleanArray:
+            """Adds the events of what the statement took, and says which these were."""
+            partitions, offsets = records.whereabouts(places)
+            taken = pc.and_(rows["taken"].combine_chunks(), has_key)
+            rows = rows.append_column("bucket", partitions).append_column("row_offset", offsets)
+            outcome.events += _event_tables(table, rows if pc.all(taken).as_py() else rows.filter(taken))
+            return taken
+
+        left = pa.repeat(True, len(places))
+        alike = self._run_template(scan, table, values)
+        if alike is not None:
+            left = pc.invert(take(alike))
+            if not pc.any(left).as_py():
+                return {}
+            values = only(values, left)
         try:
             rows = self._run(scan, table, values)
         except (duckdb.InvalidInputException, UnicodeDecodeError):
@@ -104,28 +126,37 @@ class Decoder:
             valid = scan.run("valid", VALID_SQL, values)["is_json"].combine_chunks()
             rows = self._run(scan, table, only(values, valid))
             rows = rows.set_column(rows.schema.get_field_index("is_json"), "is_json", valid)
-        partitions, offsets = records.whereabouts(places)
-        rows = rows.append_column("bucket", partitions).append_column("row_offset", offsets)
-        taken = rows["taken"].combine_chunks()
-        taken = pc.and_(taken, pc.fill_null(pc.greater(pc.binary_length(records.keys(places)), 0), False))
-        left_over: dict[int, bool] = {}
-        if not pc.all(taken).as_py():
-            others = pc.indices_nonzero(pc.invert(taken))
-            readable = rows["is_json"].take(others).to_pylist()
-            left_over = {places.start + i: r for i, r in zip(others.to_pylist(), readable, strict=True)}
-            rows = rows.filter(taken)
-        outcome.events += _event_tables(table, rows)
-        return left_over
+        others = pc.indices_nonzero(pc.and_not(left, take(rows)))
+        readable = rows["is_json"].take(others).to_pylist()
+        return {places.start + i: r for i, r in zip(others.to_pylist(), readable, strict=True)}
+
+    def _run_template(self, scan: RawScan, table: Table, values: pa.BinaryViewArray) -> pa.Table | None:
+        """The rows of a template's statement, None where there is no template or it would not pay."""
+        template = template_of(table, values, self._epochs) if len(values) >= TEMPLATE_RECORDS else None
+        if template is None:
+            return None
+        what = (table.name, *template.layout, "but", *template.holes)
+        if what in self._hopeless or (what not in self._layouts and len(self._layouts) >= MOST_LAYOUTS):
+            return None
+        self._layouts.add(what)
+        sql = template_sql(table, layout=template.layout, holes=template.holes)
+        try:
+            rows = scan.run(" ".join(what), sql, values, parameters=template.parameters)
+        except (duckdb.InvalidInputException, UnicodeDecodeError):
+            return None  # not all are JSON
+        if pc.sum(rows["taken"]).as_py() < len(values) // 2:
+            self._hopeless.add(what)
+        return rows
 
     def _run(self, scan: RawScan, table: Table, values: pa.BinaryViewArray) -> pa.Table:
-        first = values[0].as_py() or b""
+        first = next((value for value in values.slice(0, FEW_RECORDS).to_pylist() if value is not None), b"")
         found = _FILE.search(first)
         likely_file = (found[1].decode(), int(found[2])) if found else None
         in_payload = bool(_WITH_SCHEMA.match(first))
         layout = layout_of(table, first)
         if len(self._layouts) < MOST_LAYOUTS:
-            self._layouts.add((table.name, layout))
-        elif (table.name, layout) not in self._layouts:
+            self._layouts.add((table.name, *layout))
+        elif (table.name, *layout) not in self._layouts:
             layout = table.column_names
         name = f"{table.name} {'in payload' if in_payload else 'bare'} as {' '.join(layout)}"
         sql = decode_sql(table, self._epochs, in_payload=in_payload, layout=layout)

@@ -25,6 +25,11 @@ LAST_MS: Final = 253_402_300_799_999
 UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def sql_literal(text: str) -> str:
+    """The text as DuckDB's SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 class RawRecords:
     """The records of several batches as one sequence; a record is named by its place in it."""
 
@@ -111,15 +116,22 @@ class RawScan:
         self._prepared: set[str] = set()
 
     def run(
-        self, name: str, sql: str, values: pa.BinaryViewArray, *, likely_file: tuple[str, int] | None = None
+        self,
+        name: str,
+        sql: str,
+        values: pa.BinaryViewArray,
+        *,
+        likely_file: tuple[str, int] | None = None,
+        parameters: Sequence[str | int] = (),
     ) -> pa.Table:
         """The statement's rows over these values. `name` stands for the statement: the same name, the same SQL."""
         if name not in self._prepared:
             self.con.execute(f'PREPARE "{name}" AS {sql}')
             self._prepared.add(name)
         self._stream.table = _raw_table(values, likely_file)
+        given = ", ".join(str(p) if isinstance(p, int) else sql_literal(p) for p in parameters)
         try:
-            return self.con.sql(f'EXECUTE "{name}"').to_arrow_table()
+            return self.con.sql(f'EXECUTE "{name}"{f"({given})" if given else ""}').to_arrow_table()
         finally:
             self._stream.table = self._nothing
 

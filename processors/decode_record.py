@@ -149,19 +149,24 @@ def _reason_to_ignore(envelope: Envelope) -> str:
     raise BadRecordError(Reason.UNKNOWN_OP, "the value has no op")
 
 
+def file_number(file: object) -> int | None:
+    """The number at the end of a binlog file's name, None where there is none."""
+    found = _FILE.fullmatch(file) if isinstance(file, str) else None
+    return None if found is None else int(found[1])
+
+
 def _row_order(source: Envelope, epochs: Mapping[str, int]) -> int:
     name = source.get("name")
     if not isinstance(name, str) or name not in epochs:
         raise BadRecordError(Reason.UNKNOWN_SOURCE, "source.name is not in the setting of source names")
-    file = source.get("file")
-    found = _FILE.fullmatch(file) if isinstance(file, str) else None
-    if found is None:
+    number = file_number(source.get("file"))
+    if number is None:
         raise BadRecordError(Reason.BAD_POSITION, "source.file does not end in a number")
     row = source.get("row")
     try:
         pos_number = cast_integer(source.get("pos"))
         row_number = 0 if row is None else cast_integer(row)
-        return RowOrder(epochs[name], int(found[1]), pos_number, row_number).packed()
+        return RowOrder(epochs[name], number, pos_number, row_number).packed()
     except ValueError as error:
         raise BadRecordError(Reason.BAD_POSITION, f"source.pos or source.row {error}") from error
 

@@ -10,18 +10,21 @@ the source has them (`layout`). That proves that its texts are texts, and that i
 ones. In others undeclared columns are looked for, at last by parsing them a second time.
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from processors.decode_raw import LAST_MS, RAW
+from processors.decode_raw import LAST_MS, RAW, sql_literal
 from processors.decode_values import FIRST_DAY, LAST_DAY, TEXT_BYTES
 from processors.order import packed_order_sql
 from processors.tables import EXTRA, Column, Kind, Table
 
 _SOURCE_FIELDS = ("name", "ts_ms", "table", "file", "pos", "row")
-_POS_BOUND = 10**13
-_ROW_BOUND = 10**10
+NUMBER_BOUNDS: Final = {"pos": (0, 10**13), "row": (0, 10**10), "ts_ms": (1, LAST_MS + 1)}
+"""The numbers of a source that count: the least that is good, and the first beyond."""
+HEAD: Final = '{"before":null,"after":'
+"""How the record of a row that was read or made begins, as Debezium and our bootstrapper write it."""
 VALID_SQL: Final = f"SELECT coalesce(json_valid(value), false) AS is_json FROM {RAW}"
 """Per record whether DuckDB's JSON reader takes it."""
 
@@ -55,7 +58,7 @@ def relaxed_sql(table: Table) -> str:
         "ts_ms": "JSON",
         "source": dict.fromkeys(_SOURCE_FIELDS, "JSON"),
     }
-    structure = _literal(json.dumps(envelope | {"payload": envelope}))
+    structure = sql_literal(json.dumps(envelope | {"payload": envelope}))
     return f"SELECT TRY(to_json(json_transform(value, {structure}))) AS value FROM {RAW}"
 
 
@@ -73,7 +76,7 @@ def plain_extra_sql() -> str:
 
 def _undeclared(table: Table, path: str) -> str:
     """The object at this path of `value` without its declared columns."""
-    declared = _literal(json.dumps(dict.fromkeys(name for name, _ in _names(table))))
+    declared = sql_literal(json.dumps(dict.fromkeys(name for name, _ in _names(table))))
     return f"json_merge_patch(json_extract(value, '{path}'), {declared}::JSON)"
 
 
@@ -90,13 +93,12 @@ def decode_sql(table: Table, epochs: Mapping[str, int], *, in_payload: bool, lay
     Columns: `taken` (false: judge it by decode_record), `is_json`, `row_order`, `is_delete`, `is_create`, `source_ts`,
     the table's columns, `extra`, `key_changed`, `old_<column>` per key column (set where an update changed the key).
     """
-    head = '{"before":null,"after":'
-    image, escaped = (_image(table, layout, escaped=e) for e in (False, True))
-    proven = f"op IN ('c', 'r') AND starts_with(value, concat({_literal(head)}, {image}))"
+    image, escaped = (_image(table, layout, escaped=e, behind=',"source":') for e in (False, True))
+    proven = f"op IN ('c', 'r') AND starts_with(value, concat({sql_literal(HEAD)}, {image}))"
     structure = envelope_structure(table)
     if in_payload:
         structure = {"op": "VARCHAR", "payload": structure}
-    extract = f"json_transform(value, {_literal(json.dumps(structure))})"
+    extract = f"json_transform(value, {sql_literal(json.dumps(structure))})"
     columns = table.columns
     key_columns = [c for c in columns if c.name in table.key]
     images = ",\n    ".join(
@@ -108,17 +110,22 @@ def decode_sql(table: Table, epochs: Mapping[str, int], *, in_payload: bool, lay
     old_typed = ",\n    ".join(
         f"CASE WHEN op = 'u' THEN {_cast(f'o_{c.name}', c)} END AS old_{c.name}" for c in key_columns
     )
-    epoch = " ".join(f"WHEN {_literal(name)} THEN {number}" for name, number in epochs.items())
+    epoch = " ".join(f"WHEN {sql_literal(name)} THEN {number}" for name, number in epochs.items())
     order = packed_order_sql(epoch="source_epoch", file="file_number", pos="pos_number", row="row_number")
+
+    def within(name: str, number: str) -> str:
+        low, bound = NUMBER_BOUNDS[name]
+        return f"{number} BETWEEN {low} AND {bound - 1}"
+
     sound = "\n    AND ".join(
         [
             "op IN ('c', 'r', 'u', 'd')",
-            f"source_table = {_literal(table.name)}",
+            f"source_table = {sql_literal(table.name)}",
             "source_epoch IS NOT NULL",
             "file_number IS NOT NULL",
-            f"pos_number BETWEEN 0 AND {_POS_BOUND - 1} AND pos_number::VARCHAR = pos",
-            f"(row IS NULL OR row = '0' OR (row_number BETWEEN 0 AND {_ROW_BOUND - 1} AND row_number::VARCHAR = row))",
-            f"ts_number BETWEEN 1 AND {LAST_MS} AND ts_number::VARCHAR = ts",
+            f"{within('pos', 'pos_number')} AND pos_number::VARCHAR = pos",
+            f"(row IS NULL OR row = '0' OR ({within('row', 'row_number')} AND row_number::VARCHAR = row))",
+            f"{within('ts_ms', 'ts_number')} AND ts_number::VARCHAR = ts",
             *(_sound(f"t_{c.name}", f"c_{c.name}", c, required=c.name in table.key) for c in columns),
             *(
                 f"(op <> 'u' OR o_{c.name} IS NULL OR {_canonical(f'o_{c.name}', f'old_{c.name}', c)})"
@@ -206,8 +213,71 @@ FROM complete
 """
 
 
-def _image(table: Table, layout: Sequence[str], *, escaped: bool) -> str:
-    """The arguments of a concat that writes the after image of this layout from the extracted texts.
+def template_sql(table: Table, *, layout: Sequence[str], holes: Sequence[str]) -> str:
+    """SQL over RAW like `decode_sql`, one row per record in order, that takes records of one template alone.
+
+    A record is written anew from its row and the numbers at the paths `holes`, and taken if that is it to the byte. The
+    table has no decimals. Parameters: the pieces of text before, between and behind the holes; then the source epoch,
+    the number of the file, and those of the source's `pos`, `row` and `ts_ms` that are no holes.
+    """
+    names = {column.name: name for name in layout if (column := table.column(name)) is not None}
+    paths = [*(f'$.after."{name}"' for name in names.values()), *(f"$.{hole}" for hole in holes)]
+    extracted = {column: f"x[{place}]" for place, column in enumerate(names, 1)}
+    texts = [f"{extracted.get(c.name, 'NULL::VARCHAR')} AS t_{c.name}" for c in table.columns]
+    texts += [f"x[{len(names) + place}] AS hole_{place}" for place in range(1, len(holes) + 1)]
+    rest = ", ".join(["$1::VARCHAR", *(f"hole_{place}, ${place + 1}::VARCHAR" for place in range(1, len(holes) + 1))])
+    written = f"concat({sql_literal(HEAD)}, {_image(table, layout, escaped=False, behind='')}, {rest})"
+    parameters = (f"${place}::BIGINT" for place in itertools.count(len(holes) + 2))
+    epoch, file = next(parameters), next(parameters)
+    typed = ", ".join(f"{_cast(f't_{c.name}', c, is_number=True)} AS c_{c.name}" for c in table.columns)
+    numbers, canonical = [], []
+    for name, (low, bound) in NUMBER_BOUNDS.items():
+        if (path := f"source.{name}") in holes:
+            text = f"hole_{holes.index(path) + 1}"
+            numbers.append(f"TRY_CAST({text} AS BIGINT) AS {name}_number")
+            canonical.append(f"{name}_number BETWEEN {low} AND {bound - 1} AND {name}_number::VARCHAR = {text}")
+        else:
+            numbers.append(f"{next(parameters)} AS {name}_number")
+    sound = [
+        *canonical,
+        *(_sound(f"t_{c.name}", f"c_{c.name}", c, required=c.name in table.key, is_number=True) for c in table.columns),
+    ]
+    order = packed_order_sql(epoch="source_epoch", file="file_number", pos="pos_number", row="row_number")
+    old = ", ".join(f"NULL::{c.duckdb_type} AS old_{c.name}" for c in table.columns if c.name in table.key)
+    return f"""
+WITH extracted AS (
+  SELECT value, json_extract_string(value, {paths}) AS x FROM {RAW}
+), texts AS (
+  SELECT value, {", ".join(texts)} FROM extracted
+), judged AS (
+  SELECT
+    *,
+    'c' AS op,
+    {epoch} AS source_epoch,
+    {file} AS file_number,
+    {", ".join(numbers)},
+    {typed},
+    coalesce(value = {written}, false) AS proven
+  FROM texts
+), complete AS (
+  SELECT *, coalesce(proven AND {" AND ".join(sound)}, false) AS taken FROM judged
+)
+SELECT
+  taken,
+  CASE WHEN taken THEN {order} END AS row_order,
+  false AS is_delete,
+  true AS is_create,
+  CASE WHEN taken THEN make_timestamptz(ts_ms_number * 1000) END AS source_ts,
+  {", ".join(f"c_{c.name} AS {_quoted(c.name)}" for c in table.columns)},
+  NULL::VARCHAR AS {EXTRA},
+  false AS key_changed,
+  {old}
+FROM complete
+"""
+
+
+def _image(table: Table, layout: Sequence[str], *, escaped: bool, behind: str) -> str:
+    """The arguments of a concat that writes the after image of this layout from the extracted texts, and `behind`.
 
     Not `escaped`: texts as they are, which is right for those without quotes, backslashes and control characters.
     """
@@ -226,9 +296,9 @@ def _image(table: Table, layout: Sequence[str], *, escaped: bool) -> str:
             text = f"""'"' || {text} || '"'"""
         if column.nullable:
             text = f"coalesce({text}, 'null')"
-        arguments += [_literal(literal + quote), text]
+        arguments += [sql_literal(literal + quote), text]
         literal = quote
-    return ", ".join([*arguments, _literal(literal + '},"source":')])
+    return ", ".join([*arguments, sql_literal(literal + "}" + behind)])
 
 
 def _either(image: str, column: Column) -> str:
@@ -236,21 +306,20 @@ def _either(image: str, column: Column) -> str:
     return names[0] if len(names) == 1 else f"coalesce({', '.join(names)})"
 
 
-def _cast(text: str, column: Column) -> str:
+def _cast(text: str, column: Column, *, is_number: bool = False) -> str:
+    """The typed value. `is_number`: of a date only days are looked for."""
     if column.kind is Kind.TEXT:
         return text
     if column.kind is Kind.DECIMAL:
         return f"TRY_CAST(trim({text}, '\"') AS DECIMAL(20,10))"
     if column.kind is Kind.DATE:
         days = f"TRY_CAST({text} AS INTEGER)"
-        return (
-            f"CASE WHEN {days} BETWEEN {FIRST_DAY} AND {LAST_DAY} THEN DATE '1970-01-01' + {days}"
-            f" ELSE TRY_CAST({text} AS DATE) END"
-        )
+        other = "NULL" if is_number else f"TRY_CAST({text} AS DATE)"
+        return f"CASE WHEN {days} BETWEEN {FIRST_DAY} AND {LAST_DAY} THEN DATE '1970-01-01' + {days} ELSE {other} END"
     return f"TRY_CAST({text} AS {column.duckdb_type})"
 
 
-def _canonical(text: str, value: str, column: Column, *, proven: str = "false") -> str:
+def _canonical(text: str, value: str, column: Column, *, proven: str = "false", is_number: bool = False) -> str:
     """True where `value` is exactly what `text` says, decided so that no other reading of the record is possible.
 
     `proven`: where it holds, the record shows by other means that a text is a text.
@@ -258,6 +327,8 @@ def _canonical(text: str, value: str, column: Column, *, proven: str = "false") 
     if column.kind is Kind.DECIMAL:
         return f"""regexp_full_match({text}, '"-?[0-9]{{1,10}}([.][0-9]{{1,10}})?"|-?[0-9]{{1,10}}')"""
     if column.kind is Kind.DATE:
+        if is_number:
+            return f"({value} IS NOT NULL AND TRY_CAST({text} AS INTEGER)::VARCHAR = {text})"
         iso = f"regexp_full_match({text}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}')"
         as_days = f"({value} - DATE '1970-01-01')::VARCHAR = {text}"
         return f"({value} BETWEEN DATE '0001-01-01' AND DATE '9999-12-31' AND ({as_days} OR {iso}))"
@@ -265,13 +336,13 @@ def _canonical(text: str, value: str, column: Column, *, proven: str = "false") 
         fits = f"strlen({text}) <= {TEXT_BYTES}" if column.size is None else f"length({text}) <= {column.size}"
         # Extracted, a boolean, an object or a number looks like a text of these forms; whole numbers read the same.
         perhaps_no_text = r"^(true$|false$|[{\[]|-?[0-9]+[.eE][0-9.eE+-]*$|-?(?i:nan|inf))"
-        looks_like_text = f"NOT regexp_matches({text}, {_literal(perhaps_no_text)})"
+        looks_like_text = f"NOT regexp_matches({text}, {sql_literal(perhaps_no_text)})"
         return f"({fits} AND CASE WHEN {proven} THEN true ELSE {looks_like_text} END)"
     return f"{value}::VARCHAR = {text}"
 
 
-def _sound(text: str, value: str, column: Column, *, required: bool) -> str:
-    canonical = _canonical(text, value, column, proven="proven")
+def _sound(text: str, value: str, column: Column, *, required: bool, is_number: bool = False) -> str:
+    canonical = _canonical(text, value, column, proven="proven", is_number=is_number)
     if required:
         return canonical
     absent = f"{text} IS NULL" if column.nullable or column.optional else f"({text} IS NULL AND op = 'd')"
@@ -280,7 +351,3 @@ def _sound(text: str, value: str, column: Column, *, required: bool) -> str:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

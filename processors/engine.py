@@ -363,7 +363,7 @@ class StreamEngine:
 
     def _upstream_rests(self, stage: Stage) -> bool:
         """Whether nothing more comes at the moment: from Kafka, nor as documents of the rows that wait here."""
-        if time.monotonic() - self._offered_s <= 0.1:
+        if time.monotonic() - self._offered_s <= 0.1 or self._inboxes[stage.name].behind >= MUCH_LEFT:
             return False
         rows = self._locks[self._invoices.name]
         return not isinstance(stage, FeatureStage) or not (self._inboxes[self._invoices.name].moved or rows.locked())

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from processors.decode import FEW_RECORDS, Decoder
 from processors.records import Decoded, RawBatch
 from processors.tables import TABLES_BY_NAME, Table
@@ -75,26 +77,37 @@ def line(**changes: Any) -> bytes:
 
 
 def batch(
-    values: Sequence[bytes | None], *, keys: Sequence[bytes | None] | None = None, partition: int = 3
+    values: Sequence[bytes | None],
+    *,
+    keys: Sequence[bytes | None] | None = None,
+    partition: int = 3,
+    start_offset: int = 100,
 ) -> RawBatch:
-    """A batch whose offsets begin at 100."""
+    """The records as a batch."""
     found = [b'{"invoice_id":9}'] * len(values) if keys is None else keys
     records = list(zip(found, values, strict=True))
-    return RawBatch.of("aurora.trs.any", partition, records, start_offset=100, timestamp_ms=1795439761000)
+    return RawBatch.of("aurora.trs.any", partition, records, start_offset=start_offset, timestamp_ms=1795439761000)
 
 
 def decode_both_ways(decoder: Decoder, table: Table, value: bytes | None, key: bytes | None = b"k") -> Decoded:
-    """Decodes one record alone and among good ones, asserts that its outcome is the same, and returns it."""
+    """Decodes one record alone and among good ones, asserts that its outcome is the same, and returns it.
+
+    Among good ones twice: by the general statement, and by that of the template which the good ones make.
+    """
     alone = decoder.decode(table, [batch([value], keys=[key])])
+    assert_accounted(alone)
     good = encode(envelope(table))
     company = FEW_RECORDS + 5
-    crowd = decoder.decode(table, [batch([value] + [good] * company, keys=[key] + [b"k"] * company)])
-    own = [row for row in crowd.events.to_pylist() if row["row_offset"] == 100]
-    assert sorted(own, key=str) == sorted(alone.events.to_pylist(), key=str)
-    assert crowd.events.num_rows == len(own) + company
-    assert (crowd.dead, crowd.truncates, crowd.ignored) == (alone.dead, alone.truncates, alone.ignored)
-    assert_accounted(alone)
-    assert_accounted(crowd)
+    with pytest.MonkeyPatch.context() as patch:
+        for before in (0, 1):  # the first one is among those of which a template is made
+            values, keys = ([g] * before + [v] + [g] * company for v, g in ((value, good), (key, b"k")))
+            crowd = decoder.decode(table, [batch(values, keys=keys, start_offset=100 - before)])
+            own = [row for row in crowd.events.to_pylist() if row["row_offset"] == 100]
+            assert sorted(own, key=str) == sorted(alone.events.to_pylist(), key=str)
+            assert crowd.events.num_rows == len(own) + before + company
+            assert (crowd.dead, crowd.truncates, crowd.ignored) == (alone.dead, alone.truncates, alone.ignored)
+            assert_accounted(crowd)
+            patch.setattr("processors.decode.TEMPLATE_RECORDS", FEW_RECORDS)
     return alone
 
 

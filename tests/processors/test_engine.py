@@ -12,6 +12,7 @@ from processors.tables import DOCUMENTS_TOPIC
 from tests.processors.engine_shell import (
     ACCOUNT,
     INVOICE,
+    LINE,
     PARTITION,
     PREFIX,
     SETTLE_S,
@@ -51,6 +52,22 @@ def test_documents_wait_while_the_broker_holds_much_more(shell: Open, topics: To
     assert documents(topics) == []
     one.settle()
     assert [d["inv_items"] for d in documents(topics)] == [4]
+
+
+def test_a_short_rest_of_a_long_fetch_makes_no_epoch_of_its_own(
+    shell: Open, topics: Topics, location: LakeLocation
+) -> None:
+    one = shell(topics, interval_s=60)
+    one.engine.set_draining()
+    one.settle()
+    topics.add("invoices", event("invoices", "c", 5, INVOICE | {"invoice_id": 2}))
+    topics.add("invoice_line_items", event("invoice_line_items", "c", 6, LINE | {"invoice_id": 2}))
+    one.engine.expect({(f"{PREFIX}.invoice_line_items", PARTITION): 50_000})
+    one.offer_all(without="invoice_line_items")
+    time.sleep(0.5)
+    assert {row["invoice_id"] for row in rows(location, "invoice_log")} == {1}
+    one.settle()
+    assert len({row["epoch"] for row in rows(location, "invoice_log") if row["invoice_id"] == 2}) == 1
 
 
 def test_features_wait_for_all_documents_of_the_epoch_that_was_sent(
