@@ -216,12 +216,15 @@ FROM complete
 def template_sql(table: Table, *, layout: Sequence[str], holes: Sequence[str]) -> str:
     """SQL over RAW like `decode_sql`, one row per record in order, that takes records of one template alone.
 
-    A record is written anew from its row and the numbers at the paths `holes`, and taken if that is it to the byte. The
-    table has no decimals. Parameters: the pieces of text before, between and behind the holes; then the source epoch,
-    the number of the file, and those of the source's `pos`, `row` and `ts_ms` that are no holes.
+    A record is written anew from its row and the numbers `holes` (`source.NAME` or `NAME`), and taken if that is it to
+    the byte. The table has no decimals. Parameters: the pieces of text before, between and behind the holes; then the
+    source epoch, the number of the file, and those of the source's `pos`, `row` and `ts_ms` that are no holes.
     """
     names = {column.name: name for name in layout if (column := table.column(name)) is not None}
-    paths = [*(f'$.after."{name}"' for name in names.values()), *(f"$.{hole}" for hole in holes)]
+    paths = [
+        *(f'$.after."{name}"' for name in names.values()),
+        *("$." + ".".join(f'"{name}"' for name in hole.split(".")) for hole in holes),
+    ]
     extracted = {column: f"x[{place}]" for place, column in enumerate(names, 1)}
     texts = [f"{extracted.get(c.name, 'NULL::VARCHAR')} AS t_{c.name}" for c in table.columns]
     texts += [f"x[{len(names) + place}] AS hole_{place}" for place in range(1, len(holes) + 1)]

@@ -29,7 +29,7 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True)
 class Template:
-    """`layout`: names of the row's columns in order. `holes`: JSON paths of the numbers that differ.
+    """`layout`: names of the row's columns in order. `holes`: the numbers that differ, `source.NAME` or `NAME`.
 
     `parameters`: those of `template_sql`.
     """
@@ -82,7 +82,7 @@ def _parted(value: bytes | None) -> tuple[dict[str, Any], str] | None:
         if not text.startswith(HEAD + "{"):
             return None
         row, end = _DECODER.raw_decode(text, len(HEAD))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row, text[end:]
 
@@ -91,7 +91,7 @@ def _constants(table: Table, rest: str, epochs: Mapping[str, int]) -> tuple[int,
     """Source epoch, number of the file, and the source's numbers that count; None where any cannot be."""
     try:
         envelope = json.loads("{" + rest[1:], object_pairs_hook=_once)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     source = envelope["source"]
     name, file, row = source.get("name"), file_number(source.get("file")), source.get("row")

@@ -93,20 +93,35 @@ def test_a_name_that_comes_twice_gives_none(member: str) -> None:
     assert found([value.replace(member, f"{member},{member}").encode()] * 50) is None
 
 
-@pytest.mark.parametrize("odd", [None, b"", b"{}", b"bad", b'{"before":null,"after":{"invoice_id":1', b"\xff"])
-def test_one_odd_sample_gives_none(odd: bytes | None) -> None:
-    assert found([*events(LINES, 49), odd]) is None
-
-
-def test_tables_with_decimals_have_none() -> None:
-    assert found(events(SKUS, 50), SKUS) is None
-
-
 @pytest.fixture
 def decoder() -> Iterator[Decoder]:
     one = Decoder(source_names=SOURCE_NAMES)
     yield one
     one.close()
+
+
+DEEP = b'{"before":null,"after":{"invoice_id":' + b"[" * 10**5
+
+
+@pytest.mark.parametrize("odd", [None, b"", b"{}", b"bad", b'{"before":null,"after":{"invoice_id":1', b"\xff", DEEP])
+def test_one_odd_sample_gives_none(odd: bytes | None) -> None:
+    assert found([*events(LINES, 49), odd]) is None
+
+
+def test_a_source_that_nests_deeply_gives_none() -> None:
+    value = encode(event(LINES, 0)).replace(b'"thread":7', b'"thread":' + b"[" * 10**5 + b"]" * 10**5)
+    assert found([value] * 50) is None
+
+
+def test_numbers_under_any_name_may_differ(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "TEMPLATE_RECORDS", FEW_RECORDS)
+    monkeypatch.setattr(decode, "decode_sql", None)
+    values = [encode(event(LINES, n) | {"source": source(LINES, **{"1st": n, "select": n})}) for n in range(50)]
+    assert decoder.decode(LINES, [batch(values)]).events.num_rows == 50
+
+
+def test_tables_with_decimals_have_none() -> None:
+    assert found(events(SKUS, 50), SKUS) is None
 
 
 @pytest.mark.parametrize("table", PROVEN, ids=lambda table: table.name)
