@@ -102,14 +102,31 @@ class Decoder:
         Returns the places of the others, each with whether DuckDB's JSON reader could read an object there.
         """
         values = records.values(places)
+        try:
+            events, left_over = self._run(scan, table, records, places, values)
+        except (duckdb.InvalidInputException, UnicodeDecodeError):
+            # DuckDB's message quotes the malformed text, cut off in bytes: at times amid a character.
+            valid = scan.run("valid", VALID_SQL, values)["is_json"].combine_chunks()
+            events, left_over = self._run(scan, table, records, places, only(values, valid))
+            left_over = {place: valid[place - places.start].as_py() for place in left_over}
+        outcome.events += events
+        return left_over
+
+    def _run(
+        self, scan: RawScan, table: Table, records: RawRecords, places: range, values: pa.BinaryViewArray
+    ) -> tuple[list[pa.Table], dict[int, bool]]:
+        """The events of what the statements take: that of a template, then of the rest the general one.
+
+        With the places of the others, as `_decode_fast` returns them.
+        """
+        events: list[pa.Table] = []
         has_key = pc.fill_null(pc.greater(pc.binary_length(records.keys(places)), 0), False)
 
         def take(rows: pa.Table) -> pa.BooleanArray:
-            """Adds the events of what the statement took, and says which these were."""
             partitions, offsets = records.whereabouts(places)
             taken = pc.and_(rows["taken"].combine_chunks(), has_key)
             rows = rows.append_column("bucket", partitions).append_column("row_offset", offsets)
-            outcome.events += _event_tables(table, rows if pc.all(taken).as_py() else rows.filter(taken))
+            events.extend(_event_tables(table, rows if pc.all(taken).as_py() else rows.filter(taken)))
             return taken
 
         left = pa.repeat(True, len(places))
@@ -117,38 +134,29 @@ class Decoder:
         if alike is not None:
             left = pc.invert(take(alike))
             if not pc.any(left).as_py():
-                return {}
+                return events, {}
             values = only(values, left)
-        try:
-            rows = self._run(scan, table, values)
-        except (duckdb.InvalidInputException, UnicodeDecodeError):
-            # DuckDB's message quotes the malformed text, cut off in bytes: at times amid a character.
-            valid = scan.run("valid", VALID_SQL, values)["is_json"].combine_chunks()
-            rows = self._run(scan, table, only(values, valid))
-            rows = rows.set_column(rows.schema.get_field_index("is_json"), "is_json", valid)
+        rows = self._run_general(scan, table, values)
         others = pc.indices_nonzero(pc.and_not(left, take(rows)))
         readable = rows["is_json"].take(others).to_pylist()
-        return {places.start + i: r for i, r in zip(others.to_pylist(), readable, strict=True)}
+        return events, {places.start + i: r for i, r in zip(others.to_pylist(), readable, strict=True)}
 
     def _run_template(self, scan: RawScan, table: Table, values: pa.BinaryViewArray) -> pa.Table | None:
         """The rows of a template's statement, None where there is no template or it would not pay."""
         template = template_of(table, values, self._epochs) if len(values) >= TEMPLATE_RECORDS else None
         if template is None:
             return None
-        what = (table.name, *template.layout, "but", *template.holes)
+        what = (table.name, *template.layout, "escaped" if template.escaped else "but", *template.holes)
         if what in self._hopeless or (what not in self._layouts and len(self._layouts) >= MOST_LAYOUTS):
             return None
         self._layouts.add(what)
-        sql = template_sql(table, layout=template.layout, holes=template.holes)
-        try:
-            rows = scan.run(" ".join(what), sql, values, parameters=template.parameters)
-        except (duckdb.InvalidInputException, UnicodeDecodeError):
-            return None  # not all are JSON
+        sql = template_sql(table, layout=template.layout, holes=template.holes, escaped=template.escaped)
+        rows = scan.run(" ".join(what), sql, values, parameters=template.parameters)
         if pc.sum(rows["taken"]).as_py() < len(values) // 2:
             self._hopeless.add(what)
         return rows
 
-    def _run(self, scan: RawScan, table: Table, values: pa.BinaryViewArray) -> pa.Table:
+    def _run_general(self, scan: RawScan, table: Table, values: pa.BinaryViewArray) -> pa.Table:
         first = next((value for value in values.slice(0, FEW_RECORDS).to_pylist() if value is not None), b"")
         found = _FILE.search(first)
         likely_file = (found[1].decode(), int(found[2])) if found else None

@@ -213,12 +213,14 @@ FROM complete
 """
 
 
-def template_sql(table: Table, *, layout: Sequence[str], holes: Sequence[str]) -> str:
+def template_sql(table: Table, *, layout: Sequence[str], holes: Sequence[str], escaped: bool) -> str:
     """SQL over RAW like `decode_sql`, one row per record in order, that takes records of one template alone.
 
     A record is written anew from its row and the numbers `holes` (`source.NAME` or `NAME`), and taken if that is it to
-    the byte. The table has no decimals. Parameters: the pieces of text before, between and behind the holes; then the
-    source epoch, the number of the file, and those of the source's `pos`, `row` and `ts_ms` that are no holes.
+    the byte. `escaped`: texts are written with escapes where they need one, which costs more. No column is a decimal.
+
+    Parameters: the pieces of text before, between and behind the holes; then the source epoch, the number of the file,
+    and those of the source's `pos`, `row` and `ts_ms` that are no holes.
     """
     names = {column.name: name for name in layout if (column := table.column(name)) is not None}
     paths = [
@@ -229,7 +231,7 @@ def template_sql(table: Table, *, layout: Sequence[str], holes: Sequence[str]) -
     texts = [f"{extracted.get(c.name, 'NULL::VARCHAR')} AS t_{c.name}" for c in table.columns]
     texts += [f"x[{len(names) + place}] AS hole_{place}" for place in range(1, len(holes) + 1)]
     rest = ", ".join(["$1::VARCHAR", *(f"hole_{place}, ${place + 1}::VARCHAR" for place in range(1, len(holes) + 1))])
-    written = f"concat({sql_literal(HEAD)}, {_image(table, layout, escaped=False, behind='')}, {rest})"
+    written = f"concat({sql_literal(HEAD)}, {_image(table, layout, escaped=escaped, behind='')}, {rest})"
     parameters = (f"${place}::BIGINT" for place in itertools.count(len(holes) + 2))
     epoch, file = next(parameters), next(parameters)
     typed = ", ".join(f"{_cast(f't_{c.name}', c, is_number=True)} AS c_{c.name}" for c in table.columns)

@@ -31,11 +31,12 @@ _DECODER = json.JSONDecoder()
 class Template:
     """`layout`: names of the row's columns in order. `holes`: the numbers that differ, `source.NAME` or `NAME`.
 
-    `parameters`: those of `template_sql`.
+    `escaped`: whether texts of the row have escapes. `parameters`: those of `template_sql`.
     """
 
     layout: tuple[str, ...]
     holes: tuple[str, ...]
+    escaped: bool
     parameters: tuple[str | int, ...]
 
 
@@ -51,13 +52,12 @@ def template_of(table: Table, values: pa.BinaryViewArray, epochs: Mapping[str, i
     samples = [sample for sample in parted if sample is not None]
     if len(samples) < len(places):
         return None
-    row, rest = samples[0]
-    layout = tuple(row)
+    layout, rest = samples[0].layout, samples[0].rest
     declared = {column.name for name in layout if (column := table.column(name)) is not None}
-    alike = {_NUMBER.sub(r'"\1":', other) for _, other in samples}
+    alike = {_NUMBER.sub(r'"\1":', sample.rest) for sample in samples}
     if len(declared) < len(layout) or len(alike) > 1 or not _REST.fullmatch(rest):
         return None
-    numbers = [_NUMBER.findall(other) for _, other in samples]
+    numbers = [_NUMBER.findall(sample.rest) for sample in samples]
     within = len(_NUMBER.findall(rest[: rest.index("}") + 1]))
     names = [f"source.{name}" if place < within else str(name) for place, (name, _) in enumerate(numbers[0])]
     differ = [len({found[place][1] for found in numbers}) > 1 for place in range(len(names))]
@@ -72,11 +72,20 @@ def template_of(table: Table, values: pa.BinaryViewArray, epochs: Mapping[str, i
     holes = tuple(name for name, is_hole in zip(names, differ, strict=True) if is_hole)
     epoch, file, counted = constants
     kept = (number for name, number in counted.items() if f"source.{name}" not in holes)
-    return Template(layout, holes, (*pieces, rest[at:], epoch, file, *kept))
+    escaped = any(sample.escaped for sample in samples)
+    return Template(layout, holes, escaped, (*pieces, rest[at:], epoch, file, *kept))
 
 
-def _parted(value: bytes | None) -> tuple[dict[str, Any], str] | None:
-    """The row of a record, and the text behind it."""
+@dataclass(frozen=True)
+class _Sample:
+    """One record: the names of its row, whether there is an escape in it, and the text behind it."""
+
+    layout: tuple[str, ...]
+    escaped: bool
+    rest: str
+
+
+def _parted(value: bytes | None) -> _Sample | None:
     try:
         text = "" if value is None else value.decode()
         if not text.startswith(HEAD + "{"):
@@ -84,7 +93,7 @@ def _parted(value: bytes | None) -> tuple[dict[str, Any], str] | None:
         row, end = _DECODER.raw_decode(text, len(HEAD))
     except (ValueError, RecursionError):
         return None
-    return row, text[end:]
+    return _Sample(tuple(row), "\\" in text[len(HEAD) : end], text[end:])
 
 
 def _constants(table: Table, rest: str, epochs: Mapping[str, int]) -> tuple[int, int, dict[str, int]] | None:
