@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def one_ahead(items: Iterator[T]) -> Generator[T, None, None]:
-    """The items; each is made in a thread, while the one before it is used.
+    """The items, none of which is None; each is made in a thread, while the one before it is used.
 
     What they are made of is in use until the last one was taken, or the rest is closed.
     """

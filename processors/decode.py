@@ -146,7 +146,8 @@ class Decoder:
         template = template_of(table, values, self._epochs) if len(values) >= TEMPLATE_RECORDS else None
         if template is None:
             return None
-        what = (table.name, *template.layout, "escaped" if template.escaped else "but", *template.holes)
+        texts = "escaped" if template.escaped else "plain"
+        what = (table.name, *template.layout, "with", texts, "texts", *template.holes)
         if what in self._hopeless or (what not in self._layouts and len(self._layouts) >= MOST_LAYOUTS):
             return None
         self._layouts.add(what)
@@ -157,7 +158,8 @@ class Decoder:
         return rows
 
     def _run_general(self, scan: RawScan, table: Table, values: pa.BinaryViewArray) -> pa.Table:
-        first = next((value for value in values.slice(0, FEW_RECORDS).to_pylist() if value is not None), b"")
+        place = pc.index(values.is_valid(), True).as_py()
+        first = values[max(place, 0)].as_py() or b""
         found = _FILE.search(first)
         likely_file = (found[1].decode(), int(found[2])) if found else None
         in_payload = bool(_WITH_SCHEMA.match(first))

@@ -203,9 +203,9 @@ class InvoiceStage(RowStage):
         invoice_documents.touch_changed(self.con)
         put_off = self._put_off()
         rows = self.dated(invoice_rows.log_rows_sql(), INVOICE_LOG.schema)
+        touched = count_rows(self.con, invoice_documents.TOUCHED) > 0
         # Nothing to derive: this very commit may say that the outputs are complete through it.
-        waits = put_off or count_rows(self.con, invoice_documents.TOUCHED) > 0
-        through = self.sent_through if waits else dict(self.epochs)
+        through = self.sent_through if put_off or touched else dict(self.epochs)
         used = sum(self.prices.versions.values())
         ids = {f"{o.name}:{b}": e for o in self.outputs for b, e in through.items() if e > 0} | {
             f"{PRICES_ID}:{b}": used for b in self.epochs
@@ -214,7 +214,8 @@ class InvoiceStage(RowStage):
         self._cursor_written = through
         if put_off:
             return
-        notes.derived = self._send(self.outputs)
+        if touched:
+            notes.derived = self._send(self.outputs)
         invoice_documents.forget_touched(self.con)
         self.sent_through = dict(self.epochs)
 

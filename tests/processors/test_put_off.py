@@ -1,6 +1,7 @@
 """Documents in a backlog: they wait for the rest of their invoices, and a crash meanwhile loses none."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from connectors.lake import LakeLocation
 from processors import stages
 from processors.decode import Decoder
 from processors.document_codec import DOCUMENT_BLOCKS
+from processors.errors import UnavailableError
 from processors.inbox import Chunk
 from processors.records import RawBatch
 from processors.stage import StageContext
@@ -32,12 +34,18 @@ class Sink:
     def __init__(self) -> None:
         self.sent: Sent = []
         self.generation = ""
+        self.flushes = 0
+        self.refuses = 0
+        """The flush that is not acknowledged."""
 
     def send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         self.sent += rows_sent(DOCUMENT_BLOCKS, values, generation=self.generation)
 
     def flush(self) -> dict[int, int]:
         """They are kept at once."""
+        self.flushes += 1
+        if self.flushes == self.refuses:
+            raise UnavailableError("no acknowledgement")
         return {}
 
 
@@ -109,7 +117,7 @@ def start(tmp_path: Path, sink: Sink) -> Callable[[], InvoiceStage]:
 
 
 def documents(sent: Sent) -> list[tuple[object, object, object, object]]:
-    return sorted((d["account_id"], d["invoice_id"], d["document_state"], d["inv_items"]) for d in sent)  # type: ignore[type-var]
+    return sorted((d["account_id"], d["invoice_id"], d["document_state"], d["inv_items"]) for d in sent)
 
 
 def test_in_a_backlog_an_invoice_and_its_lines_give_one_document(start: Callable[[], InvoiceStage], sink: Sink) -> None:
@@ -165,3 +173,33 @@ def test_documents_wait_no_longer_than_their_time(
     assert sink.sent == []
     stage.run_epoch([source.chunk(INVOICES, invoice(2))], more_soon=True)
     assert len(sink.sent) == 2
+
+
+def test_part_of_the_documents_that_is_not_acknowledged_is_sent_again_and_no_other(
+    start: Callable[[], InvoiceStage], sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("processors.invoice_documents.PART_ROWS", 10)
+    monkeypatch.setattr(stages, "SEND_RETRY_S", 0.0)
+    stage, source = start(), Source()
+    sink.refuses = 2
+    notes = stage.run_epoch([source.chunk(INVOICES, *(invoice(number) for number in range(40)))])
+    assert notes.derived == 40
+    assert {d["invoice_id"] for d in sink.sent} == set(range(40))
+    assert sink.flushes == 4 + 1
+    times = Counter(d["invoice_id"] for d in sink.sent)
+    again = [number for number, count in times.items() if count == 2]
+    assert 0 < len(again) < 40
+    assert len(sink.sent) == 40 + len(again)
+    assert stage.sent_through == stage.epochs
+
+
+def test_epoch_without_a_change_derives_nothing(
+    start: Callable[[], InvoiceStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, source = start(), Source()
+    stage.run_epoch([source.chunk(INVOICES, invoice(1))])
+    monkeypatch.setattr(stage.documents, "derive", None)
+    stage.run_epoch([])
+    assert not stage.unsettled
+    with pytest.raises(TypeError):
+        stage.run_epoch([source.chunk(INVOICES, invoice(2))])
