@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import aiokafka
 from aiokafka import TopicPartition
+from aiokafka.client import ConnectionGroup
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import (
@@ -275,11 +276,23 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
                 self.log.debug("the group was rebalancing: its offsets follow with the next commit")
 
     async def check_group(self) -> None:
-        """Raises what the group's coordination met and cannot get over: a refused group or topic, a wrong password."""
+        """Raises what the client met and cannot get over: a refused group or topic, a wrong password, no way back."""
         await self.call_thread(self._check_group)
 
     async def _check_group(self) -> None:
-        self._ensure_consumer()._coordinator.check_errors()
+        consumer = self._ensure_consumer()
+        consumer._coordinator.check_errors()
+        check_way_to_brokers(consumer._client)
+
+
+def check_way_to_brokers(client: aiokafka.client.AIOKafkaClient) -> None:
+    """Raises UnavailableError where the client can never reach Kafka again. If the first answer named no broker (the
+    only one was fenced at that moment) and that first connection has ended, it asks nobody, in a busy loop, for ever.
+    """
+    first = client._conns.get(("bootstrap", ConnectionGroup.DEFAULT))
+    bootstrapped = client._sync_task is not None
+    if bootstrapped and not client.cluster.brokers() and (first is None or not first.connected()):
+        raise UnavailableError("Kafka named no broker and then ended the connection", hint="start the worker again")
 
 
 def _raise_fetch_error(tp: TopicPartition, result: Any) -> None:

@@ -8,12 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.protocol.metadata import MetadataResponse_v1
 from faust.types import TP
 
 import connectors.faust_fetch
 import connectors.faust_transport
-from connectors.faust_transport import BatchConsumerThread, Fetched
+from connectors.faust_transport import BatchConsumerThread, Fetched, check_way_to_brokers
 from connectors.kafka_records import RecordColumns, read_blocks
+from processors.errors import UnavailableError
 from tests.connectors.test_faust_fetch import PLACE, fetched, record_batch
 
 
@@ -95,3 +98,29 @@ def test_after_little_the_next_records_gather_and_after_much_they_are_taken_at_o
         return time.monotonic() - began_s
 
     assert (asyncio.run(calls()) >= 1.9) is gathers
+
+
+@pytest.mark.parametrize(
+    ("bootstrapped", "brokers", "first_connection", "cut_off"),
+    [
+        (False, [], None, False),
+        (True, [(1, "127.0.0.1", 9092, None)], None, False),
+        (True, [], True, False),
+        (True, [], False, True),
+        (True, [], None, True),
+    ],
+)
+def test_client_that_was_told_of_no_broker_and_has_lost_its_first_connection_is_cut_off(
+    bootstrapped: bool, brokers: list[Any], first_connection: bool | None, cut_off: bool
+) -> None:
+    async def check() -> None:
+        client = AIOKafkaClient()
+        client._sync_task = asyncio.current_task() if bootstrapped else None
+        client.cluster.update_metadata(MetadataResponse_v1(brokers, 1, []))
+        if first_connection is not None:
+            connection = SimpleNamespace(connected=lambda: first_connection)
+            client._conns["bootstrap", ConnectionGroup.DEFAULT] = connection
+        check_way_to_brokers(client)
+
+    with pytest.raises(UnavailableError, match="named no broker") if cut_off else nullcontext():
+        asyncio.run(check())
