@@ -1,6 +1,7 @@
 """One worker in one event loop: engine, Faust app, consumer group, duties beside them, signals, and one clear end."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -129,6 +130,7 @@ class Worker:
                 upkeep = ScheduledUpkeep(self._settings, self._upkeep, owns=self._leads, idle=self._rests)
                 duties.append(upkeep.run())
         tasks = [loop.create_task(self._guard(duty)) for duty in duties]
+        gc.freeze()
         try:
             await self._ended
             code = 0

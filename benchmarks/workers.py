@@ -1,17 +1,19 @@
 """Workers: what each of 1, 2, 4 and 8 workers has to do, when all get the same changes to the same state.
 
-    python -m benchmarks.workers [--workers N ...] [--invoices N] [--json FILE]
+    python -m benchmarks.workers [--workers N ...] [--invoices N] [--rounds N] [--json FILE]
 
 A synthetic TRS is caught up with first. For each number of workers these start together, take their share of the
-buckets and load its state; then every line of every invoice is corrected while they stand still, so that all meet the
-same backlog however many they are, and the clock stops when all is committed: rows, documents and features. Told are
-the CPU seconds of a worker for its share of the events (mean; what it uses while idle is taken off), its memory, and
-how many documents and features all of them derived: an account whose documents come in several epochs is derived in
-each. A worker whose commit is refused ends, and that fails the benchmark. Needs a running stack (TRS_KAFKA, or the
-embedded one).
+buckets and load its state. In each round every line of every invoice is corrected while they stand still, so that all
+meet the same backlog however many they are, and the clock stops when all is committed: rows, documents and features.
+The first round of a process is not measured: a worker runs for weeks. Told are, per round, the CPU seconds of a worker
+for its share of the events (mean; what it uses while idle is taken off), and how many documents and features all of
+them derived: an account whose documents come in several epochs is derived in each; and a worker's memory. Nobody folds
+meanwhile: that is one worker's duty, and has a benchmark of its own. A worker whose commit is refused ends, and that
+fails the benchmark. Needs a running stack (TRS_KAFKA, or the embedded one).
 """
 
 import argparse
+import itertools
 import json
 import signal
 import statistics
@@ -23,7 +25,6 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ from benchmarks.worker_process import running_worker, worker_environment
 from connectors.kafka import Producer
 from processors.tables import INVOICE_LINE_ITEMS, topic_of
 
-POLL_S = 0.25
-IDLE_S = 5.0
-SETTLE_S = 5.0
-"""Nothing was committed for so long: all is done."""
+POLL_S = 1.0
+IDLE_S = 1.0
+IDLE_LOOKS = 3
+SETTLE_S = 12.0
+"""Nothing was committed for so long, longer than an interval: all is done."""
 PATIENCE_S = 300.0
 INTERVAL_S = 10.0
 AT_ONCE = 100_000
@@ -52,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--invoices", type=int, default=200_000, help="of the state that the changes meet")
+    parser.add_argument("--rounds", type=int, default=2, help="measured ones, after one that is not")
     parser.add_argument("--json", type=Path, default=None, help="file of the result; default build/bench/workers.json")
     arguments = parser.parse_args()
     settings = load_settings(topic_prefix=f"share{uuid.uuid4().hex[:8]}.trs")
@@ -62,9 +65,15 @@ def main() -> None:
         with started(settings, Path(folder) / "first", "--until-caught-up") as worker:
             if worker.process.wait():
                 raise SystemExit(worker.log.read_text())
-        for run, count in enumerate(arguments.workers):
-            send = partial(correct_all_lines, settings, arguments.invoices, run)
-            found[count] = measure(settings, Path(folder), count, send)
+        numbers = itertools.count()
+        for count in arguments.workers:
+            found[count] = measure(
+                settings,
+                Path(folder),
+                count,
+                lambda: correct_all_lines(settings, arguments.invoices, next(numbers)),
+                rounds=arguments.rounds,
+            )
             print(f"{count} workers: {found[count]}", file=sys.stderr)
     publish("workers", report_rows(found), {"invoices": arguments.invoices, "runs": found}, file=arguments.json)
 
@@ -115,7 +124,10 @@ class Worker:
 @contextmanager
 def started(settings: Settings, home: Path, *options: str) -> Iterator[Worker]:
     """A worker with this home; ended with the block."""
-    environment = worker_environment(settings, home, interval_s=INTERVAL_S) | {"TRS_THREADS": "1"}
+    environment = worker_environment(settings, home, interval_s=INTERVAL_S) | {
+        "TRS_THREADS": "1",
+        "TRS_UPKEEP_BUDGET_PERCENT": "0",
+    }
     log = home / "worker.log"
     with running_worker(environment, *options, log=log) as process:
         yield Worker(process, home, log)
@@ -146,7 +158,7 @@ def correct_all_lines(settings: Settings, invoices: int, run: int) -> int:
     producer, con = Producer(kafka_config(settings)), connect()
     rows = con.sql(f"SELECT {columns} FROM ({query})").to_arrow_table()
     for start in range(0, rows.num_rows, AT_ONCE):
-        position = 1_000 + run * 1_000_000 + start
+        position = 1_000 + run * 1_000_000_000 + start
         stamp = Stamp(settings.source_names[-1], "trs", "mysql-bin.000001", position, time.time_ns() // 10**6, True)
         keys, values = row_events(con, table, rows.slice(start, AT_ONCE), stamp, op="u")
         producer.send(topic_of(settings.topic_prefix, table.name), keys, values)
@@ -157,28 +169,51 @@ def correct_all_lines(settings: Settings, invoices: int, run: int) -> int:
     return sent
 
 
-def measure(settings: Settings, folder: Path, count: int, send: Callable[[], int]) -> dict[str, float]:
-    """The figures for so many workers."""
+def measure(settings: Settings, folder: Path, count: int, send: Callable[[], int], *, rounds: int) -> dict[str, float]:
+    """The figures for so many workers, per round."""
     with ExitStack() as block:
         workers = [block.enter_context(started(settings, folder / f"{count}-{n}")) for n in range(count)]
         wait_for_shares(workers)
-        before = [w.cpu_s() for w in workers]
-        time.sleep(IDLE_S)
-        idle = [(w.cpu_s() - b) / IDLE_S for w, b in zip(workers, before, strict=True)]
-        before, derived = [w.cpu_s() for w in workers], _derived(workers)
-        with standing_still(workers, at_most_s=settings.session_timeout_s):
-            sent = send()
-        began = time.monotonic()
-        ended, after = wait_until_done(workers, sent)
-        used = [a - b - share * (ended - began) for a, b, share in zip(after, before, idle, strict=True)]
+        sent = one_round(settings, workers, send, before=0)[0]
+        idle = [idle_share(w) for w in workers]
+        derived = _derived(workers)
+        events, seconds = 0, 0.0
+        used = [0.0] * count
+        for _ in range(rounds):
+            sent_now, took_s, cpu = one_round(settings, workers, send, before=sent + events)
+            events, seconds = events + sent_now, seconds + took_s
+            used = [u + c - share * took_s for u, c, share in zip(used, cpu, idle, strict=True)]
         return {
-            "cpu_s": statistics.mean(used),
+            "cpu_s": statistics.mean(used) / rounds,
             "idle_cpu_share": statistics.mean(idle),
-            "seconds": ended - began,
-            "events": sent,
-            "derived": _derived(workers) - derived,
+            "seconds": seconds / rounds,
+            "events": events / rounds,
+            "derived": (_derived(workers) - derived) / rounds,
             "rss_mb": statistics.mean(peak_rss_mb(w.process.pid) for w in workers),
         }
+
+
+def one_round(
+    settings: Settings, workers: Sequence[Worker], send: Callable[[], int], *, before: int
+) -> tuple[int, float, list[float]]:
+    """Sends changes while the workers stand still and waits until they are done; returns how many, and the seconds and
+    each worker's CPU seconds that they took. `before`: events that they have read before."""
+    used = [w.cpu_s() for w in workers]
+    with standing_still(workers, at_most_s=settings.session_timeout_s):
+        sent = send()
+    began = time.monotonic()
+    ended, cpu = wait_until_done(workers, before + sent)
+    return sent, ended - began, [c - u for c, u in zip(cpu, used, strict=True)]
+
+
+def idle_share(worker: Worker) -> float:
+    """CPU seconds per second of a worker that waits: the median, for once in a while it makes its state smaller."""
+    shares = []
+    for _ in range(IDLE_LOOKS):
+        before = worker.cpu_s()
+        time.sleep(IDLE_S)
+        shares.append((worker.cpu_s() - before) / IDLE_S)
+    return statistics.median(shares)
 
 
 def wait_for_shares(workers: Sequence[Worker]) -> None:
@@ -207,8 +242,7 @@ def wait_until_done(workers: Sequence[Worker], events: int) -> tuple[float, list
         now = [counts(w) for w in workers]
         if now != last:
             last, ended, cpu = now, time.monotonic(), [w.cpu_s() for w in workers]
-        read = sum(c[0] for c in now)
-        if read >= events and time.monotonic() - ended > SETTLE_S:
+        if sum(c[0] for c in now) >= events and time.monotonic() - ended > SETTLE_S:
             return ended, cpu
         time.sleep(POLL_S)
     raise SystemExit(f"{len(workers)} workers did not commit {events:,} events in {PATIENCE_S:.0f} s")
