@@ -130,7 +130,7 @@ class Worker:
                 upkeep = ScheduledUpkeep(self._settings, self._upkeep, owns=self._leads, idle=self._rests)
                 duties.append(upkeep.run())
         tasks = [loop.create_task(self._guard(duty)) for duty in duties]
-        gc.freeze()
+        gc.freeze()  # what the start made lives as long as the worker: the collector need not walk through it
         try:
             await self._ended
             code = 0
