@@ -32,7 +32,7 @@ LONG = {
     "catch_up": ["--peers", "faust", "spark", "--invoices", "400000", "--repeat", "1"],
     "freshness": ["--seconds", "300"],
     "epochs": ["--invoices", "22500", "225000", "2250000", "--s3"],
-    "workers": ["--workers", "1", "2", "4", "8"],
+    "workers": ["--workers", "1", "2", "4", "8", "--invoices", "400000"],
     "commits": ["--writers", "1", "2", "4", "8", "16", "32", "64"],
     "recovery": ["--invoices", "2250000"],
     "upkeep": ["--invoices", "225000", "--epochs", "240"],
