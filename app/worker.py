@@ -1,7 +1,6 @@
 """One worker in one event loop: engine, Faust app, consumer group, duties beside them, signals, and one clear end."""
 
 import asyncio
-import gc
 import os
 import signal
 import threading
@@ -130,7 +129,6 @@ class Worker:
                 upkeep = ScheduledUpkeep(self._settings, self._upkeep, owns=self._leads, idle=self._rests)
                 duties.append(upkeep.run())
         tasks = [loop.create_task(self._guard(duty)) for duty in duties]
-        gc.freeze()  # what the start made lives as long as the worker: the collector need not walk through it
         try:
             await self._ended
             code = 0
@@ -200,7 +198,7 @@ class Worker:
             consumer = app.consumer
             assert isinstance(consumer, BatchConsumer)
             if consumer.started:
-                await consumer.thread.check_group()
+                await consumer.thread.check_client()
             await asyncio.sleep(_BEAT_S)
 
     async def _report_positions(self, app: StreamingApp) -> None:

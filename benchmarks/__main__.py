@@ -23,7 +23,7 @@ SHORT = {
     "catch_up": ["--peers", "faust"],
     "freshness": ["--seconds", "30"],
     "epochs": ["--invoices", "22500", "225000", "--s3"],
-    "workers": ["--workers", "1", "2", "4"],
+    "workers": ["--workers", "1", "2", "4", "--rounds", "1"],
     "commits": ["--writers", "1", "4", "16", "--seconds", "0"],
     "diff": ["--invoices", "110000"],
 }

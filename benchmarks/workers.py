@@ -39,12 +39,13 @@ from connectors.kafka import Producer
 from processors.tables import INVOICE_LINE_ITEMS, topic_of
 
 POLL_S = 1.0
+"""Each look at a worker's page is work of the worker's, a millisecond or more: few of them."""
 IDLE_S = 1.0
 IDLE_LOOKS = 3
-SETTLE_S = 12.0
+INTERVAL_S = 10.0
+SETTLE_S = INTERVAL_S + 2
 """Nothing was committed for so long, longer than an interval: all is done."""
 PATIENCE_S = 300.0
-INTERVAL_S = 10.0
 AT_ONCE = 100_000
 """Events that are made at once."""
 

@@ -275,11 +275,11 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
             except CommitFailedError:
                 self.log.debug("the group was rebalancing: its offsets follow with the next commit")
 
-    async def check_group(self) -> None:
+    async def check_client(self) -> None:
         """Raises what the client met and cannot get over: a refused group or topic, a wrong password, no way back."""
-        await self.call_thread(self._check_group)
+        await self.call_thread(self._check_client)
 
-    async def _check_group(self) -> None:
+    async def _check_client(self) -> None:
         consumer = self._ensure_consumer()
         consumer._coordinator.check_errors()
         check_way_to_brokers(consumer._client)

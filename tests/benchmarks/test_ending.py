@@ -31,7 +31,7 @@ def test_benchmarks_that_are_told_to_end_leave_no_server_and_no_worker(tmp_path:
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        wait_until(lambda: any(tmp_path.glob("*/home/worker-*.json")), timeout_s=120, what="a worker is at work")
+        wait_until(lambda: any(tmp_path.glob("*/*/worker-*.json")), timeout_s=120, what="a worker is at work")
         assert len(processes_of(tmp_path)) >= 6, "program, benchmark, worker, broker, database and S3 server"
         process.send_signal(signal.SIGTERM)
         assert process.wait(150) == 128 + signal.SIGTERM
