@@ -138,8 +138,6 @@ class StreamEngine:
         """How often rows had sent documents and lines when a stage's features were derived the last time."""
         self._began_s = dict.fromkeys((stage.name for stage in self._stages), -math.inf)
         """When the interval of each stage's last epoch began, as time.monotonic tells it."""
-        self._waits_since_s: dict[str, float] = {}
-        """Since when something waits for a stage of features, by the same clock."""
         self._threads: list[threading.Thread] = []
 
     def _inbox(self, stage: Stage) -> Inbox:
@@ -341,7 +339,7 @@ class StreamEngine:
         if inbox.records >= self._config.max_events or not inbox.has_room:
             return True
         if isinstance(stage, FeatureStage):
-            if inbox.moved and self._waited_s(stage) < PUT_OFF_S and self._arrives(stage):
+            if since < PUT_OFF_S and self._arrives(stage):
                 return False
             if self._invoices.sends != self._sends_taken[stage.name] and inbox.moved:
                 return True  # not at the interval's end: it would be half an interval behind the rows for ever
@@ -358,15 +356,10 @@ class StreamEngine:
             return max(began, self._began_s[self._invoices.name])
         return began
 
-    def _waited_s(self, stage: Stage) -> float:
-        """How long something has waited in the stage's inbox, as far as was looked."""
-        now_s = time.monotonic()
-        return now_s - self._waits_since_s.setdefault(stage.name, now_s)
-
     def _arrives(self, stage: FeatureStage) -> bool:
-        """Whether the features would be derived of a part: our own rows make more, or it is on its way to us."""
+        """Whether the features would be derived of a part of what our own epoch of rows is sending just now."""
         sent = self._outputs[stage.name].through
-        return self._invoices.owes or not self._inboxes[stage.name].has_reached(stage.derived_topic, sent)
+        return self._invoices.sending or not self._inboxes[stage.name].has_reached(stage.derived_topic, sent)
 
     def _upstream_rests(self, stage: Stage) -> bool:
         """Whether nothing more comes at the moment: from Kafka, nor as documents of the rows that wait here."""
@@ -379,7 +372,6 @@ class StreamEngine:
         inbox = self._inboxes[stage.name]
         if isinstance(stage, FeatureStage):
             self._sends_taken[stage.name] = self._invoices.sends
-            self._waits_since_s.pop(stage.name, None)
         chunks = inbox.take(self._config.max_events)
         left = inbox.records + inbox.behind
         much = max(MUCH_LEFT, sum(c.read for c in chunks) // 5)

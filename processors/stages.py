@@ -102,7 +102,8 @@ class InvoiceStage(RowStage):
         self.sent_through: dict[int, int] = {}
         self._cursor_written: dict[int, int] = {}
         self._put_off_since_s: float | None = None
-        self._computing = False
+        self.sending = False
+        """Whether documents, or lines, are on their way to Kafka."""
         self.sends = 0
         """How often all that an epoch derived was acknowledged."""
         invoice_rows.create_state(con)
@@ -120,12 +121,6 @@ class InvoiceStage(RowStage):
     def poll_news(self) -> None:
         super().poll_news()
         self.news = self.prices.refresh() or self._put_off_since_s is not None or self.news
-
-    @property
-    def owes(self) -> bool:
-        """Whether rows were taken of which not all that is derived is acknowledged: an epoch computes or sends it, or
-        has put it off."""
-        return self._computing or self._put_off_since_s is not None
 
     @property
     def unsettled(self) -> bool:
@@ -190,11 +185,6 @@ class InvoiceStage(RowStage):
         self.sent_through = {b: e for b, e in self.sent_through.items() if b in self.buckets}
 
     def apply_and_commit(self, chunks: Sequence[Chunk], notes: EpochNotes) -> None:
-        self._computing = True
-        self._commit_and_send(chunks, notes)
-        self._computing = False
-
-    def _commit_and_send(self, chunks: Sequence[Chunk], notes: EpochNotes) -> None:
         pending = self.control.pending(("invoices", "invoice_line_items"))
         self.prices.refresh()
         invoices_topic, lines_topic = self.topics
@@ -255,11 +245,13 @@ class InvoiceStage(RowStage):
             with closing(one_ahead(self._derived(output))) as parts:
                 while (rows := self._next_of(parts)) is not None:
                     self.settle()  # what is not in the log yet must not be known to others
+                    self.sending = True
                     with self.activity.step("send", output.name):
                         self._send_part(output, rows)
                     count += rows.num_rows
         if count:
             self.sends += 1
+        self.sending = False
         return count
 
     def _next_of(self, parts: Iterator[pa.Table]) -> pa.Table | None:

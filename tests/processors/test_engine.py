@@ -1,6 +1,5 @@
 """The engine of one worker on a lake in a folder: records in, rows and documents out, in their order."""
 
-import threading
 import time
 from typing import Any
 
@@ -8,7 +7,6 @@ import pyarrow as pa
 import pytest
 
 from connectors.lake import LakeLocation
-from processors import engine, invoice_rows
 from processors.lake_tables import INVOICE_LOG
 from processors.tables import DOCUMENTS_TOPIC
 from tests.processors.engine_shell import (
@@ -85,30 +83,6 @@ def test_features_wait_for_all_documents_of_the_epoch_that_was_sent(
     assert rows(location, "invoice_features_changes") == []
     one.settle()
     assert [r["epoch"] for r in rows(location, "invoice_features_changes")] == [feature(location)["epoch"]] * 2
-
-
-def test_features_wait_for_what_the_own_rows_owe_but_not_for_ever(
-    shell: Open, topics: Topics, location: LakeLocation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
-    def late(*arguments: Any, **options: Any) -> None:
-        begun.set()
-        assert go_on.wait(SETTLE_S)
-        merge_lines(*arguments, **options)
-
-    merge_lines = invoice_rows.merge_lines
-    monkeypatch.setattr(invoice_rows, "merge_lines", late)
-    one = shell(topics)
-    one.offer_all(without="accounts")
-    assert begun.wait(SETTLE_S)
-    one.offer_all()
-    time.sleep(0.5)
-    assert rows(location, "account_log") == []  # with the document there is one epoch in place of two
-    monkeypatch.setattr(engine, "PUT_OFF_S", 0.6)
-    wait_until(lambda: bool(rows(location, "account_log")), timeout_s=SETTLE_S, what="they wait no longer")
-    assert rows(location, "invoice_log") == []
-    go_on.set()
 
 
 def test_features_do_not_wait_for_an_interval_of_their_own(shell: Open, topics: Topics, location: LakeLocation) -> None:
